@@ -1,0 +1,1 @@
+"""Sparse4D in pure PyTorch: model, tracking, data, training and evaluation. Knows nothing of ROS."""

@@ -1,0 +1,84 @@
+"""The values that flow through the system, from camera images to tracks.
+
+    Frame ──preprocess──► ModelInput ──model(·, state)──► ModelOutput ──decode──► Detections ──tracking──► Tracks
+
+Frames of reference: *model* is the frame the network works in (the lidar frame for published weights: x right,
+y forward, z up), *cam* a camera's optical frame, *global* a world-fixed frame. ``T_a_from_b`` maps b points to a points.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor
+
+CLASS_NAMES = (
+    "car", "truck", "construction_vehicle", "bus", "trailer",
+    "barrier", "motorcycle", "bicycle", "pedestrian", "traffic_cone",
+)  # fmt: skip
+"""Detection classes in the order of the class logits (nuScenes detection challenge)."""
+
+# Columns of the anchor state (11), metres, model frame: the network's own parametrisation of a box.
+X, Y, Z, LOG_LENGTH, LOG_WIDTH, LOG_HEIGHT, SIN_YAW, COS_YAW, VX, VY, VZ = range(11)
+
+# Columns of a decoded box (10): x y z (centre, m), length width height (m), yaw (rad), vx vy vz (m/s), in one frame.
+BOX_SIZE = 10
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One instant seen by N cameras: what the synchronizer delivers and the pipeline consumes. No tensors, no ROS.
+
+    ``T_cam_from_model`` already contains the ego motion between the set's stamp and each image's own stamp:
+    it maps points given in the model frame *at stamp_ns* to the camera *at the image's stamp*.
+    """
+
+    images: tuple[np.ndarray | None, ...]  # N of [H, W, 3] uint8, BGR; None = camera missing, masked by the pipeline
+    intrinsics: np.ndarray  # [N, 3, 3] float64, pixels of the images as given (rectified)
+    T_cam_from_model: np.ndarray  # [N, 4, 4] float64
+    T_global_from_model: np.ndarray  # [4, 4] float64, at stamp_ns
+    stamp_ns: int  # stamp of the set: its newest image, nanoseconds since the epoch
+    camera_names: tuple[str, ...] = ()
+    token: str = ""  # nuScenes sample token where there is one
+
+
+@dataclass
+class ModelInput:
+    """A batch of preprocessed frames."""
+
+    images: Tensor  # [B, N, 3, H, W] float32, normalised
+    projection: Tensor  # [B, N, 4, 4] float32: model frame homogeneous -> pixels of `images` (depth in slot 2)
+    image_wh: Tensor  # [B, N, 2] float32: width, height of `images`
+    timestamp: Tensor  # [B] float64, seconds; only differences matter
+    T_global_from_model: Tensor  # [B, 4, 4] float64
+    focal: Tensor | None = None  # [B, N] float32: resized fx in pixels, for the depth head in training
+
+
+@dataclass
+class ModelOutput:
+    """What the decoder says after each of its L layers. A = anchors of the frame (plus noisy queries in training)."""
+
+    anchors: list[Tensor]  # L of [B, A, 11]
+    class_logits: list[Tensor | None]  # L of [B, A, num_classes]; None where evaluation does not compute it
+    quality: list[Tensor | None]  # L of [B, A, 2] (centerness, yawness) logits; None before v3
+    instance_feature: Tensor  # [B, A, C] after the last layer
+    time_interval: Tensor  # [B] float32 seconds, the step the velocities were refined with
+    instance_ids: Tensor | None = None  # [B, A] int64, -1 = none; v3 in evaluation
+    feature_maps: list[Tensor] = field(default_factory=list)  # FPN levels [B, N, C, h, w]; kept on request only
+
+
+@dataclass
+class Detections:
+    """Decoded boxes of one sample, best first."""
+
+    boxes: np.ndarray  # [M, 10] float32: x y z, length width height, yaw, vx vy vz; model frame unless said
+    scores: np.ndarray  # [M] float32
+    labels: np.ndarray  # [M] int64, index into CLASS_NAMES
+    class_scores: np.ndarray | None = None  # [M] float32 in the order of the class-score top-k, NOT of the rows (v3)
+    ids: np.ndarray | None = None  # [M] int64 instance ids (v3)
+
+
+@dataclass
+class Tracks(Detections):
+    """Detections above the tracking threshold; every row has an id that stays with the object over time."""
