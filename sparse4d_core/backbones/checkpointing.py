@@ -16,12 +16,16 @@ def run_checkpointed(block: nn.Module, x: Tensor) -> Tensor:
 
 @contextmanager
 def frozen_statistics(block: nn.Module) -> Iterator[None]:
-    """Batch norm normalises with the batch as in the first pass but leaves its running statistics alone."""
-    norms = [m for m in block.modules() if isinstance(m, nn.BatchNorm2d) and m.training and m.track_running_stats]
+    """Batch norm normalises with the batch as in the first pass but leaves its running statistics alone.
+
+    The kernel has to save the same tensors both times, so the update stays in place with momentum zero.
+    """
+    norms = [m for m in block.modules() if isinstance(m, nn.BatchNorm2d) and m.training]
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, (momentum, counter) in zip(norms, kept, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, counter
