@@ -75,7 +75,7 @@ def _checked_intrinsics(matrix: np.ndarray, name: str, frame_id: str) -> np.ndar
 
 
 def _binned(intrinsics: np.ndarray, info: Any) -> tuple[np.ndarray, tuple[int, int]]:
-    """Intrinsics and size of the delivered image: K refers to full resolution (CameraInfo.msg, operational parameters)."""
+    """Intrinsics and size of the delivered image; K itself refers to full resolution (CameraInfo.msg)."""
     binning = np.array((max(info.binning_x, 1), max(info.binning_y, 1)))
     offset = np.array((info.roi.x_offset, info.roi.y_offset))
     size = np.array((info.roi.width or info.width, info.roi.height or info.height)) // binning
@@ -96,8 +96,8 @@ def _undistortion(
     if policy == "refuse":
         raise ConversionError(
             "distortion",
-            f"CameraInfo of {frame_id}: D = {distortion.tolist()}; expected rectified images (D = 0): set the distortion "
-            "policy to 'undistort' for raw images or to 'rectified' for the output of image_proc",
+            f"CameraInfo of {frame_id}: D = {distortion.tolist()}; expected rectified images (D = 0): set the "
+            "distortion policy to 'undistort' for raw images or to 'rectified' for the output of image_proc",
         )
     if policy != "undistort":
         raise ValueError(f"policy: {policy!r}; expected 'refuse', 'undistort' or 'rectified'")
@@ -105,7 +105,8 @@ def _undistortion(
         known = ", ".join(f"{name} ({' or '.join(map(str, count))})" for name, count in _COEFFICIENTS.items())
         raise ConversionError(
             "distortion",
-            f"CameraInfo of {frame_id}: distortion model {model!r} with {len(distortion)} coefficients; expected {known}",
+            f"CameraInfo of {frame_id}: distortion model {model!r} with {len(distortion)} coefficients; "
+            f"expected {known}",
         )
     if model in ("equidistant", "fisheye"):
         return cv2.fisheye.initUndistortRectifyMap(intrinsics, distortion, np.eye(3), intrinsics, size_wh, cv2.CV_16SC2)

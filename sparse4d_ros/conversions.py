@@ -45,7 +45,7 @@ CLASS_COLORS = {  # red, green, blue of the markers
 
 _FLOAT_STATES = ("x", "y", "z", "vx", "vy", "vz", "l", "w", "h", "yaw", "score")
 STATE_FIELDS = np.dtype([(name, "<f4") for name in _FLOAT_STATES] + [("class_id", "<u4"), ("track_id", "<u4")])
-"""Layout of a point of `~/track_states`: metres, m/s and radians in the header's frame; `class_id` indexes CLASS_NAMES."""
+"""A point of `~/track_states`: metres, m/s, radians in the header's frame; `class_id` indexes CLASS_NAMES."""
 
 
 # ---------------------------------------------------------------------------------------------------------------- time
@@ -213,7 +213,7 @@ def _pose(box: Sequence[float]) -> Pose:
 
 
 def to_state_cloud(detections: Detections, boxes: np.ndarray, header: Header) -> PointCloud2:
-    """Detections or Tracks ► sensor_msgs/PointCloud2, one point each, with the velocity that Detection3D has no room for.
+    """Detections or Tracks ► sensor_msgs/PointCloud2, one point each: Detection3D has no room for velocities.
 
     Same order of rows as `to_detection_array`. `track_id` is the id modulo 2^32, and 2^32 - 1 where there is none.
     """

@@ -133,7 +133,7 @@ def check_complete(data: memoryview) -> None:
 
 
 def _check_jpeg(data: bytes) -> None:
-    """Walk the segments to the first scan, then look for the end marker: scan data escapes every 0xff (ITU T.81, B.1)."""
+    """Walk the segments to the first scan, then find the end marker: scans escape every 0xff (ITU T.81, B.1)."""
     position = 2
     while position + 4 <= len(data):
         marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4], "big")
