@@ -67,7 +67,7 @@ class Golden:
         both_nan = np.isnan(actual) & np.isnan(expected)
         error = np.where(both_nan | (actual == expected), 0.0, np.abs(difference))
         ERRORS[self.name, key] = (float(error.max(initial=0.0)), atol)
-        bad = ~(error <= atol + rtol * np.abs(expected))
+        bad = ~(error <= atol + rtol * np.abs(np.nan_to_num(expected)))
         assert not bad.any(), (
             f"{self.name}/{key}: {int(bad.sum())} of {bad.size} entries off, largest error {np.nanmax(error):.3g}, "
             f"tolerance {atol:g} + {rtol:g} * |expected|, first at {tuple(int(i) for i in np.argwhere(bad)[0])}"
