@@ -8,14 +8,16 @@ import pytest
 from golden_data import ERRORS
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+GOLDEN_FOLDERS = (ROOT.parent / "shared" / "golden", ROOT / "test" / "data" / "golden")  # all; what the repository has
 
 
 def pytest_addoption(parser):
     parser.addoption(
         "--golden",
         type=pathlib.Path,
-        default=ROOT.parent / "shared" / "golden",
-        help="folder with the recorded inputs and outputs of the reference implementation (default: ../shared/golden)",
+        default=next((folder for folder in GOLDEN_FOLDERS if folder.is_dir()), GOLDEN_FOLDERS[-1]),
+        help="folder with the recorded inputs and outputs of the reference implementation "
+        "(default: ../shared/golden, or the part of it in test/data/golden)",
     )
     parser.addoption("--parity-report", type=pathlib.Path, help="write the largest errors against golden data to FILE")
 
@@ -36,5 +38,7 @@ def pytest_sessionfinish(session):
     for (file, key), (error, tolerance) in ERRORS.items():
         if file not in worst or error > worst[file][0]:
             worst[file] = (error, key, tolerance)
-    rows += [f"| {file} | `{key}` | {error:.2g} | {tolerance:g} |" for file, (error, key, tolerance) in sorted(worst.items())]
+    rows += [
+        f"| {file} | `{key}` | {error:.2g} | {tolerance:g} |" for file, (error, key, tolerance) in sorted(worst.items())
+    ]
     report.write_text("\n".join(rows) + "\n")

@@ -1,0 +1,99 @@
+# make demo | test | bench | lint. Each target prepares what it needs, once; later calls start at once.
+#
+# With a ROS 2 installation sourced, its packages are used. Otherwise ROS 2 comes from Python wheels, and the interface
+# packages which no wheel carries are built from underlay/. Everything lands in this folder: .venv*/ and out/.
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+
+OUT := out
+NATIVE := $(if $(ROS_DISTRO),$(shell $(PYTHON) -c 'import rclpy' 2>/dev/null && echo yes))
+VENV := $(if $(NATIVE),.venv-$(ROS_DISTRO),.venv)
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check install --quiet --requirement
+COLCON := $(PY) -m colcon --log-base $(OUT)/colcon/log
+COLCON_BASES := --base-paths . --build-base $(OUT)/colcon/build
+RESULTS := $(OUT)/colcon/build/sparse4d_ros/pytest.xml
+LARGE_MESSAGES := FASTDDS_DEFAULT_PROFILES_FILE=$(CURDIR)/config/fastdds_shm.xml
+
+# Set by the start-up file of the ROS 2 wheels of another environment; there it would stop ours from finding its libraries.
+unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
+
+.PHONY: help setup operator demo test bench lint format clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo    render driving scenes, run the node on them over ROS 2, score and draw the result in $(OUT)/demo"
+	@echo "make test    build with colcon, run all tests, count them      (PYTEST_ARGS='-k tracking' to select)"
+	@echo "make bench   measure operator, model, transport and intake; JSON in $(OUT)/bench"
+	@echo "make lint    style of Python and C++                           (make format corrects it)"
+	@echo "make clean   remove $(OUT)/, the environment and the compiled operator"
+
+# --- environment ------------------------------------------------------------------------------------------------------
+
+$(VENV)/.created: requirements/check.py
+	@$(PYTHON) requirements/check.py $(if $(NATIVE),--native)
+	$(PYTHON) -m venv $(if $(NATIVE),--system-site-packages) $(VENV)
+	@touch $@
+
+$(VENV)/.runtime: $(VENV)/.created requirements/runtime.txt requirements/constraints.txt
+	$(PIP) requirements/runtime.txt
+	@touch $@
+
+ifdef NATIVE
+$(VENV)/.ros: $(VENV)/.runtime
+	@touch $@
+else
+$(VENV)/.wheels: $(VENV)/.runtime requirements/ros.txt
+	$(PIP) requirements/ros.txt
+	@touch $@
+
+$(VENV)/.ros: $(VENV)/.wheels $(shell find underlay -type f -not -path '*/__pycache__/*')
+	$(PY) underlay/build.py --work $(OUT)/underlay
+	@touch $@
+endif
+
+$(VENV)/.dev: $(VENV)/.ros requirements/dev.txt
+	$(PIP) requirements/dev.txt
+	@touch $@
+
+setup: $(VENV)/.ros
+
+operator: setup
+	@$(PY) -m cuda_ops.build
+
+# --- what people call -------------------------------------------------------------------------------------------------
+
+demo: operator
+	$(PY) -m sparse4d_ros.demo --out $(OUT)/demo
+
+test: $(VENV)/.dev operator
+	$(COLCON) build $(COLCON_BASES) --install-base $(OUT)/colcon/install
+	@rm -f $(RESULTS)
+	-$(COLCON) test $(COLCON_BASES) --install-base $(OUT)/colcon/install \
+	    --event-handlers console_direct+ --pytest-args $(foreach argument,$(PYTEST_ARGS)," $(argument)")
+	-@$(COLCON) test-result --test-result-base $(OUT)/colcon/build
+	@$(PY) test/summary.py $(RESULTS)
+
+bench: $(VENV)/.dev operator
+	@mkdir -p $(OUT)/bench
+	$(PY) -m cuda_ops.benchmark --out $(OUT)/bench/operator.json
+	$(PY) -m sparse4d_core.benchmark --out $(OUT)/bench/model.json
+	$(LARGE_MESSAGES) $(PY) -m sparse4d_ros.transport_benchmark --out $(OUT)/bench/transport.json
+	$(LARGE_MESSAGES) $(PY) -m sparse4d_ros.intake_benchmark --out $(OUT)/bench/intake.json
+	$(if $(KEEP),mkdir -p benchmarks/results && cp $(OUT)/bench/*.json benchmarks/results/)
+
+CPP = $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
+
+lint: $(VENV)/.dev
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(VENV)/bin/clang-format --dry-run --Werror $(CPP)
+
+format: $(VENV)/.dev
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+	$(VENV)/bin/clang-format -i $(CPP)
+
+clean:
+	rm -rf $(OUT) $(VENV) cuda_ops/_build
