@@ -1,5 +1,15 @@
 """Deformable aggregation: one operator, kernels per device, and a readable PyTorch reference."""
 
-from .deformable_aggregation import deformable_aggregation, fused_deformable_aggregation
+from .deformable_aggregation import (
+    deformable_aggregation,
+    deformable_aggregation_per_point,
+    fused_deformable_aggregation,
+    kernels_loaded,
+)
 
-__all__ = ["deformable_aggregation", "fused_deformable_aggregation"]
+__all__ = [
+    "deformable_aggregation",
+    "deformable_aggregation_per_point",
+    "fused_deformable_aggregation",
+    "kernels_loaded",
+]

@@ -1,0 +1,96 @@
+"""Compiles the kernels for the installed torch: `python -m cuda_ops.build`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import shutil
+
+import torch
+
+from .library import CSRC, LIBRARY_NAME, build_roots, find_library, sources_key
+
+CPU_SOURCES = ("library.cpp", "cpu_ops.cpp", "cpu_generic.cpp", "cpu_avx2.cpp", "cpu_avx512.cpp")
+CUDA_SOURCES = ("cuda_ops.cu",)
+CUDA_ARCHITECTURES = ("75", "80", "86", "89", "90")
+"""Compute capabilities compiled to machine code; the newest is added as PTX for later ones."""
+
+
+def cuda_available() -> bool:
+    """Whether the CUDA kernels can be compiled into the library."""
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    return (
+        torch.version.cuda is not None
+        and CUDA_HOME is not None
+        and shutil.which("nvcc", path=f"{CUDA_HOME}/bin") is not None
+    )
+
+
+def gencode_flags(architectures: tuple[str, ...] = CUDA_ARCHITECTURES) -> list[str]:
+    """nvcc's flags for machine code of every architecture and PTX of the newest."""
+    flags = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
+    return [*flags, f"-gencode=arch=compute_{architectures[-1]},code=compute_{architectures[-1]}"]
+
+
+def _writable_root() -> pathlib.Path:
+    for root in build_roots():
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(root, os.W_OK):
+            return root
+    raise PermissionError(f"no writable folder for the build among {', '.join(map(str, build_roots()))}")
+
+
+def build(verbose: bool = False) -> pathlib.Path:
+    """Compile if needed; the path of the library, which is loaded into torch as well.
+
+    Raises:
+        RuntimeError: the compiler failed (its output is in the message).
+        PermissionError: neither the package folder nor the user's cache can be written.
+    """
+    existing = find_library()
+    if existing is None:
+        existing = _compile(_writable_root() / sources_key(), verbose)
+    torch.ops.load_library(str(existing))
+    return existing
+
+
+def _compile(folder: pathlib.Path, verbose: bool) -> pathlib.Path:
+    from torch.utils import cpp_extension
+
+    with_cuda = cuda_available()
+    flags = ["-O3", "-fopenmp", "-Wno-psabi", *(["-DSPARSE4D_CUDA"] if with_cuda else [])]
+    folder.mkdir(parents=True, exist_ok=True)
+    cpp_extension.load(
+        name=LIBRARY_NAME,
+        sources=[str(CSRC / name) for name in CPU_SOURCES + (CUDA_SOURCES if with_cuda else ())],
+        extra_cflags=flags,
+        extra_cuda_cflags=["-O3", "-DSPARSE4D_CUDA", "--expt-relaxed-constexpr", *gencode_flags()],
+        extra_ldflags=["-fopenmp"],
+        build_directory=str(folder),
+        with_cuda=with_cuda,
+        is_python_module=False,
+        verbose=verbose,
+    )
+    return folder / f"{LIBRARY_NAME}.so"
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m cuda_ops.build",
+        description="Compile the deformable aggregation kernels for the installed torch (about a minute, once). "
+        "CUDA kernels are included when torch has CUDA and nvcc is found. Without the library everything still works, "
+        "on the slower PyTorch path.",
+        epilog="example: python -m cuda_ops.build --verbose",
+    )
+    parser.add_argument("--verbose", action="store_true", help="show the compiler's commands and output")
+    library = build(parser.parse_args(argv).verbose)
+    print(f"{library} ({'CPU and CUDA' if cuda_available() else 'CPU'})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,17 @@
+// Kernels for x86-64 processors with AVX2 and FMA; called only where the processor has them.
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#pragma GCC target("avx2,fma,f16c")
+#endif
+#define SPARSE4D_ISA avx2
+#include "cpu_table.h"
+
+namespace sparse4d {
+
+const CpuKernels& cpu_kernels_avx2() { return avx2::table("avx2"); }
+
+}  // namespace sparse4d

@@ -1,0 +1,17 @@
+// Kernels for x86-64 processors with AVX-512; called only where the processor has them.
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512")
+#endif
+#define SPARSE4D_ISA avx512
+#include "cpu_table.h"
+
+namespace sparse4d {
+
+const CpuKernels& cpu_kernels_avx512() { return avx512::table("avx512"); }
+
+}  // namespace sparse4d

@@ -1,0 +1,19 @@
+"""The implementations that must agree: every test of numbers runs on each."""
+
+from __future__ import annotations
+
+import torch
+
+from cuda_ops import reference
+from cuda_ops.build import build
+
+build()
+
+
+def _compiled(features, spatial_shapes, scale_start_index, sampling_location, weights):
+    return torch.ops.sparse4d.deformable_aggregation(
+        features, spatial_shapes, scale_start_index, sampling_location, weights
+    )
+
+
+PATHS = {"reference": reference.deformable_aggregation, "cpu_kernel": _compiled}
