@@ -121,7 +121,7 @@ def main(arguments: list[str] | None = None) -> None:
         prog="python -m sparse4d_core.data.synthetic",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example: python -m sparse4d_core.data.synthetic --out data/demo --scenes 2 --seed 100000 --image-size 704 396",
+        epilog="example: python -m sparse4d_core.data.synthetic --out world --scenes 2 --seed 7 --image-size 704 396",
     )
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of the new data set")
     parser.add_argument("--scenes", type=int, default=2, help="number of scenes (default %(default)s)")

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .synthetic_path import Path
 from .synthetic_textures import hsv
 from .synthetic_world import Road, World
 
-_PIXELS_PER_METRE = 10.0
+_PIXELS_PER_METRE = 12.0
 _MARGIN = 75.0  # m of ground painted around the road
 _NOISE = 512  # pixels, side of the repeated noise tile
 
@@ -45,15 +44,15 @@ def paint_ground(world: World) -> Ground:
     picture = np.full((height, width, 3), grass, dtype=np.uint8)
 
     def line(d: float, metres: float, colour, dashes: tuple[float, float] | None = None) -> None:
-        points = np.round((path.pose(s, np.full_like(s, d))[:, :2] - low) * _PIXELS_PER_METRE).astype(np.int32)
+        points = np.round((path.pose(s, np.full_like(s, d))[:, :2] - low) * _PIXELS_PER_METRE * 16).astype(np.int32)
         thickness = max(1, int(round(metres * _PIXELS_PER_METRE)))
         if dashes is None:
-            cv2.polylines(picture, [points], False, colour, thickness)
+            cv2.polylines(picture, [points], False, colour, thickness, cv2.LINE_AA, 4)
             return
         on = (s % sum(dashes)) < dashes[0]
         ends = np.flatnonzero(np.diff(on.astype(int))) + 1
         pieces = [piece for piece, keep in zip(np.split(points, ends), np.split(on, ends), strict=True) if keep[0]]
-        cv2.polylines(picture, pieces, False, colour, thickness)
+        cv2.polylines(picture, pieces, False, colour, thickness, cv2.LINE_AA, 4)
 
     asphalt = int(rng.integers(72, 105))
     _paint_road(road, line, asphalt)
@@ -80,7 +79,7 @@ def _paint_road(road: Road, line, asphalt: int) -> None:
         line(side * road.edge, 0.15, white)
         for lane in range(1, road.lanes):
             line(side * lane * road.lane_width, 0.15, white, (3.0, 6.0))
-        line(side * 0.15, 0.12, yellow)
+        line(side * 0.2, 0.14, yellow)
 
 
 def _add_noise(picture: np.ndarray, rng: np.random.Generator) -> None:
@@ -99,8 +98,11 @@ def _add_noise(picture: np.ndarray, rng: np.random.Generator) -> None:
 
 
 def paint_panorama(world: World) -> np.ndarray:
-    """[H, 2 PANORAMA_WIDTH, 4] BGRA: the far surroundings over azimuth (growing to the left, i.e. counter-clockwise), painted twice
-    side by side so that a camera's view never wraps; rows fall linearly from the highest elevation to the lowest."""
+    """[H, 2 PANORAMA_WIDTH, 4] BGRA: the far surroundings; rows fall linearly from the highest elevation shown.
+
+
+    Azimuth grows to the left (counter-clockwise); painted twice side by side, so that a camera's view never wraps.
+    """
     rng = np.random.default_rng([world.seed, world.index, 1002])
     width = PANORAMA_WIDTH
     top, bottom = PANORAMA_ELEVATION[1], PANORAMA_ELEVATION[0]

@@ -11,12 +11,12 @@ _STEP = 0.25  # m between the stored points of a path
 
 @dataclass(frozen=True)
 class Path:
-    """A plane curve by arc length s; d is the distance to its left. Heading in radians, counter-clockwise from global x."""
+    """A plane curve by arc length s; d is the distance to its left."""
 
     start: float  # m, arc length of the first stored point
     x: np.ndarray  # [P] m, global
     y: np.ndarray  # [P] m, global
-    heading: np.ndarray  # [P] rad, unwrapped
+    heading: np.ndarray  # [P] rad, unwrapped, counter-clockwise from global x
 
     @property
     def arc_lengths(self) -> np.ndarray:  # [P] m

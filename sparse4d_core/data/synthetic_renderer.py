@@ -13,9 +13,9 @@ import numpy as np
 
 from .synthetic_background import PANORAMA_ELEVATION, PANORAMA_WIDTH, paint_ground, paint_panorama
 from .synthetic_path import poses
-from .synthetic_rig import CameraMount, Rig
+from .synthetic_rig import CameraMount, Rig, inverse
 from .synthetic_shapes import SHAPES
-from .synthetic_textures import pyramid, soft_shadow
+from .synthetic_textures import fill_transparent, pyramid, rim_colour, soft_shadow
 from .synthetic_world import World
 
 _NEAR = 0.2  # m
@@ -44,6 +44,9 @@ class _Mesh:
     v: np.ndarray  # [F, 3] m
     owner: np.ndarray  # [F] index of the actor, then of the scenery
     textures: list[list[np.ndarray]]  # F pyramids
+    texture_sizes: np.ndarray  # [F, L, 2] height, width of each level in pixels
+    num_levels: np.ndarray  # [F]
+    rims: list[tuple[int, int, int, int]]  # F colours around the textures: fully transparent
     radius: np.ndarray  # [O] m, of the owner's bounding circle
     height: np.ndarray  # [O] m
 
@@ -57,22 +60,29 @@ def _build_mesh(world: World) -> _Mesh:
         origins += shape.origins
         us += shape.u
         vs += shape.v
-        textures += [pyramid(np.ascontiguousarray(t)) for t in shape.textures]
+        textures += [pyramid(fill_transparent(t)) for t in shape.textures]
         owners += [owner] * len(shape.textures)
     sizes = np.array([size for _, size, _, _ in things])
+    num_levels = np.array([len(levels) for levels in textures])
+    texture_sizes = np.zeros((len(textures), num_levels.max(), 2))
+    for i, levels in enumerate(textures):
+        texture_sizes[i, : len(levels)] = [level.shape[:2] for level in levels]
     return _Mesh(
-        np.array(origins),
-        np.array(us),
-        np.array(vs),
-        np.array(owners),
-        textures,
-        np.hypot(sizes[:, 0], sizes[:, 1]) / 2,
-        sizes[:, 2],
+        origin=np.array(origins),
+        u=np.array(us),
+        v=np.array(vs),
+        owner=np.array(owners),
+        textures=textures,
+        texture_sizes=texture_sizes,
+        num_levels=num_levels,
+        rims=[rim_colour(levels[0]) for levels in textures],
+        radius=np.hypot(sizes[:, 0], sizes[:, 1]) / 2,
+        height=sizes[:, 2],
     )
 
 
 class Renderer:
-    """Draws one world through the cameras of one rig. Holds no state that changes: every view is a function of (camera, time)."""
+    """Draws one world through the cameras of one rig; every view is a function of (camera, time) alone."""
 
     def __init__(self, world: World, rig: Rig):
         self.world, self.rig = world, rig
@@ -89,7 +99,7 @@ class Renderer:
         """The image of one camera at the time t (s from the scene's start)."""
         camera = self.rig.cameras[camera_index]
         T_global_from_ego = ego_matrix(self.world.ego_pose(t))
-        T_cam_from_global = np.linalg.inv(T_global_from_ego @ camera.T_ego_from_cam)
+        T_cam_from_global = inverse(T_global_from_ego @ camera.T_ego_from_cam)
         width, height = self.rig.image_wh
         image = np.zeros((height, width, 4), dtype=np.uint8)
         self._draw_sky(image, camera_index, t)
@@ -138,7 +148,7 @@ class Renderer:
         """Indices of actors and scenery that may touch the image."""
         mesh = self._mesh
         middle = np.column_stack([pose[:, :2], mesh.height / 2])
-        x, _, z = T_cam_from_global[:3, :3] @ middle.T + T_cam_from_global[:3, 3:]
+        x, _, z = (_rotate(middle, T_cam_from_global) + T_cam_from_global[:3, 3]).T
         reach = np.hypot(mesh.radius, mesh.height / 2)
         f, (cx, _), width = camera.focal, camera.principal_point, self.rig.image_wh[0]
         left, right = np.arctan2(cx, f), np.arctan2(width - cx, f)
@@ -146,66 +156,70 @@ class Renderer:
         return np.flatnonzero(inside & (z > -reach) & (z < _FAR))
 
     def _draw_shadows(self, image, camera, T_cam_from_global, pose, near) -> None:
-        for owner in near[near < len(self.world.actors)]:
-            length, width, height = self.world.actors[owner].size
-            spread = 1.5 * np.array([length, width]) * (1 + 0.1 * (height > 2))
-            T = T_cam_from_global @ ego_matrix(pose[owner])
-            u, v = T[:3, 0] * spread[0], -T[:3, 1] * spread[1]
-            origin = T[:3, 3] - (u + v) / 2
-            box = _bounding_box(_corners(origin, u, v)[None], camera, self.rig.image_wh)[0]
-            if box[2] <= box[0] or box[3] <= box[1] or origin[2] > 60 or (box[2] - box[0]) > 4 * image.shape[1]:
-                continue
-            H = _texture_homography(origin, u, v, self._shadow.shape, camera, box)
-            size = (int(box[2] - box[0]), int(box[3] - box[1]))
-            factor = cv2.warpPerspective(self._shadow, H, size, borderValue=(255,) * 4)
-            a, b, c = _inverse_depth(np.cross(u, v), origin, camera)
-            part = image[box[1] : box[3], box[0] : box[2]]
-            ahead = a * np.arange(box[0], box[2]) + (b * np.arange(box[1], box[3]) + c)[:, None] > 0
-            factor[~ahead] = 255
+        owners = near[near < len(self.world.actors)]
+        if not len(owners):
+            return
+        size = np.array([self.world.actors[owner].size for owner in owners])
+        cos, sin = np.cos(pose[owners, 2]), np.sin(pose[owners, 2])
+        spread = 1.5 * size[:, :2] * (1 + 0.1 * (size[:, 2:] > 2))
+        zero = np.zeros_like(cos)
+        u = _rotate(np.column_stack([cos, sin, zero]) * spread[:, :1], T_cam_from_global)
+        v = _rotate(np.column_stack([sin, -cos, zero]) * spread[:, 1:], T_cam_from_global)
+        origin = (
+            _rotate(np.column_stack([pose[owners, :2], zero]), T_cam_from_global)
+            + T_cam_from_global[:3, 3]
+            - (u + v) / 2
+        )
+        boxes = _bounding_box(_corners(origin, u, v), camera, self.rig.image_wh)
+        planes = _inverse_depth(np.cross(u, v), origin, camera)
+        H = _texture_homography(origin, u, v, np.tile(self._shadow.shape[:2], (len(owners), 1)), camera, boxes)
+        for i in np.flatnonzero(_area(boxes) & (origin[:, 2] < 60)):
+            x0, y0, x1, y1 = boxes[i]
+            factor = cv2.warpPerspective(self._shadow, H[i], (int(x1 - x0), int(y1 - y0)), borderValue=(255,) * 4)
+            factor[_plane_values(planes[i], boxes[i]) <= 0] = 255
+            part = image[y0:y1, x0:x1]
             cv2.multiply(part, factor, dst=part, scale=1 / 255)
 
     def _draw_faces(self, image, camera, T_cam_from_global, pose, near) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels per actor: visible, and opaque before the depth test."""
         mesh, num_actors = self._mesh, len(self.world.actors)
-        chosen = np.flatnonzero(np.isin(mesh.owner, near))
-        owner = mesh.owner[chosen]
-        x, y, yaw = pose[owner].T
-        cos, sin = np.cos(yaw), np.sin(yaw)
-
-        def turn(vectors: np.ndarray) -> np.ndarray:
-            return np.column_stack(
-                [cos * vectors[:, 0] - sin * vectors[:, 1], sin * vectors[:, 0] + cos * vectors[:, 1], vectors[:, 2]]
-            )
-
-        u_global, v_global = turn(mesh.u[chosen]), turn(mesh.v[chosen])
-        R, t = T_cam_from_global[:3, :3], T_cam_from_global[:3, 3]
-        origin = (turn(mesh.origin[chosen]) + np.column_stack([x, y, np.zeros_like(x)])) @ R.T + t
-        u, v = u_global @ R.T, v_global @ R.T
+        wanted = np.zeros(len(pose), dtype=bool)
+        wanted[near] = True
+        chosen = np.flatnonzero(wanted[mesh.owner])
+        place = pose[mesh.owner[chosen]]
+        u_global, v_global = _turn(mesh.u[chosen], place), _turn(mesh.v[chosen], place)
+        origin = _turn(mesh.origin[chosen], place)
+        origin[:, :2] += place[:, :2]
+        origin = _rotate(origin, T_cam_from_global) + T_cam_from_global[:3, 3]
+        u, v = _rotate(u_global, T_cam_from_global), _rotate(v_global, T_cam_from_global)
         inward = np.cross(u, v)  # seen from outside u is right and v is down, so u x v points away from the viewer
-        facing = np.einsum("fi,fi->f", inward, origin) > 0
-        boxes = _bounding_box(
-            np.stack([origin, origin + u, origin + u + v, origin + v], axis=1), camera, self.rig.image_wh
-        )
-        drawn = np.flatnonzero(facing & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))
-        normals = -np.cross(u_global, v_global)
-        normals /= np.linalg.norm(normals, axis=1, keepdims=True)
-        light = 0.72 + 0.38 * np.clip(normals @ np.array(self.world.light.sun), -0.3, 1)
+        boxes = _bounding_box(_corners(origin, u, v), camera, self.rig.image_wh)
+        drawn = np.flatnonzero((np.sum(inward * origin, axis=1) > 0) & _area(boxes))
+        origin, u, v, inward, boxes, chosen = (array[drawn] for array in (origin, u, v, inward, boxes, chosen))
         depth = np.linalg.norm(origin + (u + v) / 2, axis=1)
         haze = 1 - np.exp(-_HAZE * depth)
-        inverse = np.array(
-            [_inverse_depth(n, o, camera) for n, o in zip(inward[drawn], origin[drawn], strict=True)]
-        ).reshape(-1, 3)
+        gain = self._shading(u_global[drawn], v_global[drawn]) * (1 - haze)
+        planes = _inverse_depth(inward, origin, camera)
+        level = _level_of_detail(mesh.texture_sizes[chosen, 0], u, v, depth, camera, mesh.num_levels[chosen])
+        H = _texture_homography(origin, u, v, mesh.texture_sizes[chosen, level], camera, boxes)
 
-        buffer = np.zeros(image.shape[:2], dtype=np.float32)
-        owners = np.full(image.shape[:2], -1, dtype=np.int16)
+        canvas = _Canvas(
+            image, np.zeros(image.shape[:2], dtype=np.float32), np.full(image.shape[:2], -1, dtype=np.int16)
+        )
         covered = np.zeros(len(pose))
-        for i, plane in zip(drawn, inverse, strict=True):
-            textures, box = mesh.textures[chosen[i]], boxes[i]
-            texture = _level_of_detail(textures, u[i], v[i], depth[i], camera)
-            H = _texture_homography(origin[i], u[i], v[i], texture.shape, camera, box)
-            gain, fog = light[i] * (1 - haze[i]), 215 * haze[i]
-            covered[owner[i]] += _draw_face(image, buffer, owners, texture, H, box, plane, gain, fog, owner[i])
-        visible = np.bincount(owners[owners >= 0], minlength=len(pose))
+        for i, face in enumerate(chosen):
+            texture, owner = mesh.textures[face][level[i]], mesh.owner[face]
+            covered[owner] += canvas.draw(
+                texture, mesh.rims[face], H[i], boxes[i], planes[i], gain[i], 215 * haze[i], owner
+            )
+        visible = np.bincount(canvas.owners[canvas.owners >= 0], minlength=len(pose))
         return visible[:num_actors], covered[:num_actors]
+
+    def _shading(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """[F] brightness of faces by their angle to the sun; u, v in the global frame."""
+        outward = np.cross(v, u)
+        outward /= np.linalg.norm(outward, axis=1, keepdims=True)
+        return 0.72 + 0.38 * np.clip(np.sum(outward * self.world.light.sun, axis=1), -0.3, 1)
 
     def _expose(self, image: np.ndarray, camera_index: int, t: float) -> np.ndarray:
         """Light of the moment, sensor noise; BGR."""
@@ -221,18 +235,49 @@ class Renderer:
         )
 
 
-def _draw_face(image, buffer, owners, texture, H, box, plane, gain, fog, owner) -> int:
-    """Draw what passes the depth test; returns the number of opaque pixels before it."""
-    x0, y0, x1, y1 = box
-    warped = cv2.warpPerspective(texture, H, (int(x1 - x0), int(y1 - y0)), flags=cv2.INTER_LINEAR)
-    a, b, c = plane
-    near = (a * np.arange(x0, x1) + c).astype(np.float32) + (b * np.arange(y0, y1)).astype(np.float32)[:, None]
-    opaque = warped[..., 3] > 127
-    mask = (opaque & (near > buffer[y0:y1, x0:x1])).view(np.uint8)
-    cv2.copyTo(cv2.convertScaleAbs(warped, alpha=gain, beta=fog), mask, image[y0:y1, x0:x1])
-    cv2.copyTo(near, mask, buffer[y0:y1, x0:x1])
-    owners[y0:y1, x0:x1][mask.view(bool)] = owner
-    return int(np.count_nonzero(opaque))
+@dataclass
+class _Canvas:
+    """Image with its depth buffer (1/m, 0 = nothing yet) and, per pixel, whose face is seen (-1 = none)."""
+
+    image: np.ndarray  # [H, W, 4] uint8
+    inverse_depth: np.ndarray  # [H, W] float32
+    owners: np.ndarray  # [H, W] int16
+
+    def draw(self, texture, rim, H, box, plane, gain: float, fog: float, owner: int) -> int:
+        """Draw what passes the depth test of one face; returns the number of its opaque pixels before the test."""
+        x0, y0, x1, y1 = box
+        warped = cv2.warpPerspective(texture, H, (int(x1 - x0), int(y1 - y0)), borderValue=rim)
+        near = _plane_values(plane, box)
+        opaque = warped[..., 3] > 127
+        mask = opaque & (near > self.inverse_depth[y0:y1, x0:x1])
+        bytes_mask = mask.view(np.uint8)
+        cv2.copyTo(cv2.convertScaleAbs(warped, alpha=gain, beta=fog), bytes_mask, self.image[y0:y1, x0:x1])
+        cv2.copyTo(near, bytes_mask, self.inverse_depth[y0:y1, x0:x1])
+        self.owners[y0:y1, x0:x1][mask] = owner
+        return int(np.count_nonzero(opaque))
+
+
+def _plane_values(plane: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """[h, w] float32: a column + b row + c over the pixels of a box."""
+    (a, b, c), (x0, y0, x1, y1) = plane, box
+    return (a * np.arange(x0, x1) + c).astype(np.float32) + (b * np.arange(y0, y1)).astype(np.float32)[:, None]
+
+
+def _rotate(vectors: np.ndarray, T: np.ndarray) -> np.ndarray:
+    """[F, 3] turned by the rotation in T. Not BLAS: its threads cost more than products of this size."""
+    return np.einsum("fj,ij->fi", vectors, T[:3, :3])
+
+
+def _turn(vectors: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """[F, 3] turned by the yaw of their owners' places [F, 3] (x, y, yaw)."""
+    cos, sin = np.cos(place[:, 2]), np.sin(place[:, 2])
+    x, y, z = vectors.T
+    return np.column_stack([cos * x - sin * y, sin * x + cos * y, z])
+
+
+def _area(boxes: np.ndarray) -> np.ndarray:
+    """[F] bool: whether any pixel lies in them."""
+    return (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
 
 
 def ego_matrix(pose: np.ndarray) -> np.ndarray:
@@ -242,37 +287,49 @@ def ego_matrix(pose: np.ndarray) -> np.ndarray:
     return np.array([[cos, -sin, 0, x], [sin, cos, 0, y], [0, 0, 1, 0], [0, 0, 0, 1.0]])
 
 
-def _inverse_depth(normal: np.ndarray, point: np.ndarray, camera: CameraMount) -> tuple[float, float, float]:
-    """(a, b, c) with 1/z = a column + b row + c for the plane through `point` with this normal, both in the camera frame."""
-    offset = float(normal @ point)
-    offset = offset if abs(offset) > 1e-9 else 1e-9
-    nx, ny, nz = normal / offset
+def _inverse_depth(normal: np.ndarray, point: np.ndarray, camera: CameraMount) -> np.ndarray:
+    """[F, 3] a, b, c with 1/z = a column + b row + c on planes given by point and normal [F, 3] in the camera frame."""
+    offset = np.sum(normal * point, axis=-1, keepdims=True)
+    scaled = normal / np.where(np.abs(offset) > 1e-9, offset, 1e-9)
     f, (cx, cy) = camera.focal, camera.principal_point
-    return nx / f, ny / f, nz - nx * cx / f - ny * cy / f
+    a, b = scaled[..., 0] / f, scaled[..., 1] / f
+    return np.stack([a, b, scaled[..., 2] - a * cx - b * cy], axis=-1)
 
 
-def _texture_homography(origin, u, v, shape, camera: CameraMount, box) -> np.ndarray:
-    """[3, 3]: pixel of the texture -> pixel of the image, counted from the corner of `box`."""
-    height, width = shape[:2]
-    plane = np.column_stack([u / width, v / height, origin + 0.5 * u / width + 0.5 * v / height])
-    shift = np.array([[1, 0, -box[0]], [0, 1, -box[1]], [0, 0, 1.0]])
-    return shift @ camera.intrinsic @ plane
+def _texture_homography(origin, u, v, texture_sizes: np.ndarray, camera: CameraMount, boxes: np.ndarray) -> np.ndarray:
+    """[F, 3, 3]: pixel of the texture -> pixel of the image, counted from the corner of each face's box.
+
+    Args:
+        texture_sizes: [F, 2] height and width in pixels.
+    """
+    u, v = u / texture_sizes[:, 1:], v / texture_sizes[:, :1]
+    plane = np.stack([u, v, origin + 0.5 * (u + v)], axis=2)  # a pixel's coordinates are those of its centre
+    f, (cx, cy) = camera.focal, camera.principal_point
+    z = plane[:, 2]
+    columns = f * plane[:, 0] + (cx - boxes[:, :1]) * z
+    rows = f * plane[:, 1] + (cy - boxes[:, 1:2]) * z
+    return np.stack([columns, rows, z], axis=1)
 
 
-def _level_of_detail(textures: list[np.ndarray], u, v, depth: float, camera: CameraMount) -> np.ndarray:
-    """The level whose pixels are about as large as the image's."""
-    height, width = textures[0].shape[:2]
-    pixels = camera.focal / max(depth, 1.0)
-    ratio = max(width / max(np.linalg.norm(u) * pixels, 1e-6), height / max(np.linalg.norm(v) * pixels, 1e-6))
-    return textures[int(np.clip(np.log2(max(ratio, 1e-6)), 0, len(textures) - 1))]
+def _level_of_detail(
+    texture_sizes: np.ndarray, u, v, depth: np.ndarray, camera: CameraMount, num_levels: np.ndarray
+) -> np.ndarray:
+    """[F] index of the level whose pixels are about as large as the image's."""
+    extent = np.stack([np.linalg.norm(v, axis=1), np.linalg.norm(u, axis=1)], axis=1)
+    pixels = extent * camera.focal / np.maximum(depth, 1.0)[:, None]
+    ratio = (texture_sizes / np.maximum(pixels, 1e-6)).max(axis=1)
+    return np.clip(np.log2(np.maximum(ratio, 1.0)).astype(int), 0, num_levels - 1)
 
 
-def _corners(origin, u, v) -> np.ndarray:
-    return np.stack([origin, origin + u, origin + u + v, origin + v])
+def _corners(origin, u, v) -> np.ndarray:  # [F, 4, 3]
+    return np.stack([origin, origin + u, origin + u + v, origin + v], axis=1)
 
 
 def _bounding_box(corners: np.ndarray, camera: CameraMount, image_wh: tuple[int, int]) -> np.ndarray:
-    """[F, 4] int (left, top, right, bottom; ends exclusive) of quadrilaterals [F, 4, 3], cut at the near plane and the image."""
+    """[F, 4] int (left, top, right, bottom; ends exclusive) of quadrilaterals [F, 4, 3], within the image.
+
+    Only what lies beyond the near plane counts.
+    """
     following = np.roll(corners, -1, axis=1)
     z, next_z = corners[..., 2], following[..., 2]
     crossing = (z < _NEAR) != (next_z < _NEAR)

@@ -39,7 +39,7 @@ class Rig:
     lidar_rotation: tuple[float, float, float, float] = (0.707796, -0.006492, 0.010646, -0.706307)
 
     def resized(self, width: int, height: int) -> Rig:
-        """The same rig with other images: the field of view across is kept, rows are cut or added at top and bottom alike.
+        """The same rig with other images: the width decides the scale, rows are cut or added at top and bottom alike.
 
         Raises:
             ValueError: for images too small to show anything.
@@ -67,15 +67,32 @@ def rigid(translation, rotation_wxyz) -> np.ndarray:
     return matrix
 
 
+def inverse(T: np.ndarray) -> np.ndarray:
+    """[4, 4] inverse of a rigid transform."""
+    result = np.eye(4)
+    result[:3, :3] = T[:3, :3].T
+    result[:3, 3] = -T[:3, :3].T @ T[:3, 3]
+    return result
+
+
 # Figures of the nuScenes rig. Cameras fire clockwise from the front left as the lidar sweeps past them.
 NUSCENES_RIG = Rig(
-    cameras=(
-        CameraMount("CAM_FRONT", (1.7008, 0.0159, 1.5110), (0.499802, -0.503032, 0.499780, -0.497371), 1266.417, (816.267, 491.507), -0.0355),
-        CameraMount("CAM_FRONT_RIGHT", (1.5508, -0.4934, 1.4957), (0.206035, -0.202694, 0.682451, -0.671361), 1260.847, (807.968, 495.334), -0.0276),
-        CameraMount("CAM_FRONT_LEFT", (1.5239, 0.4946, 1.5093), (0.675727, -0.673627, 0.212140, -0.211228), 1272.598, (826.615, 479.752), -0.0431),
-        CameraMount("CAM_BACK", (0.0283, 0.0035, 1.5791), (0.503787, -0.497402, -0.494185, 0.504550), 809.221, (829.220, 481.778), -0.0104),
-        CameraMount("CAM_BACK_LEFT", (1.0357, 0.4848, 1.5910), (0.692419, -0.703162, -0.116483, 0.112033), 1256.741, (792.113, 492.776), -0.0005),
-        CameraMount("CAM_BACK_RIGHT", (1.0149, -0.4806, 1.5624), (0.122810, -0.132401, -0.700431, 0.690496), 1259.514, (807.253, 501.196), -0.0201),
+    cameras=tuple(
+        CameraMount(channel, translation, rotation, focal, principal_point, delay)
+        for channel, translation, rotation, focal, principal_point, delay in (
+            ("CAM_FRONT", (1.7008, 0.0159, 1.5110), (0.499802, -0.503032, 0.499780, -0.497371),
+             1266.417, (816.267, 491.507), -0.0355),
+            ("CAM_FRONT_RIGHT", (1.5508, -0.4934, 1.4957), (0.206035, -0.202694, 0.682451, -0.671361),
+             1260.847, (807.968, 495.334), -0.0276),
+            ("CAM_FRONT_LEFT", (1.5239, 0.4946, 1.5093), (0.675727, -0.673627, 0.212140, -0.211228),
+             1272.598, (826.615, 479.752), -0.0431),
+            ("CAM_BACK", (0.0283, 0.0035, 1.5791), (0.503787, -0.497402, -0.494185, 0.504550),
+             809.221, (829.220, 481.778), -0.0104),
+            ("CAM_BACK_LEFT", (1.0357, 0.4848, 1.5910), (0.692419, -0.703162, -0.116483, 0.112033),
+             1256.741, (792.113, 492.776), -0.0005),
+            ("CAM_BACK_RIGHT", (1.0149, -0.4806, 1.5624), (0.122810, -0.132401, -0.700431, 0.690496),
+             1259.514, (807.253, 501.196), -0.0201),
+        )
     ),
     image_wh=(1600, 900),
 )  # fmt: skip

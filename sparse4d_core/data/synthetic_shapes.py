@@ -18,7 +18,7 @@ Size = tuple[float, float, float]  # length, width, height in metres
 
 @dataclass
 class Shape:
-    """Parallelogram faces: points are `origin + a u + b v`, a and b in [0, 1]; seen from outside u is right and v down."""
+    """Parallelogram faces: points `origin + a u + b v`, a and b in [0, 1]; seen from outside u is right and v down."""
 
     origins: list[np.ndarray] = field(default_factory=list)  # F of [3] m
     u: list[np.ndarray] = field(default_factory=list)  # F of [3] m
@@ -349,6 +349,7 @@ def lamp(size: Size, moving: bool, rng: np.random.Generator) -> Shape:
 SHAPES: dict[str, Callable[[Size, bool, np.random.Generator], Shape]] = {
     maker.__name__: maker
     for maker in (
-        car, truck, construction_vehicle, bus, trailer, barrier, motorcycle, bicycle, pedestrian, traffic_cone, building, tree, lamp,
+        car, truck, construction_vehicle, bus, trailer, barrier, motorcycle, bicycle, pedestrian, traffic_cone,
+        building, tree, lamp,
     )
 }  # fmt: skip

@@ -122,6 +122,20 @@ def soft_shadow(size: int = 64) -> np.ndarray:
     return picture
 
 
+def rim_colour(picture: np.ndarray) -> tuple[int, int, int, int]:
+    """The mean colour of what is opaque, fully transparent: what a texture blends into at its edges."""
+    opaque = picture[picture[..., 3] > 127]
+    mean = opaque[:, :3].mean(axis=0) if len(opaque) else np.zeros(3)
+    return (*(int(0.8 * c) for c in mean), 0)
+
+
+def fill_transparent(picture: np.ndarray) -> np.ndarray:
+    """A copy whose transparent pixels have the rim's colour, so that interpolation draws no black outline."""
+    filled = np.ascontiguousarray(picture)
+    filled[filled[..., 3] <= 127] = rim_colour(picture)
+    return filled
+
+
 def pyramid(picture: np.ndarray) -> list[np.ndarray]:
     """The picture at falling sizes, each half the one before, so that far faces do not flicker."""
     levels = [picture]

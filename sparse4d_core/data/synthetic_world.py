@@ -26,10 +26,10 @@ _SIZES = {
     "traffic_cone": (0.45, 0.45, 1.05),
 }
 _PARKED = (
-    *("car",) * 5, *("truck",) * 2, "bus", *("trailer",) * 2, *("construction_vehicle",) * 2,
-    *("motorcycle",) * 2, *("bicycle",) * 2, *("zone",) * 2, *("gap",) * 2,
+    *("car",) * 4, "truck", "bus", *("trailer",) * 2, *("construction_vehicle",) * 2,
+    *("motorcycle",) * 2, *("bicycle",) * 2, *("zone",) * 3, *("gap",) * 8,
 )  # fmt: skip
-_DRIVING = (*("car",) * 6, *("truck",) * 2, *("bus",) * 2, *("motorcycle",) * 2, *("bicycle",) * 2, "trailer")
+_DRIVING = (*("car",) * 7, "truck", "bus", *("motorcycle",) * 2, *("bicycle",) * 2, "trailer")
 _SEEN_WITHIN = 25.0  # m: every class comes at least this close to the ego vehicle once
 
 
@@ -190,7 +190,7 @@ class _Crowd:
         self._poses.append(pose[0])
         self._sizes.append(np.array(size[:2]))
         self.actors.append(
-            Actor(name, size, motion, look, _attribute(name, motion) if attribute is None else attribute)
+            Actor(str(name), size, motion, look, _attribute(name, motion) if attribute is None else attribute)
         )
         return True
 
@@ -212,14 +212,14 @@ def _add_traffic(crowd: _Crowd, road: Road, length: float) -> None:
         d = (lane + 0.5) * road.lane_width
         oncoming = rng.uniform(4, 9)
         reach = length + 60 + oncoming * crowd.duration
-        for s in _spaced(rng, -50, reach, 15, 32):
+        for s in _spaced(rng, -50, reach, 24, 48):
             crowd.add(rng.choice(_DRIVING), Motion(s, d, np.pi, speed=-oncoming), margin=1.0)
         # The ego lane keeps the ego vehicle's speed; the lane beside it has one of its own.
         speed = max(2.0, crowd.ego.mean + rng.uniform(-2, 2))
-        for s in _spaced(rng, -60, length + 70, 14, 28):
+        for s in _spaced(rng, -60, length + 70, 24, 45):
             crowd.add(rng.choice(_DRIVING), Motion(s, -d, speed=speed, with_ego=lane == 0), margin=1.0)
     for side in (-1, 1):
-        for s in _spaced(rng, -20, length + 40, 22, 45):
+        for s in _spaced(rng, -20, length + 40, 45, 90):
             heading = 0.0 if side < 0 else np.pi
             crowd.add("bicycle", Motion(s, side * (road.edge - 0.1), heading, -side * rng.uniform(2.5, 5)))
 
@@ -233,7 +233,7 @@ def _add_parked(crowd: _Crowd, road: Road, length: float) -> None:
             deck = deck or list(rng.permutation(_PARKED))
             kind = deck.pop()
             if kind == "gap":
-                s += rng.uniform(4, 8)
+                s += rng.uniform(6, 12)
             elif kind == "zone":
                 s = _add_works(crowd, s, side * (road.edge + 0.6), side)
             else:
@@ -249,11 +249,11 @@ def _add_parked(crowd: _Crowd, road: Road, length: float) -> None:
 def _add_works(crowd: _Crowd, s: float, d: float, side: int) -> float:
     """A closed stretch of the roadside: a taper of cones, then barriers in a row. Returns where it ends."""
     rng = crowd.rng
-    for i in range(int(rng.integers(3, 6))):
+    for i in range(int(rng.integers(2, 5))):
         s += rng.uniform(1.6, 2.4)
         crowd.add("traffic_cone", Motion(s, d + side * max(0.0, 1.6 - 0.5 * i)))
     s += 2.0
-    for _ in range(int(rng.integers(3, 7))):
+    for _ in range(int(rng.integers(2, 5))):
         s += rng.uniform(2.8, 3.1)
         # A barrier's long side is its width: it stands along the road with its yaw across it.
         crowd.add("barrier", Motion(s, d, -side * np.pi / 2 + rng.normal(0, 0.04)), margin=0.05)
@@ -263,14 +263,14 @@ def _add_works(crowd: _Crowd, s: float, d: float, side: int) -> float:
 def _add_pedestrians(crowd: _Crowd, road: Road, length: float) -> None:
     rng = crowd.rng
     for side in (-1, 1):
-        for s in _spaced(rng, -35, length + 45, 5, 13):
+        for s in _spaced(rng, -35, length + 45, 12, 26):
             d = side * rng.uniform(road.kerb + 0.6, road.pavement - 0.4)
             if rng.random() < 0.3:
                 crowd.add("pedestrian", Motion(s, d, rng.uniform(-np.pi, np.pi)))
             else:
                 forward = rng.choice((-1, 1))
                 crowd.add("pedestrian", Motion(s, d, 0.0 if forward > 0 else np.pi, forward * rng.uniform(0.8, 1.7)))
-    for s in _spaced(rng, 8, length + 35, 6, 12):
+    for s in _spaced(rng, 8, length + 35, 14, 28):
         side, pace = rng.choice((-1, 1)), rng.uniform(1.0, 1.7)
         start = side * (road.kerb + rng.uniform(0, 2)) - side * pace * rng.uniform(0, crowd.duration * 0.6)
         crowd.add("pedestrian", Motion(s, start, -side * np.pi / 2, 0.0, -side * pace), margin=0.6)
