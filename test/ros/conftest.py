@@ -1,0 +1,41 @@
+"""Small rendered scenes and bags that the ROS tests share."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+SEED = 123_000  # rendered worlds of tests; seeds below 10,000 are for training
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory) -> Path:
+    """One rendered scene of 1.5 s, 176x99 pixels, ten sets per second."""
+    from sparse4d_core.data import synthetic
+
+    out = tmp_path_factory.mktemp("tiny") / "world"
+    size = ["--image-size", "176", "99"]
+    synthetic.main(
+        ["--out", str(out), "--scenes", "1", "--seed", str(SEED), "--duration", "1.5", "--workers", "1", *size]
+    )
+    return out
+
+
+@pytest.fixture
+def dataset_copy(tiny_dataset, tmp_path) -> Path:
+    """A copy of the tiny dataset to damage."""
+    return Path(shutil.copytree(tiny_dataset, tmp_path / "world"))
+
+
+@pytest.fixture(scope="session")
+def tiny_bag(tiny_dataset, tmp_path_factory) -> Path:
+    """The tiny dataset as a bag."""
+    pytest.importorskip("rosbags")
+    from sparse4d_core.data.tables import load_scenes
+    from sparse4d_ros.nuscenes_to_rosbag import write_scenes
+
+    out = tmp_path_factory.mktemp("bags") / "tiny"
+    write_scenes(load_scenes(tiny_dataset, "v1.0-mini"), str(out), progress=False)
+    return out
