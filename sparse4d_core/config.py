@@ -90,6 +90,8 @@ class HistoryConfig:
     num_frames: int = 3
     default_interval: float = 0.5  # s
     decay: float = 0.9  # weight of a past frame: decay ** (10 * |dt|)
+    measured_interval: bool = True  # velocities over the time since the newest past frame, else over default_interval
+    max_interval: float = 2.0  # s; with clean scene resets a longer gap drops the history
 
 
 @dataclass(frozen=True)

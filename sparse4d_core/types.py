@@ -8,9 +8,11 @@ y forward, z up), *cam* a camera's optical frame, *global* a world-fixed frame. 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 CLASS_NAMES = (
@@ -54,6 +56,10 @@ class ModelInput:
     T_global_from_model: Tensor  # [B, 4, 4] float64
     focal: Tensor | None = None  # [B, N] float32: resized fx in pixels, for the depth head in training
 
+    def to(self, device: torch.device | str) -> ModelInput:
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return ModelInput(**{name: None if t is None else t.to(device) for name, t in moved.items()})
+
 
 @dataclass
 class ModelOutput:
@@ -65,7 +71,9 @@ class ModelOutput:
     instance_feature: Tensor  # [B, A, C] after the last layer
     time_interval: Tensor  # [B] float32 seconds, the step the velocities were refined with
     instance_ids: Tensor | None = None  # [B, A] int64, -1 = none; v3 in evaluation
-    feature_maps: list[Tensor] = field(default_factory=list)  # FPN levels [B, N, C, h, w]; kept on request only
+    feature_maps: list[Tensor] = field(default_factory=list)  # FPN levels [B, N, C, h, w]; kept in training only
+    depths: list[Tensor] = field(default_factory=list)  # first levels of [B * N, 1, h, w] metres; training only
+    noisy: Any = None  # training: the noisy queries after their temporal merge, see decoder.NoisyQueries
 
 
 @dataclass

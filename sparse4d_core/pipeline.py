@@ -1,0 +1,194 @@
+"""From a frame to tracks: what the node and the replay call, one line per set of images."""
+
+from __future__ import annotations
+
+import logging
+import pathlib
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .checkpoint import load_checkpoint
+from .config import Sparse4DConfig, preset
+from .decode import decode
+from .model import SceneReset, Sparse4D
+from .preprocess import preprocess
+from .temporal import TemporalState
+from .tracking import track
+from .types import Detections, Frame, ModelInput, Tracks
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+WEIGHTS = pathlib.Path(__file__).parent / "weights"  # what the package ships: <preset>.pt
+UNTRAINED_SEED = 0
+
+log = logging.getLogger(__name__)
+
+
+class NonFiniteOutputError(RuntimeError):
+    """The network's output holds NaN or infinity; the state of the frame before is still good."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one frame gave."""
+
+    detections: Detections  # model frame
+    tracks: Tracks  # the confident ones of them; no rows for a model without ids (v1, v2)
+    state: TemporalState  # for the next step
+    timings_ms: dict[str, float]  # preprocess, backbone, decoder, decode
+    reset: str | None = None  # why the instances of the frame before were forgotten, if they were
+
+
+class Pipeline:
+    """A model ready to run. Holds no recurrent state: it goes through `step`.
+
+    Args:
+        model: in evaluation mode and on its device from here on.
+        trained: False if the weights are random.
+        precision: of the image encoder; boxes, scores and everything behind the encoder stay float32.
+        compile: run the image encoder through torch.compile.
+        temporal_stride: seconds between two advances of the instance memory; 0 advances every frame. Published models
+            were trained at 2 Hz; at a camera rate of 10 Hz, 0.5 lets frames in between look at the same memory.
+    """
+
+    def __init__(
+        self,
+        model: Sparse4D,
+        trained: bool = True,
+        device: str = "cpu",
+        precision: Precision = "float32",
+        compile: bool = False,
+        temporal_stride: float = 0.0,
+    ):
+        if precision not in ("float32", "bfloat16", "float16"):
+            raise ValueError(f"precision: expected 'float32', 'bfloat16' or 'float16', got {precision!r}")
+        self.device = torch.device(device)
+        self.model = model.to(self.device).eval()
+        self.trained = trained
+        self.precision = precision
+        self.temporal_stride = temporal_stride
+        self._image_features = torch.compile(model.image_features) if compile else model.image_features
+
+    @classmethod
+    def from_preset(
+        cls,
+        model: str,
+        checkpoint: str | pathlib.Path | None = None,
+        device: str = "cpu",
+        precision: Precision = "float32",
+        compile: bool = False,
+        scene_reset: SceneReset = "clean",
+        temporal_stride: float = 0.0,
+    ) -> Pipeline:
+        """A preset with its weights.
+
+        Args:
+            model: name of the preset.
+            checkpoint: file to load. None or "": the weights shipped for the preset, or deterministic random ones
+                where none are shipped (`trained` is False then, and the log says so).
+
+        Raises:
+            ValueError: unknown preset, or a checkpoint of another model.
+            FileNotFoundError: no such checkpoint.
+        """
+        config = preset(model)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(UNTRAINED_SEED)
+            network = Sparse4D(config, scene_reset)
+        shipped = WEIGHTS / f"{model}.pt"
+        path = pathlib.Path(checkpoint) if checkpoint else shipped if shipped.is_file() else None
+        if path is None:
+            log.warning("model %s: no checkpoint given and none shipped; the weights are random, UNTRAINED", model)
+        else:
+            load_checkpoint(path, network)
+            log.info("model %s: weights from %s", model, path)
+        log.info("model %s: scene reset %r", model, scene_reset)
+        return cls(network, path is not None, device, precision, compile, temporal_stride)
+
+    @property
+    def config(self) -> Sparse4DConfig:
+        return self.model.config
+
+    @torch.inference_mode()
+    def step(self, frame: Frame, state: TemporalState | None = None) -> StepResult:
+        """One frame; `state` is what the last step returned, None at the start.
+
+        Raises:
+            ValueError: for a frame that cannot be used; says which field.
+            NonFiniteOutputError: NaN or infinity in the boxes or scores.
+        """
+        timings: dict[str, float] = {}
+        with self._timed("preprocess", timings):
+            inputs = preprocess(frame, self.config).to(self.device)
+        state, reset = self._begin(state, inputs)
+        with self._timed("backbone", timings):
+            features = self._encode(inputs.images)
+        with self._timed("decoder", timings):
+            output, new_state = self.model.decode_features(features, inputs, state)
+        with self._timed("decode", timings):
+            detections = decode(output, self.config)[0]
+            check_finite(detections)
+            tracks = track(detections, self.config.tracking_threshold)
+        return StepResult(detections, tracks, self._advance(state, new_state, inputs), timings, reset)
+
+    def _encode(self, images: Tensor) -> list[Tensor]:
+        if self.precision == "float32":
+            return self._image_features(images)
+        with torch.autocast(self.device.type, getattr(torch, self.precision)):
+            features = self._image_features(images)
+        return [level.float() for level in features]
+
+    def _begin(self, state: TemporalState | None, inputs: ModelInput) -> tuple[TemporalState | None, str | None]:
+        """With clean resets: drops what another scene left, and says why."""
+        age = memory_age(state, inputs)
+        if age is None or self.model.scene_reset != "clean":
+            return state, None
+        limit = (self.config.temporal or self.config.history).max_interval
+        if age < 0:
+            return state.forget(), f"time went back by {-age:.3f} s"
+        if age > limit:
+            return state.forget(), f"time gap of {age:.3f} s is above the limit of {limit:g} s"
+        return state, None
+
+    def _advance(self, state: TemporalState | None, new: TemporalState, inputs: ModelInput) -> TemporalState:
+        """The new state, or between two strides the old one, which then only counts ids on."""
+        age = memory_age(state, inputs)
+        # Stamps jitter: a frame that comes up to a tenth of the stride early still counts.
+        if age is None or age >= 0.9 * self.temporal_stride:
+            return new
+        return replace(state, next_id=new.next_id)
+
+    @contextmanager
+    def _timed(self, stage: str, timings: dict[str, float]) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        timings[stage] = (time.perf_counter() - start) * 1e3
+
+
+def memory_age(state: TemporalState | None, inputs: ModelInput) -> float | None:
+    """Seconds since the frame that the state remembers (batch 1); None without one."""
+    if state is None or (state.instances is None and not state.history):
+        return None
+    remembered = state.instances.timestamp if state.instances is not None else state.history[0].timestamp
+    return float(inputs.timestamp[0] - remembered[0])
+
+
+def check_finite(detections: Detections) -> None:
+    """Raises NonFiniteOutputError; NaN sorts before every score, so it cannot hide behind the best rows."""
+    for name in ("boxes", "scores"):
+        values = getattr(detections, name)
+        bad = int((~np.isfinite(values)).sum())
+        if bad:
+            raise NonFiniteOutputError(
+                f"{name}: {bad} of {values.size} values of the network's output are NaN or infinite; "
+                "check the checkpoint, the precision and the calibration"
+            )

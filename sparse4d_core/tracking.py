@@ -1,0 +1,33 @@
+"""Tracks: detections that are confident enough, under the id that their instance keeps over time.
+
+There is no association step and no life-cycle rule: an instance is a track as long as the temporal memory carries it.
+
+Source: Sparse4D v3, section 3.4 (extend to tracking).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .types import Detections, Tracks
+
+
+def track(detections: Detections, threshold: float = 0.2) -> Tracks:
+    """The rows above the tracking threshold; none for a model without instance ids.
+
+    The threshold is put to `class_scores` where there are any, row by row as they stand, which is what published
+    results are made with: `class_scores` come in their own order, so the *number* of rows follows the class scores and
+    the rows kept are the first ones, those of the best fused scores.
+    """
+    if detections.ids is None:
+        return Tracks(*(column[:0] for column in (detections.boxes, detections.scores, detections.labels)),
+                      ids=np.empty(0, np.int64))  # fmt: skip
+    confident = detections.class_scores if detections.class_scores is not None else detections.scores
+    rows = (confident >= threshold) & (detections.ids >= 0)
+    return Tracks(
+        detections.boxes[rows],
+        detections.scores[rows],
+        detections.labels[rows],
+        None if detections.class_scores is None else detections.class_scores[rows],
+        detections.ids[rows],
+    )
