@@ -100,7 +100,6 @@ def _add_noise(picture: np.ndarray, rng: np.random.Generator) -> None:
 def paint_panorama(world: World) -> np.ndarray:
     """[H, 2 PANORAMA_WIDTH, 4] BGRA: the far surroundings; rows fall linearly from the highest elevation shown.
 
-
     Azimuth grows to the left (counter-clockwise); painted twice side by side, so that a camera's view never wraps.
     """
     rng = np.random.default_rng([world.seed, world.index, 1002])

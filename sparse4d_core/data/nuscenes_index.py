@@ -1,0 +1,252 @@
+"""Everything about a nuScenes data set but the pixels, gathered once into flat arrays and cached as .npz (no pickles).
+
+One row per *set*: the images of all cameras around one lidar record. Keyframes are sets with annotations; with `sweeps`
+the images between them form sets as well. Lidar and map files need not exist: only their records are read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from .synthetic_rig import inverse, rigid
+from .tables import DETECTION_NAMES, DatasetError, Record, SceneTables, load_scenes
+
+CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
+"""Camera order of the published models. Rigs with other channel names keep the order of their sensor table."""
+MODEL_CHANNEL = "LIDAR_TOP"  # boxes and poses are given in this sensor's frame, at its stamps
+
+_MAX_VELOCITY_GAP = 1.5  # s; annotations further apart give no velocity (devkit: NuScenes.box_velocity)
+_MAX_SET_SPREAD_US = 60_000  # a sweep image further from its set's first camera does not belong to it
+_FORMAT = 1  # of the cache
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DatasetIndex:
+    """N sets in time order, C cameras, M annotations, S scenes."""
+
+    camera_names: np.ndarray  # [C] str
+    scene_names: np.ndarray  # [S] str
+    tokens: np.ndarray  # [N] str, sample token; "" between keyframes
+    scene: np.ndarray  # [N] int64, index into scene_names
+    num_previous: np.ndarray  # [N] int64, earlier sets of the same scene
+    stamp_us: np.ndarray  # [N] int64, of the lidar record (microseconds since the epoch)
+    camera_stamp_us: np.ndarray  # [N, C] int64
+    files: np.ndarray  # [N, C] str, relative to the root; "" = no record
+    intrinsics: np.ndarray  # [N, C, 3, 3] float64
+    T_cam_from_model: np.ndarray  # [N, C, 4, 4] float64, by each camera's own ego pose
+    T_global_from_model: np.ndarray  # [N, 4, 4] float64
+    annotation_start: np.ndarray  # [N + 1] int64: set i owns the rows start[i] to start[i + 1]
+    boxes: np.ndarray  # [M, 7] float64: x y z (centre), length width height, yaw; metres, radians, model frame
+    velocity: np.ndarray  # [M, 2] float64, m/s in the model frame; NaN = unknown
+    class_names: np.ndarray  # [M] str, detection class or category
+    instance_ids: np.ndarray  # [M] int64, constant over time
+    num_lidar_points: np.ndarray  # [M] int64
+
+    def save(self, path: Path) -> None:
+        """Write the arrays; the file appears only when it is complete."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".npz")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                np.savez(file, **{field.name: getattr(self, field.name) for field in fields(self)})
+            os.replace(partial, path)
+        except BaseException:
+            Path(partial).unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def load(cls, path: Path) -> DatasetIndex:
+        with np.load(path, allow_pickle=False) as data:
+            return cls(**{field.name: data[field.name] for field in fields(cls)})
+
+
+def dataset_index(
+    dataroot: Path, version: str, scenes: Sequence[str] | None, sweeps: bool, cache: Path | None
+) -> DatasetIndex:
+    """The index of a data set, from the cache folder where it is up to date.
+
+    Raises:
+        DatasetError: tables that are missing, damaged or refer to nothing; a set without any camera.
+    """
+    path = None if cache is None else cache / f"index-{_fingerprint(dataroot, version, scenes, sweeps)}.npz"
+    if path is not None and path.is_file():
+        try:
+            return DatasetIndex.load(path)
+        except (OSError, ValueError, KeyError) as error:
+            log.warning("cached index %s is not readable (%s); building it again", path, error)
+    index = build_index(load_scenes(dataroot, version, scenes), sweeps)
+    if path is not None:
+        index.save(path)
+    return index
+
+
+def _fingerprint(dataroot: Path, version: str, scenes: Sequence[str] | None, sweeps: bool) -> str:
+    """Changes with the tables' sizes and times."""
+    files = sorted((dataroot / version).glob("*.json"))
+    state = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    chosen = None if scenes is None else sorted(scenes)
+    return hashlib.sha256(
+        repr((_FORMAT, str(dataroot.resolve()), version, chosen, sweeps, state)).encode()
+    ).hexdigest()[:24]
+
+
+def build_index(tables: SceneTables, sweeps: bool = False) -> DatasetIndex:
+    """Gather all sets of the scenes in `tables`."""
+    cameras = _camera_order(tables)
+    sets: list[tuple[int, _Set]] = []
+    for number, scene in enumerate(tables.scenes):
+        sets += [(number, one) for one in _scene_sets(tables, scene, cameras, sweeps)]
+    if not sets:
+        raise DatasetError(f"dataroot: no samples in {tables.dataroot}; expected at least one scene with a keyframe")
+    sets.sort(key=lambda item: item[1].lidar["timestamp"])
+    scene = np.array([number for number, _ in sets], dtype=np.int64)
+    seen: dict[int, int] = {}
+    previous = []
+    for number in scene.tolist():
+        previous.append(seen.get(number, 0))
+        seen[number] = previous[-1] + 1
+    views = [_view_arrays(tables, one, cameras) for _, one in sets]
+    annotations = _Truth(tables)
+    truth = [annotations.arrays(one.token, T) for (_, one), (*_, T) in zip(sets, views, strict=True)]
+    boxes, velocity, names, ids, points = (
+        [part for group in column for part in group] for column in zip(*truth, strict=True)
+    )
+    return DatasetIndex(
+        camera_names=np.array(cameras),
+        scene_names=np.array([record["name"] for record in tables.scenes]),
+        tokens=np.array([one.token for _, one in sets]),
+        scene=scene,
+        num_previous=np.array(previous, dtype=np.int64),
+        stamp_us=np.array([one.lidar["timestamp"] for _, one in sets], dtype=np.int64),
+        camera_stamp_us=np.array([view[0] for view in views], dtype=np.int64),
+        files=np.array([view[1] for view in views]),
+        intrinsics=np.array([view[2] for view in views]),
+        T_cam_from_model=np.array([view[3] for view in views]),
+        T_global_from_model=np.array([view[4] for view in views]),
+        annotation_start=np.cumsum([0, *(len(group[0]) for group in truth)]),
+        boxes=np.array(boxes, dtype=np.float64).reshape(-1, 7),
+        velocity=np.array(velocity, dtype=np.float64).reshape(-1, 2),
+        class_names=np.array(names, dtype=str),
+        instance_ids=np.array(ids, dtype=np.int64),
+        num_lidar_points=np.array(points, dtype=np.int64),
+    )
+
+
+@dataclass(frozen=True)
+class _Set:
+    token: str  # sample token, "" between keyframes
+    lidar: Record
+    images: dict[str, Record]
+
+
+def _camera_order(tables: SceneTables) -> list[str]:
+    channels = [sensor["channel"] for sensor in tables.sensor.values() if sensor["modality"] == "camera"]
+    if not channels:
+        raise DatasetError(f"sensor.json: no sensor of modality camera in {tables.dataroot}")
+    return list(CAMERAS) if set(channels) == set(CAMERAS) else channels
+
+
+def _scene_sets(tables: SceneTables, scene: Record, cameras: list[str], sweeps: bool) -> list[_Set]:
+    channels: dict[str, list[Record]] = {}
+    sets = []
+    for sample in tables.samples[scene["token"]]:
+        records = tables.sample_data[sample["token"]]
+        for record in records:
+            channels.setdefault(tables.channel(record), []).append(record)
+        key = {tables.channel(record): record for record in records if record["is_key_frame"]}
+        if MODEL_CHANNEL not in key:
+            raise DatasetError(
+                f"sample {sample['token']}: no {MODEL_CHANNEL} keyframe record, whose pose the boxes need"
+            )
+        sets.append(_Set(sample["token"], key[MODEL_CHANNEL], {c: key[c] for c in cameras if c in key}))
+    return sets + (_sweep_sets(channels, cameras) if sweeps else [])
+
+
+def _sweep_sets(channels: dict[str, list[Record]], cameras: list[str]) -> list[_Set]:
+    """Sets between keyframes: every image of the first camera with the nearest image of each other one."""
+    stamps = {channel: np.array([r["timestamp"] for r in records]) for channel, records in channels.items()}
+
+    def nearest(channel: str, stamp: int) -> Record:
+        return channels[channel][int(np.abs(stamps[channel] - stamp).argmin())]
+
+    sets = []
+    for first in channels.get(cameras[0], []):
+        if first["is_key_frame"]:
+            continue
+        images = {channel: nearest(channel, first["timestamp"]) for channel in cameras if channel in channels}
+        images = {c: r for c, r in images.items() if abs(r["timestamp"] - first["timestamp"]) <= _MAX_SET_SPREAD_US}
+        if not any(record["is_key_frame"] for record in images.values()):
+            newest = max(record["timestamp"] for record in images.values())
+            sets.append(_Set("", nearest(MODEL_CHANNEL, newest), images))
+    return sets
+
+
+def _view_arrays(tables: SceneTables, one: _Set, cameras: list[str]):
+    """Stamps [C], files [C], intrinsics [C, 3, 3], T_cam_from_model [C, 4, 4], T_global_from_model [4, 4] of a set."""
+    T_global_from_model = _pose(tables.pose(one.lidar)) @ _pose(tables.calibration(one.lidar))
+    stamps, files, intrinsics, extrinsics = [], [], [], []
+    for channel in cameras:
+        record = one.images.get(channel)
+        stamps.append(record["timestamp"] if record else 0)
+        files.append(record["filename"] if record else "")
+        intrinsics.append(tables.calibration(record)["camera_intrinsic"] if record else np.eye(3))
+        # camera -> ego(t_camera) -> global -> ego(t_lidar) -> lidar, inverted
+        T_global_from_cam = _pose(tables.pose(record)) @ _pose(tables.calibration(record)) if record else np.eye(4)
+        extrinsics.append(inverse(T_global_from_cam) @ T_global_from_model)
+    return stamps, files, np.array(intrinsics, dtype=np.float64), extrinsics, T_global_from_model
+
+
+def _pose(record: Record) -> np.ndarray:
+    return rigid(record["translation"], record["rotation"])
+
+
+@dataclass
+class _Truth:
+    """Annotations of all samples, in each set's model frame."""
+
+    tables: SceneTables
+
+    def __post_init__(self):
+        self._records = {record["token"]: record for group in self.tables.annotations.values() for record in group}
+        self._stamps = {
+            sample["token"]: sample["timestamp"] for group in self.tables.samples.values() for sample in group
+        }
+        self._instances = {token: i for i, token in enumerate(self.tables.instance)}
+
+    def arrays(self, sample_token: str, T_global_from_model: np.ndarray):
+        """Boxes, velocities, class names, instance ids and lidar points of a sample; nothing for sweeps."""
+        tables, T_model_from_global = self.tables, inverse(T_global_from_model)
+        annotations = tables.annotations.get(sample_token, [])
+        boxes, velocities = [], []
+        for record in annotations:
+            T = T_model_from_global @ _pose(record)
+            width, length, height = record["size"]
+            boxes.append([*T[:3, 3], length, width, height, np.arctan2(T[1, 0], T[0, 0])])
+            velocities.append((T_model_from_global[:3, :3] @ self._global_velocity(record))[:2])
+        names = [DETECTION_NAMES.get(tables.category_name(r), tables.category_name(r)) for r in annotations]
+        ids = [self._instances[record["instance_token"]] for record in annotations]
+        return boxes, velocities, names, ids, [record["num_lidar_pts"] for record in annotations]
+
+    def _global_velocity(self, record: Record) -> np.ndarray:
+        """[3] m/s between the neighbouring annotations of the instance; NaN without one close enough.
+
+        The vertical part is not used, as in the reference: rotating into a tilted frame would otherwise mix it in.
+        """
+        first, last = self._records.get(record["prev"], record), self._records.get(record["next"], record)
+        seconds = 1e-6 * (self._stamps[last["sample_token"]] - self._stamps[first["sample_token"]])
+        gaps = (first is not record) + (last is not record)
+        if not gaps or not 0 < seconds <= gaps * _MAX_VELOCITY_GAP:
+            return np.full(3, np.nan)
+        velocity = (np.array(last["translation"]) - np.array(first["translation"])) / seconds
+        velocity[2] = 0.0
+        return velocity
