@@ -121,7 +121,7 @@ def per_point(
     sampling_location: Tensor,  # [B, K, N, 2]
     weights: Tensor,  # [B, K, N, L, G]
 ) -> Tensor:
-    """The older signature on any implementation `aggregate` of the operator: every key point is an anchor of its own."""
+    """The older signature on any implementation of the operator: every key point is an anchor of its own."""
     batch, cameras, pixels, channels = features.shape
     first_row = torch.arange(cameras)[:, None] * pixels
     return aggregate(

@@ -52,10 +52,16 @@ def project_points(
 ) -> Tensor:
     """Sampling locations [B, A, P, N, 2]: pixels after the perspective division, in units of the image."""
     batch, anchors, points, _ = key_points.shape
-    homogeneous = torch.cat([key_points, torch.ones_like(key_points[..., :1])], -1).reshape(batch, 1, -1, 4)
-    image = (homogeneous @ projection.transpose(2, 3)).view(batch, -1, anchors, points, 4).permute(0, 2, 3, 1, 4)
+    homogeneous = torch.cat([key_points, torch.ones_like(key_points[..., :1])], -1).reshape(
+        batch, 1, anchors * points, 4
+    )
+    image = (
+        (homogeneous @ projection.transpose(2, 3))
+        .view(batch, projection.shape[1], anchors, points, 4)
+        .permute(0, 2, 3, 1, 4)
+    )
     pixels = image[..., :2] / image[..., 2:3].clamp(min=MIN_DEPTH)
-    return pixels / image_wh[:, None, None]
+    return (pixels / image_wh[:, None, None]).contiguous()
 
 
 def fused_deformable_aggregation(

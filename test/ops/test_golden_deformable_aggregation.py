@@ -6,20 +6,24 @@ import numpy as np
 import pytest
 import torch
 from golden_data import Golden, golden_parameters
-from paths import PATHS
 
 from cuda_ops import reference
 from cuda_ops.deformable_aggregation import per_point
+
+from .paths import PATHS
 
 FILE = "deformable_aggregation"
 CASES = [f"case{i}" for i in range(8)]
 
 
-def _check(data: Golden, key: str, actual: torch.Tensor) -> None:
-    """1e-5 absolute (3e-5 in the large case), or eight roundings of float32 at the array's magnitude where that is more."""
+def _check(data: Golden, key: str, actual: torch.Tensor, path: str) -> None:
+    """1e-5 absolute (3e-5 in the large case), or some roundings of float32 at the array's magnitude where that is more.
+
+    grid_sample in the reference rounds each location three times, the kernels once.
+    """
     absolute = 3e-5 if key.startswith("case7") else 1e-5
-    magnitude = float(np.abs(data[key]).max(initial=0.0))
-    data.check(key, actual, atol=max(absolute, 8 * np.finfo(np.float32).eps * magnitude))
+    rounding = np.finfo(np.float32).eps * float(np.abs(data[key]).max(initial=0.0))
+    data.check(key, actual, atol=max(absolute, (16 if path == "reference" else 8) * rounding))
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -39,10 +43,10 @@ def test_golden(golden, file, case, path):
         tensor["weights"],
     )
     output.backward(data.tensor(f"{case}_grad_output"))
-    _check(data, f"{case}_output", output)
-    _check(data, f"{case}_grad_feat", tensor["mc_ms_feat"].grad)
-    _check(data, f"{case}_grad_location", tensor["sampling_location"].grad)
-    _check(data, f"{case}_grad_weights", tensor["weights"].grad)
+    _check(data, f"{case}_output", output, path)
+    _check(data, f"{case}_grad_feat", tensor["mc_ms_feat"].grad, path)
+    _check(data, f"{case}_grad_location", tensor["sampling_location"].grad, path)
+    _check(data, f"{case}_grad_weights", tensor["weights"].grad, path)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -51,7 +55,7 @@ def test_golden_older_signature(golden, file, case, path):
     data = Golden(golden, file)
     names = ("mc_ms_feat", "spatial_shape", "scale_start_index", "sampling_location", "weights")
     output = per_point(PATHS[path], *(data.tensor(f"{case}_{name}") for name in names))
-    _check(data, f"{case}_output", output)
+    _check(data, f"{case}_output", output, path)
 
 
 @pytest.mark.parametrize(("file", "case"), golden_parameters(FILE, CASES))
