@@ -6,17 +6,22 @@ entry of the operation list; here every decoder layer names its parts.
 
 from __future__ import annotations
 
-import pathlib
-import pickle
+import logging
+import os
 import re
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from .checkpoint_file import CheckpointError, CheckpointFile, config_to_dict, read_checkpoint, write_checkpoint
 from .config import Sparse4DConfig
 from .model import Sparse4D
+
+__all__ = ["CheckpointError", "load_checkpoint", "read_checkpoint", "save_checkpoint"]
+
+log = logging.getLogger(__name__)
 
 Layout = Literal["original", "later"]
 
@@ -34,65 +39,93 @@ _TOP_LEVEL = (  # (reference, ours): the first match is taken, so longer prefixe
 )
 _LAYER = re.compile(r"head\.layers\.(\d+)\.(.+)")
 
+# Order of the reference's state dicts: top level, and inside an aggregation layer (after its key points).
+_ENCODER = ("img_backbone.", "img_neck.")
+_ORIGINAL_ORDER = (
+    *_ENCODER, "head.anchor", "head.layers.", "head.instance_feature", "head.depth_module",
+    "kps_generator.", "weights_fc.", "temp_module.", "output_proj.",
+)  # fmt: skip
+_LATER_ORDER = (
+    *_ENCODER, "head.instance_bank.", "head.anchor_encoder.", "head.depth_module.",
+    "head.layers.", "head.", "depth_branch.",
+    "kps_generator.", "temp_module.", "output_proj.", "camera_encoder.", "weights_fc.",
+)  # fmt: skip
 
-class CheckpointError(ValueError):
-    """A file that is no checkpoint of this model; the message says what it is and what fits."""
+
+# Where a backbone lies in files of other tasks, most specific first: this family, DD3D, mmdetection, bare models.
+BACKBONE_PREFIXES = ("img_backbone.", "backbone.bottom_up.", "backbone.", "")
+NECK_PREFIXES = ("img_neck.", "neck.")
 
 
-def load_checkpoint(path: str | pathlib.Path, model: Sparse4D) -> None:
+def load_checkpoint(path: str | os.PathLike, model: Sparse4D) -> CheckpointFile:
     """Load weights into `model`, every parameter and nothing else.
 
-    Accepts published files ({"meta", "state_dict", "optimizer"}, reference names) and our own ({"model": ...}).
-    Only tensors and plain values are unpickled.
+    Accepts published files (reference names, both layouts of v1) and our own. Nothing in the file is executed.
+
+    Returns:
+        what else the file holds: configuration, notes of the training program.
 
     Raises:
         FileNotFoundError: no such file.
-        CheckpointError: not a checkpoint, or one of another model.
+        CheckpointError: damaged, unsafe, or of another model; the message names the preset that fits. The model keeps
+            its weights.
     """
-    state = read_state_dict(path)
-    if is_reference(state):
-        state = from_reference(state, model.config)
-    load_strictly(model, state, str(path))
+    file = read_checkpoint(path)
+    load_strictly(model, our_names(file.state, model.config), str(path))
+    if file.config is not None:
+        _warn_of_differences(file.config, model.config, path)
+    return file
 
 
-def read_state_dict(path: str | pathlib.Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint file by name, whatever wraps them."""
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"checkpoint: no file {path}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, OSError, pickle.UnpicklingError) as error:
-        raise CheckpointError(
-            f"checkpoint: {path} cannot be read as a file of tensors (truncated, or a pickle that runs code): {error}"
-        ) from error
-    for key in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise CheckpointError(f"checkpoint: {path} holds no state dict; expected names mapped to tensors")
-    return content
+def save_checkpoint(path: str | os.PathLike, model: Sparse4D, meta: dict[str, Any] | None = None) -> None:
+    """Weights under our names with the configuration they belong to; complete or not there at all."""
+    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    write_checkpoint(path, state, model.config, meta or {})
 
 
 def load_strictly(model: Sparse4D, state: dict[str, Tensor], source: str) -> None:
-    """`load_state_dict` whose error names the preset and the first differences."""
-    expected = model.state_dict()
-    missing = sorted(expected.keys() - state.keys())
-    unknown = sorted(state.keys() - expected.keys())
-    shapes = [
-        f"{name} {tuple(state[name].shape)} instead of {tuple(expected[name].shape)}"
-        for name in expected
-        if name in state and state[name].shape != expected[name].shape
-    ]
-    problems = [
-        f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-        for what, names in (("missing", missing), ("unknown", unknown), ("of another shape", shapes))
-        if names
-    ]
-    if problems:
-        raise CheckpointError(f"checkpoint: {source} is not a {model.config.name}: {'; '.join(problems)}")
+    """`load_state_dict` whose error names the first differences and the preset that fits."""
+    difference = differences(state, model.state_dict())
+    if difference:
+        from .checkpoint_identity import advice  # builds other models, so it comes after this module
+
+        raise CheckpointError(
+            f"checkpoint: {source} does not fit {model.config.name}: {difference}. {advice(state, model.config)}"
+        )
     model.load_state_dict(state)
+
+
+def differences(state: dict[str, Tensor], expected: dict[str, Tensor]) -> str:
+    """Missing, unknown and misshapen entries in words; "" where there are none."""
+    shapes = [
+        f"{name} is {tuple(state[name].shape)}, expected {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    kinds = (
+        ("missing", [name for name in expected if name not in state]),
+        ("unknown", [name for name in state if name not in expected]),
+        ("of another shape", shapes),
+    )
+    return "; ".join(
+        f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for what, names in kinds
+        if names
+    )
+
+
+def _warn_of_differences(saved: Sparse4DConfig, config: Sparse4DConfig, path: str | os.PathLike) -> None:
+    """Weights of one shape can still expect other images or another step; nobody may find that out by poor results."""
+    ours, theirs = config_to_dict(config), config_to_dict(saved)
+    ignored = {"name", "published", "assumptions"}
+    changed = [f"{k}: {ours[k]} here, {theirs[k]} there" for k in ours if k not in ignored and ours[k] != theirs[k]]
+    if changed:
+        log.warning("checkpoint: %s was trained with another configuration (%s)", path, "; ".join(changed))
+
+
+def our_names(state: dict[str, Tensor], config: Sparse4DConfig) -> dict[str, Tensor]:
+    """A state dict of either naming under our names."""
+    return from_reference(state, config) if is_reference(state) else state
 
 
 def is_reference(state: dict[str, Tensor]) -> bool:
@@ -110,7 +143,7 @@ def from_reference(state: dict[str, Tensor], config: Sparse4DConfig) -> dict[str
 
 
 def to_reference(state: dict[str, Tensor], config: Sparse4DConfig, layout: Layout = "original") -> dict[str, Tensor]:
-    """Our names to the reference's, as a file of the reference implementation has them.
+    """Our names to the reference's, in the order in which its models list them (its optimizer counts on it).
 
     layout: of v1 models only; "later" is the one of the code base that v2 was published with.
     """
@@ -123,7 +156,16 @@ def to_reference(state: dict[str, Tensor], config: Sparse4DConfig, layout: Layou
         renamed[_reference_name(name, by_part, v1_original)] = tensor
     if config.decoupled_attention:
         renamed["head.instance_bank.anchor_handler.fix_scale"] = torch.zeros(1, 3)
-    return renamed
+    order = _ORIGINAL_ORDER if v1_original else _LATER_ORDER
+    return {name: renamed[name] for name in sorted(renamed, key=lambda name: _rank(name, order))}
+
+
+def _rank(name: str, order: tuple[str, ...]) -> tuple[int, int, int]:
+    """Place of an entry in the reference's state dict; entries of one place keep the order they have."""
+    layer = _LAYER.fullmatch(name)
+    rest = layer[2] if layer else name
+    place = next((i for i, prefix in enumerate(order) if rest.startswith(prefix)), len(order))
+    return (order.index("head.layers."), int(layer[1]), place) if layer else (place, 0, 0)
 
 
 def our_name(name: str, parts: dict[int, str]) -> str:
@@ -176,3 +218,11 @@ def _fixed_points(config: Sparse4DConfig) -> Iterator[tuple[str, Tensor]]:
     points = torch.tensor(config.aggregation.fixed_points, dtype=torch.float32)
     for i in range(config.num_decoder_layers):
         yield f"decoder.layers.{i}.aggregation.kps_generator.fix_scale", points
+
+
+if __name__ == "__main__":
+    import sys
+
+    from .checkpoint_command import main
+
+    sys.exit(main())
