@@ -20,16 +20,17 @@ from vision_msgs.msg import BoundingBox3D, Detection3D, Detection3DArray, Object
 from visualization_msgs.msg import Marker, MarkerArray
 
 from sparse4d_core.geometry import transform_boxes
-from sparse4d_core.types import CLASS_NAMES, Detections, Frame
+from sparse4d_core.types import CLASS_NAMES, Detections, Frame, Tracks
 
 from .camera_model import CameraModel, DistortionPolicy, camera_model
 from .image_decoding import ConversionError, decode_image
+from .record import SetRecord
 from .transforms import TransformBuffer, TransformError
 
 __all__ = [
     "CameraModel", "ConversionError", "DistortionPolicy", "RigFrames", "STATE_FIELDS", "build_frame", "camera_model",
-    "decode_image", "detections_from_messages", "insert_transforms", "ns_from_stamp", "stamp_from_ns", "to_base_frame",
-    "to_detection_array", "to_markers", "to_state_cloud",
+    "decode_image", "detections_from_messages", "insert_transforms", "ns_from_stamp", "record_from_messages",
+    "stamp_from_ns", "to_base_frame", "to_detection_array", "to_markers", "to_messages", "to_state_cloud",
 ]  # fmt: skip
 
 NANOSECONDS = 1_000_000_000
@@ -234,6 +235,23 @@ def to_state_cloud(detections: Detections, boxes: np.ndarray, header: Header) ->
     )  # fmt: skip
 
 
+def to_messages(
+    detections: Detections, tracks: Detections, rig: RigFrames, buffer: TransformBuffer, stamp_ns: int
+) -> dict[str, Any]:
+    """What is published for a set, by topic: detections, detection_states, tracks, track_states; in the base frame.
+
+    Raises:
+        TransformError: no transform from the model frame to the base frame.
+    """
+    header = make_header(rig.base_frame, stamp_ns)
+    messages: dict[str, Any] = {}
+    for name, found in (("detection", detections), ("track", tracks)):
+        boxes = to_base_frame(found, rig, buffer, stamp_ns)
+        messages[f"{name}s"] = to_detection_array(found, boxes, header)
+        messages[f"{name}_states"] = to_state_cloud(found, boxes, header)
+    return messages
+
+
 def states_from_cloud(message: Any) -> np.ndarray:
     """PointCloud2 of `to_state_cloud` ► structured array of STATE_FIELDS.
 
@@ -272,6 +290,21 @@ def detections_from_messages(array: Any, states: Any | None = None) -> Detection
     ids = [detection.id for detection in array.detections]
     numbers = np.array([int(i) for i in ids], np.int64) if all(i.isdigit() for i in ids) else None
     return Detections(boxes, np.array(scores, np.float64), np.array(labels, np.int64), ids=numbers)
+
+
+def record_from_messages(
+    detections: Any, detection_states: Any, tracks: Any, track_states: Any, received_ns: int = 0
+) -> SetRecord:
+    """The four messages of one set ► what the record keeps of them."""
+    found = detections_from_messages(detections, detection_states)
+    tracked = detections_from_messages(tracks, track_states)
+    return SetRecord(
+        ns_from_stamp(detections.header.stamp),
+        detections.header.frame_id,
+        found,
+        Tracks(tracked.boxes, tracked.scores, tracked.labels, ids=tracked.ids),
+        received_ns,
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- markers
