@@ -38,7 +38,7 @@ def load_backbone(path: str | os.PathLike, backbone: nn.Module, neck: nn.Module 
     """Fill a backbone, and where `neck` is given its pyramid as far as names and shapes agree.
 
     Every parameter of the backbone must be in the file with the right shape, and the file's backbone may not have
-    more; only offset convolutions (zero at first, so that they change nothing) may be missing.
+    more; only offset convolutions may be missing (they start at zero: no offset, every tap at half strength).
 
     Raises:
         CheckpointError: the file holds another backbone; nothing was changed.

@@ -71,7 +71,7 @@ def load_checkpoint(path: str | os.PathLike, model: Sparse4D) -> CheckpointFile:
             its weights.
     """
     file = read_checkpoint(path)
-    load_strictly(model, our_names(file.state, model.config), str(path))
+    load_strictly(model, file.state, str(path))
     if file.config is not None:
         _warn_of_differences(file.config, model.config, path)
     return file
@@ -85,14 +85,15 @@ def save_checkpoint(path: str | os.PathLike, model: Sparse4D, meta: dict[str, An
 
 def load_strictly(model: Sparse4D, state: dict[str, Tensor], source: str) -> None:
     """`load_state_dict` whose error names the first differences and the preset that fits."""
-    difference = differences(state, model.state_dict())
+    named = our_names(state, model.config)
+    difference = differences(named, model.state_dict())
     if difference:
         from .checkpoint_identity import advice  # builds other models, so it comes after this module
 
         raise CheckpointError(
             f"checkpoint: {source} does not fit {model.config.name}: {difference}. {advice(state, model.config)}"
         )
-    model.load_state_dict(state)
+    model.load_state_dict(named)
 
 
 def differences(state: dict[str, Tensor], expected: dict[str, Tensor]) -> str:

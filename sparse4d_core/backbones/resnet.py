@@ -95,7 +95,8 @@ class ResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, ModulatedDeformConv2d):
+        for module in self.modules():  # after the loop above, which also reaches the convolutions inside
+            if isinstance(module, ModulatedDeformConv2d):
                 module.reset_parameters()
         # Every block starts as the identity (Goyal et al. 2017, section 5.1), which steadies training from scratch.
         for stage in self.stages:
