@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .synthetic_rig import inverse, rigid
+from .poses import inverse, rigid
 from .tables import DETECTION_NAMES, DatasetError, Record, SceneTables, load_scenes
 
 CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")

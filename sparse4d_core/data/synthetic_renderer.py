@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from .poses import inverse
 from .synthetic_background import PANORAMA_ELEVATION, PANORAMA_WIDTH, paint_ground, paint_panorama
 from .synthetic_path import poses
-from .synthetic_rig import CameraMount, Rig, inverse
+from .synthetic_rig import CameraMount, Rig
 from .synthetic_shapes import SHAPES
 from .synthetic_textures import fill_transparent, pyramid, rim_colour, soft_shadow
 from .synthetic_world import World

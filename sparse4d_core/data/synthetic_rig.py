@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.spatial.transform import Rotation
+
+from .poses import rigid
 
 
 @dataclass(frozen=True)
@@ -57,22 +58,6 @@ class Rig:
             for camera in self.cameras
         )
         return replace(self, cameras=cameras, image_wh=(width, height))
-
-
-def rigid(translation, rotation_wxyz) -> np.ndarray:
-    """[4, 4] float64 from a translation in metres and a quaternion w x y z (normalised here)."""
-    matrix = np.eye(4)
-    matrix[:3, :3] = Rotation.from_quat(np.roll(rotation_wxyz, -1)).as_matrix()
-    matrix[:3, 3] = translation
-    return matrix
-
-
-def inverse(T: np.ndarray) -> np.ndarray:
-    """[4, 4] inverse of a rigid transform."""
-    result = np.eye(4)
-    result[:3, :3] = T[:3, :3].T
-    result[:3, 3] = -T[:3, :3].T @ T[:3, 3]
-    return result
 
 
 # Figures of the nuScenes rig. Cameras fire clockwise from the front left as the lidar sweeps past them.
