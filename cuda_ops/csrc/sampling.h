@@ -50,7 +50,9 @@ template <typename S>
 SPARSE4D_INLINE Corners<S> corners(S x, S y, const LevelMap& map) {
   const S x_pixel = x * S(map.width) - S(0.5), y_pixel = y * S(map.height) - S(0.5);
   const S x_floor = std::floor(x_pixel), y_floor = std::floor(y_pixel);
-  const int64_t x0 = int64_t(x_floor), y0 = int64_t(y_floor);  // in [-1, size - 1]
+  // In [-1, size - 1]; beyond 2^23 pixels a float rounds up to size.
+  const int64_t x0 = int64_t(x_floor) < map.width ? int64_t(x_floor) : map.width - 1;
+  const int64_t y0 = int64_t(y_floor) < map.height ? int64_t(y_floor) : map.height - 1;
   const bool left = x0 >= 0, right = x0 + 1 < map.width, top = y0 >= 0, bottom = y0 + 1 < map.height;
   const int64_t xl = left ? x0 : 0, xr = right ? x0 + 1 : map.width - 1;
   const int64_t yt = top ? y0 : 0, yb = bottom ? y0 + 1 : map.height - 1;
