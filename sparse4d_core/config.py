@@ -247,15 +247,17 @@ PRESETS: dict[str, Sparse4DConfig] = {
             generation=3,
             image=ImageConfig((352, 128), original_wh=(704, 396)),
             backbone=BackboneConfig(depth=18, base_width=32),
+            neck=NeckConfig(start_level=1, num_levels=3),  # strides 8 to 32
             embed_dims=128,
             num_anchors=256,
             num_decoder_layers=3,
             anchor_encoder=AnchorEncoderConfig(dims=(64, 16, 16, 32), out_loops=2),
-            aggregation=AggregationConfig(num_groups=4),
+            aggregation=AggregationConfig(num_groups=4, num_levels=3),
             attention_heads=4,
             ffn_hidden=256,
             # New weights need not repeat the published slip of projecting (sin, cos) as (cos, sin).
             temporal=TemporalConfig(num_instances=128),
+            num_depth_layers=0,  # rendered scenes have no lidar
             num_output=128,
             published=Published("rendered scenes"),
         ),
