@@ -122,7 +122,7 @@ def normalize(image: np.ndarray, config: ImageConfig, out: np.ndarray | None = N
     """(image - mean) / std as planes.
 
     Args:
-        image: [H, W, 3] uint8, BGR.
+        image: [H, W, 3] BGR, uint8 or (after augmentation) float32 of the same range.
         out: [3, H, W] float32 to write into.
 
     Returns:
@@ -133,7 +133,11 @@ def normalize(image: np.ndarray, config: ImageConfig, out: np.ndarray | None = N
         out = np.empty((3, *image.shape[:2]), np.float32)
     for plane in range(3):
         channel = image[..., 2 - plane if config.to_rgb else plane]
-        np.take(table[plane], channel, out=out[plane], mode="clip")
+        if image.dtype == np.uint8:
+            np.take(table[plane], channel, out=out[plane], mode="clip")
+        else:
+            np.subtract(channel, config.mean[plane], out=out[plane])
+            out[plane] /= config.std[plane]
     return out
 
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-
 from golden_data import Golden, golden_parameters
+
 from sparse4d_core.training.config import DenoisingConfig, LossConfig, MatcherConfig
 from sparse4d_core.training.denoising import Draws, noisy_queries
 from sparse4d_core.training.losses import box_losses, focal_loss

@@ -1,0 +1,78 @@
+"""Batches of all streams of a process, prepared ahead by worker processes, resumable to the frame."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import cv2
+import torch
+from torch.utils.data import DataLoader
+
+from .sampler import Draw, SequenceSampler
+from .samples import Batch, TrainingSamples, collate_batches
+
+
+class BatchLoader:
+    """Endless batches; each takes the next frame of `batch_size` streams.
+
+    With several batches per iteration (gradient accumulation) the sampler has that many groups of streams, and the
+    batches come group after group.
+
+    Args:
+        sampler: its draws are divided into batches of `batch_size`.
+        workers: processes that read and augment ahead; 0 does it in this process.
+    """
+
+    def __init__(self, samples: TrainingSamples, sampler: SequenceSampler, batch_size: int, workers: int = 0):
+        self._samples = samples
+        self._sampler = sampler
+        self._batch_size = batch_size
+        self._workers = workers
+        self._consumed = sampler.state()  # of the sampler after the draws of the last batch that was taken
+        self._states: deque[dict[str, Any]] = deque()  # after the draws of batches that are being prepared
+        self._batches = None
+
+    def take(self, count: int) -> list[Batch]:
+        """The next `count` batches: all streams of the sampler, once each."""
+        if self._batches is None:
+            self._batches = iter(self._make_loader())
+        batches = [next(self._batches) for _ in range(count)]
+        self._consumed = self._states.popleft()
+        return batches
+
+    def state(self) -> dict[str, Any]:
+        """Where the next batch begins, whatever has been prepared ahead."""
+        return self._consumed
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._sampler.restore(state)
+        self._consumed = self._sampler.state()
+        self._states.clear()
+        self._batches = None
+
+    def _make_loader(self) -> DataLoader:
+        return DataLoader(
+            self._samples,
+            batch_sampler=self._draws(),
+            collate_fn=collate_batches,
+            num_workers=self._workers,
+            worker_init_fn=_one_thread,
+            # A generator of its own: drawing the workers' seeds must not touch the global one, which a resumed run
+            # continues.
+            generator=torch.Generator().manual_seed(0),
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def _draws(self):
+        while True:
+            draws: list[Draw] = self._sampler.draw()
+            self._states.append(self._sampler.state())
+            for start in range(0, len(draws), self._batch_size):
+                yield draws[start : start + self._batch_size]
+
+
+def _one_thread(worker: int) -> None:
+    """Several workers with several threads each would only wait for each other."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)

@@ -1,0 +1,106 @@
+"""The model and its losses as one module: what a training process runs, alone or wrapped for several GPUs."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..model import Sparse4D
+from ..temporal import TemporalState
+from ..types import ModelInput, ModelOutput
+from .config import TrainingConfig
+from .denoising import Draws, NoisyQueries, noisy_queries
+from .grid_mask import Grid
+from .losses import Average, Losses, depth_loss, detection_losses, own
+from .targets import Targets
+
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass
+class ForwardResult:
+    losses: Losses
+    output: ModelOutput
+    state: TemporalState  # for the next frame
+    queries: NoisyQueries | None  # as they were made, before the temporal merge
+
+
+class TrainingObjective(nn.Module):
+    """One training frame: noisy queries, the model, all losses.
+
+    Args:
+        precision: of backbone and neck; the decoder always runs in float32, as in the published training.
+        average: mean over processes of the number of objects.
+    """
+
+    def __init__(self, model: Sparse4D, config: TrainingConfig, precision: str = "float32", average: Average = own):
+        super().__init__()
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
+        self.model = model
+        self.config = config
+        self.half = PRECISIONS[precision]
+        self.average = average
+
+    def forward(
+        self,
+        inputs: ModelInput,
+        targets: Targets,
+        state: TemporalState | None = None,
+        grid_rng: np.random.RandomState | None = None,
+        draws: Draws | None = None,
+    ) -> ForwardResult:
+        """Losses of a batch.
+
+        Args:
+            state: of the frame before; None at the start.
+            grid_rng: where the grid mask is drawn from; None: no grid mask.
+            draws: random numbers of the noisy queries (default: drawn now).
+        """
+        config = self.config
+        queries = None
+        if config.denoising is not None:
+            queries = noisy_queries(targets, config.denoising, config.matcher, draws)
+        features = self._image_features(inputs.images, grid_rng)
+        output, state = self.model.decode_features(features, inputs, state, queries)
+        losses = detection_losses(
+            output,
+            targets,
+            config.matcher,
+            config.losses,
+            queries,
+            output.noisy,
+            self.model.config.num_single_frame_layers,
+            self.average,
+        )
+        if targets.depth is not None and output.depths:
+            losses["dense_depth"] = depth_loss(output.depths, targets.depth, config.losses)
+        return ForwardResult(losses, output, state, queries)
+
+    def _image_features(self, images: Tensor, grid_rng: np.random.RandomState | None) -> list[Tensor]:
+        if self.config.grid_mask is not None and grid_rng is not None:
+            height, width = images.shape[-2:]
+            if (grid := Grid.draw(height, self.config.grid_mask, grid_rng)) is not None:
+                images = images * torch.from_numpy(grid.mask(height, width)).to(images)
+        half = nullcontext() if self.half is None else torch.autocast(images.device.type, self.half)
+        with half:
+            features = self.model.image_features(images)
+        return [level.float() for level in features]
+
+
+def restart(
+    state: TemporalState | None, starts: Tensor, inputs: ModelInput, max_interval: float
+) -> TemporalState | None:
+    """The state in which the samples `starts` [B] remember nothing, whatever the times of their frames are.
+
+    What they remember is dated back beyond the longest gap within a scene.
+    """
+    if state is None or state.instances is None or not bool(starts.any()):
+        return state
+    long_ago = inputs.timestamp - (max_interval + 1.0)
+    timestamp = torch.where(starts, long_ago, state.instances.timestamp)
+    return replace(state, instances=replace(state.instances, timestamp=timestamp))

@@ -1,0 +1,56 @@
+"""The processes of a run: one, or those that torchrun started."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+
+@dataclass(frozen=True)
+class Processes:
+    rank: int = 0
+    world_size: int = 1
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def average(self, value: Tensor) -> Tensor:
+        """Mean of a tensor over the processes, without gradient."""
+        if self.world_size == 1:
+            return value
+        total = value.detach().clone()
+        distributed.all_reduce(total)
+        return total / self.world_size
+
+    def any(self, condition: bool) -> bool:
+        """Whether it holds in any process."""
+        if self.world_size == 1:
+            return condition
+        return bool(self.average(torch.tensor(float(condition), device=self.device)) > 0)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's value, in the order of ranks."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        distributed.all_gather_object(values, value)
+        return values
+
+
+def start_processes(device: str) -> Processes:
+    """Join the group that torchrun describes in the environment; alone without one."""
+    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    if world_size == 1:
+        return Processes(device=torch.device(device))
+    on_gpu = torch.device(device).type == "cuda"
+    chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if on_gpu else torch.device(device)
+    if on_gpu:
+        torch.cuda.set_device(chosen)
+    distributed.init_process_group("nccl" if on_gpu else "gloo")
+    return Processes(distributed.get_rank(), world_size, chosen)

@@ -1,0 +1,96 @@
+"""Checkpoints of a run: written whole or not at all, checked before they are trusted.
+
+RUN/checkpoints/000001000.pt        torch file
+RUN/checkpoints/000001000.json      its size and SHA-256, written first
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import pathlib
+
+import torch
+
+log = logging.getLogger(__name__)
+
+
+class CheckpointStore:
+    """The newest `keep` checkpoints of a run folder."""
+
+    def __init__(self, folder: pathlib.Path, keep: int = 3):
+        self.folder = folder
+        self.keep = keep
+
+    def save(self, iteration: int, content: dict) -> pathlib.Path:
+        """Write a checkpoint atomically; older ones are removed only after it is complete.
+
+        Raises:
+            OSError: where the disk is full or not writable; what was saved before is untouched.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{iteration:09d}.pt"
+        partial = path.with_suffix(".partial")
+        try:
+            torch.save(content, partial)
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
+            record = {"bytes": partial.stat().st_size, "sha256": _sha256(partial)}
+            write_atomically(path.with_suffix(".json"), json.dumps(record))
+            partial.replace(path)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+            partial.unlink(missing_ok=True)
+            raise OSError(f"{path}: checkpoint could not be written ({error}); earlier checkpoints are kept") from error
+        self._remove_old()
+        return path
+
+    def exists(self) -> bool:
+        """Whether the folder holds any checkpoint."""
+        return any(self.folder.glob("*.pt"))
+
+    def newest(self) -> dict | None:
+        """The newest checkpoint that is intact; damaged ones are named in the log and passed over."""
+        for path in sorted(self.folder.glob("*.pt"), reverse=True):
+            if reason := damage(path):
+                log.warning("%s: %s; using the checkpoint before it", path, reason)
+                continue
+            return torch.load(path, map_location="cpu", weights_only=True)
+        return None
+
+    def _remove_old(self) -> None:
+        for path in sorted(self.folder.glob("*.pt"))[: -self.keep]:
+            path.unlink(missing_ok=True)
+            path.with_suffix(".json").unlink(missing_ok=True)
+
+
+def damage(path: pathlib.Path) -> str | None:
+    """Why a checkpoint cannot be trusted; None if it is intact."""
+    try:
+        record = json.loads(path.with_suffix(".json").read_text())
+    except (OSError, ValueError):
+        return "has no readable size and SHA-256 beside it"
+    size = path.stat().st_size
+    if size != record.get("bytes"):
+        return f"holds {size} bytes instead of {record.get('bytes')}"
+    if _sha256(path) != record.get("sha256"):
+        return "has another SHA-256 than when it was written"
+    return None
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _sha256(path: pathlib.Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
