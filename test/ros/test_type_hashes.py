@@ -1,0 +1,74 @@
+"""The types that another process sees us publish are the official ones."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from importlib import import_module
+
+import pytest
+
+rclpy = pytest.importorskip("rclpy")
+
+from rclpy.context import Context  # noqa: E402
+from rclpy.node import Node  # noqa: E402
+
+DOMAIN_ID = 60
+HASHES = {
+    "vision_msgs/msg/Detection3DArray": "RIHS01_793f5eab9595ac1c0da07873cc859db42eae51f0ee76056db8562515d830e018",
+    "vision_msgs/msg/Detection3D": "RIHS01_ddd703be132ab0b69d33121f1bb034132bfbb3b0ac5f9fb1516005ba1c8a265b",
+    "tf2_msgs/msg/TFMessage": "RIHS01_e369d0f05a23ae52508854b66f6aa0437f3449d652e8cbf22d5abe85d020f087",
+}
+
+pytestmark = pytest.mark.ros
+
+
+def message_class(name: str) -> type:
+    package, _, message = name.split("/")
+    return getattr(import_module(f"{package}.msg"), message)
+
+
+def topic(name: str) -> str:
+    return f"/types/{name.rsplit('/', 1)[1].lower()}"
+
+
+def publish() -> None:
+    """What this file does as a program: one publisher of each type until its input ends."""
+    context = Context()
+    rclpy.init(context=context, domain_id=DOMAIN_ID)
+    node = Node("type_publisher", context=context)
+    for name in HASHES:
+        node.create_publisher(message_class(name), topic(name), 1)
+    sys.stdin.read()
+    node.destroy_node()
+    rclpy.shutdown(context=context)
+
+
+@pytest.fixture(scope="module")
+def observer():
+    """A node in this process that sees the publishers of the other."""
+    process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE)
+    context = Context()
+    rclpy.init(context=context, domain_id=DOMAIN_ID)
+    node = Node("type_observer", context=context)
+    yield node
+    process.communicate(timeout=20)
+    node.destroy_node()
+    rclpy.shutdown(context=context)
+
+
+@pytest.mark.parametrize("name", HASHES)
+def test_hash_over_the_wire(observer, name):
+    deadline = time.monotonic() + 30
+    while not (endpoints := observer.get_publishers_info_by_topic(topic(name))):
+        assert time.monotonic() < deadline, f"no publisher of {topic(name)} was discovered"
+        time.sleep(0.05)
+    if not hasattr(endpoints[0], "topic_type_hash"):
+        pytest.skip("this ROS 2 distribution (Humble) sends no type hashes")
+    assert endpoints[0].topic_type == name
+    assert str(endpoints[0].topic_type_hash) == HASHES[name]
+
+
+if __name__ == "__main__":
+    publish()
