@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
 from geometry_msgs.msg import Point, Pose, Quaternion, Vector3
-from sensor_msgs.msg import PointCloud2, PointField
+from sensor_msgs.msg import CompressedImage, PointCloud2, PointField
 from std_msgs.msg import ColorRGBA, Header
 from vision_msgs.msg import BoundingBox3D, Detection3D, Detection3DArray, ObjectHypothesis, ObjectHypothesisWithPose
 from visualization_msgs.msg import Marker, MarkerArray
@@ -30,7 +31,8 @@ from .transforms import TransformBuffer, TransformError
 __all__ = [
     "CameraModel", "ConversionError", "DistortionPolicy", "RigFrames", "STATE_FIELDS", "build_frame", "camera_model",
     "decode_image", "detections_from_messages", "insert_transforms", "ns_from_stamp", "record_from_messages",
-    "stamp_from_ns", "to_base_frame", "to_detection_array", "to_markers", "to_messages", "to_state_cloud",
+    "stamp_from_ns", "to_base_frame", "to_compressed_image", "to_detection_array", "to_markers", "to_messages",
+    "to_state_cloud",
 ]  # fmt: skip
 
 NANOSECONDS = 1_000_000_000
@@ -236,7 +238,7 @@ def to_state_cloud(detections: Detections, boxes: np.ndarray, header: Header) ->
 
 
 def to_messages(
-    detections: Detections, tracks: Detections, rig: RigFrames, buffer: TransformBuffer, stamp_ns: int
+    detections: Detections, tracks: Tracks, rig: RigFrames, buffer: TransformBuffer, stamp_ns: int
 ) -> dict[str, Any]:
     """What is published for a set, by topic: detections, detection_states, tracks, track_states; in the base frame.
 
@@ -305,6 +307,14 @@ def record_from_messages(
         Tracks(tracked.boxes, tracked.scores, tracked.labels, ids=tracked.ids),
         received_ns,
     )
+
+
+def to_compressed_image(picture: np.ndarray, header: Header, quality: int) -> CompressedImage:
+    """[H, W, 3] uint8 BGR ► sensor_msgs/CompressedImage (JPEG of that quality, 1 to 100)."""
+    encoded, data = cv2.imencode(".jpg", picture, (cv2.IMWRITE_JPEG_QUALITY, quality))
+    if not encoded:
+        raise ConversionError("image_data", f"picture: OpenCV could not encode {picture.shape} {picture.dtype} as JPEG")
+    return CompressedImage(header=header, format="jpeg", data=data.tobytes())
 
 
 # ------------------------------------------------------------------------------------------------------------- markers

@@ -145,11 +145,6 @@ class Synchronizer:
         with self._changed:
             return self._changed.wait_for(self._has_set, timeout_seconds)
 
-    def wake(self) -> None:
-        """Wakes a thread that waits, to let it look at what it waits for."""
-        with self._changed:
-            self._changed.notify_all()
-
     def clear(self, cause: str = "reset") -> None:
         """Forgets all images (counted under `cause`) and what time it was; calibrations stay."""
         with self._changed:

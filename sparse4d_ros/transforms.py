@@ -147,11 +147,11 @@ class _Edge:
 
     def _out_of_range(self, time_ns: int, child: str) -> ExtrapolationFailed:
         first, last = self.stamps[0], self.stamps[-1]
-        kind = "past" if time_ns < first else "future"
-        missing = f"{abs(time_ns - (first if kind == 'past' else last)) * 1e-9:.6f} s"
+        kind, side = ("past", "before") if time_ns < first else ("future", "after")
+        distance = _seconds(max(first - time_ns, time_ns - last))
         return ExtrapolationFailed(
-            f"transform {self.parent} <- {child} at {_seconds(time_ns)}: {missing} {'before' if kind == 'past' else 'after'} "
-            f"its data, which cover {_seconds(first)} to {_seconds(last)} ({len(self.stamps)} samples); "
+            f"transform {self.parent} <- {child} at {_seconds(time_ns)}: {distance} {side} its data, which cover "
+            f"{_seconds(first)} to {_seconds(last)} ({len(self.stamps)} samples); "
             "check the publisher of this transform and the clocks",
             "extrapolation_one_value" if len(self.stamps) == 1 else f"extrapolation_{kind}",
         )
@@ -322,7 +322,7 @@ def _checked_sample(parent: str, child: str, translation, rotation_xyzw) -> tupl
     rotation = np.array(rotation_xyzw, dtype=np.float64).reshape(4)
     if not (np.isfinite(translation).all() and np.isfinite(rotation).all()):
         raise InvalidArgument(
-            f"transform {parent} <- {child}: expected finite numbers, got translation {translation}, rotation {rotation}",
+            f"transform {parent} <- {child}: expected finite numbers, got {translation} and {rotation}",
             "not_finite",
         )
     norm = float(np.linalg.norm(rotation))

@@ -1,0 +1,154 @@
+"""Parameters of the node: one dataclass, declared as described, typed and range-checked ROS parameters.
+
+A field's metadata is its descriptor. `config/detector.yaml` holds overrides only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import Field, dataclass, field, fields
+from typing import Any
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from sparse4d_core.config import PRESETS
+
+
+def _parameter(
+    default: Any,
+    description: str,
+    limits: tuple[float, float] | None = None,
+    choices: tuple[str, ...] = (),
+    live: bool = False,
+) -> Any:
+    """A field with its descriptor. live: may change while the node is configured."""
+    metadata = {"description": description, "limits": limits, "choices": choices, "live": live}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class NodeParameters:
+    rig: str = _parameter("", "Path of the rig file; empty: the nuScenes rig of the package")
+    model: str = _parameter("v3_r50", "Preset of the model", choices=tuple(PRESETS))
+    checkpoint: str = _parameter("", "Path of the weights; empty: those shipped with the preset")
+    device: str = _parameter("cpu", "Where the model runs: cpu, cuda or cuda:N")
+    precision: str = _parameter("float32", "Of the image encoder", choices=("float32", "bfloat16", "float16"))
+    compile: bool = _parameter(False, "Run the image encoder through torch.compile (slow first frame)")
+    scene_reset: str = _parameter(
+        "clean", "Memory at a scene's start: clean, or as published weights were scored", choices=("clean", "reference")
+    )
+    temporal_stride: float = _parameter(
+        0.0, "Seconds between two advances of the instance memory; 0: every frame (training rate was 0.5)", (0.0, 2.0)
+    )
+    image_reliability: str = _parameter(
+        "best_effort", "Quality of service of the image subscriptions", choices=("best_effort", "reliable")
+    )
+    image_queue_depth: int = _parameter(5, "Images per camera that the transport keeps for the node", (1, 100))
+    sync_slop: float = _parameter(
+        0.06, "Seconds between the oldest and newest image of a set; above the stagger, below the period", (0.0, 1.0)
+    )
+    sync_timeout: float = _parameter(
+        0.25, "Seconds that an image waits for its partners, by stamps; at least sync_slop", (0.0, 10.0)
+    )
+    missing_camera: str = _parameter(
+        "skip", "A set without one of its cameras: skip it, or run with that camera masked", choices=("skip", "mask")
+    )
+    tf_timeout: float = _parameter(0.1, "Seconds to wait for a pose that is not there yet", (0.0, 5.0))
+    tf_cache: float = _parameter(10.0, "Seconds of transforms kept", (0.1, 3600.0))
+    distortion: str = _parameter(
+        "refuse",
+        "Images whose CameraInfo has D != 0: refuse, undistort, or trust them to be rectified (use P)",
+        choices=("refuse", "undistort", "rectified"),
+    )
+    score_threshold: float = _parameter(0.0, "Detections below it are not published", (0.0, 1.0), live=True)
+    overlay_width: int = _parameter(480, "Pixels of one camera in the overlay", (64, 1920), live=True)
+    overlay_quality: int = _parameter(80, "JPEG quality of the overlay", (1, 100), live=True)
+    torch_threads: int = _parameter(0, "Threads of one operation on the CPU; 0: torch's own choice", (0, 256))
+    decode_threads: int = _parameter(2, "Threads that decode images", (1, 32))
+    worker_niceness: int = _parameter(5, "Added to the priority number of the threads that run the model", (0, 19))
+    diagnostics_period: float = _parameter(1.0, "Seconds between two diagnostics messages", (0.1, 60.0))
+    autostart: bool = _parameter(False, "Configure and activate at start, where no launch system does")
+
+
+_TYPES = {
+    "str": Parameter.Type.STRING,
+    "bool": Parameter.Type.BOOL,
+    "int": Parameter.Type.INTEGER,
+    "float": Parameter.Type.DOUBLE,
+}
+
+
+def declare(node: Node) -> None:
+    """Declares every parameter; overrides of the node (file, command line) apply.
+
+    Raises:
+        rclpy.exceptions.InvalidParameterTypeException, InvalidParameterValueException: an override of another type,
+            out of range, or not among the choices. The message has the reason.
+    """
+    for parameter in fields(NodeParameters):
+        node.declare_parameter(parameter.name, parameter.default, _descriptor(parameter))
+
+
+def read(node: Node) -> NodeParameters:
+    """The present values."""
+    return NodeParameters(**{p.name: node.get_parameter(p.name).value for p in fields(NodeParameters)})
+
+
+def check(changes: Iterable[Parameter], current: NodeParameters | None, configured: bool) -> SetParametersResult:
+    """Whether the changes may be made; if not, the reason. Called for start-up values (current None) and at run time.
+
+    Ranges and types are rclpy's to check, from the descriptors.
+    """
+    known = {parameter.name: parameter for parameter in fields(NodeParameters)}
+    for change in changes:
+        parameter = known.get(change.name)
+        if parameter is None:  # use_sim_time, quality-of-service overrides: not ours
+            continue
+        reason = _refusal(parameter, change.value)
+        if reason is None and configured and not parameter.metadata["live"]:
+            if current is None or change.value != getattr(current, change.name):
+                reason = f"{change.name}: takes effect in configure; deactivate and clean up the node first"
+        if reason is not None:
+            return SetParametersResult(successful=False, reason=reason)
+    return SetParametersResult(successful=True)
+
+
+def check_together(parameters: NodeParameters) -> None:
+    """Relations between parameters.
+
+    Raises:
+        ValueError: names both.
+    """
+    if parameters.sync_timeout < parameters.sync_slop:
+        raise ValueError(
+            f"sync_timeout: expected at least sync_slop ({parameters.sync_slop} s), got {parameters.sync_timeout} s"
+        )
+
+
+def _refusal(parameter: Field, value: Any) -> str | None:
+    choices = parameter.metadata["choices"]
+    if choices and value not in choices:
+        return f"{parameter.name}: expected one of {', '.join(choices)}, got {value!r}"
+    if parameter.name == "device" and not _is_device(value):
+        return f"device: expected cpu, cuda or cuda:N, got {value!r}"
+    return None
+
+
+def _is_device(value: Any) -> bool:
+    kind, _, number = str(value).partition(":")
+    return value in ("cpu", "cuda") or (kind == "cuda" and number.isdigit())
+
+
+def _descriptor(parameter: Field) -> ParameterDescriptor:
+    limits, choices = parameter.metadata["limits"], parameter.metadata["choices"]
+    descriptor = ParameterDescriptor(name=parameter.name, description=parameter.metadata["description"])
+    descriptor.type = _TYPES[parameter.type].value
+    if choices:
+        descriptor.additional_constraints = f"one of {', '.join(choices)}"
+    if limits and parameter.type == "int":
+        descriptor.integer_range = [IntegerRange(from_value=limits[0], to_value=limits[1], step=1)]
+    elif limits:
+        descriptor.floating_point_range = [FloatingPointRange(from_value=limits[0], to_value=limits[1], step=0.0)]
+    return descriptor
