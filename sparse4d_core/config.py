@@ -204,6 +204,7 @@ PRESETS: dict[str, Sparse4DConfig] = {
             _V1_R101_T4,
             name="v1_vov99_t4",
             backbone=_VOV99,
+            neck=NeckConfig(),
             published=Published("test", 0.595, 0.511),
             assumptions=_VOV_ASSUMPTIONS,
         ),
