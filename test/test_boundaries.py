@@ -1,0 +1,140 @@
+"""The boundaries of docs/architecture.md, read off the imports of every file."""
+
+from __future__ import annotations
+
+import ast
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+TOPS = ("sparse4d_core", "sparse4d_ros", "cuda_ops")
+ROS = re.compile(
+    r"(rclpy|cv_bridge|tf2_\w+|tf_transformations|launch\w*|ament_\w+|rosbags|rosidl_\w+|rosbag2_\w+|message_filters"
+    r"|diagnostic_updater|\w+_msgs|std_srvs|\w+_interfaces|sparse4d_ros)(\.|$)"
+)
+MESSAGES = re.compile(r"(\w+_msgs|std_srvs|builtin_interfaces)(\.|$)")
+MODEL_LIBRARIES = {"torch", "numpy", "scipy", "cv2", "PIL"}
+
+
+def files(top: str) -> list[pathlib.Path]:
+    return sorted((ROOT / top).rglob("*.py"))
+
+
+def module_name(path: pathlib.Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: pathlib.Path) -> set[str]:
+    """Absolute dotted names of what a file imports, anywhere in it; `from a import b` gives `a` and `a.b`."""
+    package = module_name(path).split(".")
+    if path.name != "__init__.py":
+        package = package[:-1]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            name = ".".join([*base, *([node.module] if node.module else [])])
+            found.add(name)
+            found.update(f"{name}.{alias.name}" for alias in node.names)
+    return found
+
+
+def offenders(paths: list[pathlib.Path], forbidden) -> dict[str, list[str]]:
+    """Files that import a module for which `forbidden(name)` holds."""
+    bad = {str(path.relative_to(ROOT)): sorted(filter(forbidden, imports(path))) for path in paths}
+    return {path: names for path, names in bad.items() if names}
+
+
+def imports_module(name: str, module: str) -> bool:
+    return name == module or name.startswith(f"{module}.")
+
+
+def test_core_and_operator_know_no_ros():
+    assert offenders(files("sparse4d_core") + files("cuda_ops"), ROS.match) == {}
+
+
+def test_the_operator_knows_no_model():
+    assert offenders(files("cuda_ops"), lambda name: imports_module(name, "sparse4d_core")) == {}
+
+
+def test_only_data_and_evaluation_use_the_nuscenes_devkit():
+    allowed = (ROOT / "sparse4d_core" / "data", ROOT / "sparse4d_core" / "evaluation")
+    others = [path for top in TOPS for path in files(top) if path.parent not in allowed]
+    assert offenders(others, lambda name: imports_module(name, "nuscenes")) == {}
+
+
+def test_the_ros_side_holds_no_tensor_mathematics():
+    assert offenders(files("sparse4d_ros"), lambda name: name.split(".")[0] in ("torch", "scipy")) == {}
+
+
+def test_only_transforms_calls_the_quaternion_library():
+    others = [path for path in files("sparse4d_ros") if path.name != "transforms.py"]
+    assert offenders(others, lambda name: name.split(".")[0] in ("tf_transformations", "transforms3d")) == {}
+
+
+def test_only_conversions_knows_both_messages_and_core_types():
+    both = [
+        path.name
+        for path in files("sparse4d_ros")
+        if any(map(MESSAGES.match, names := imports(path)))
+        and any(imports_module(name, "sparse4d_core.types") for name in names)
+    ]
+    assert both == ["conversions.py"]
+
+
+def test_only_checkpoint_knows_the_parameter_names_of_the_reference():
+    pattern = re.compile(r"^(img_backbone|img_neck|head\.(layers|instance_bank|anchor))\b")
+    knowing = {
+        path.name
+        for top in TOPS
+        for path in files(top)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and pattern.match(node.value)
+    }
+    assert knowing == {"checkpoint.py"}
+
+
+def test_the_model_runs_with_four_libraries():
+    """Imports the pipeline and builds a model where everything but them (and Pillow, for resizing) is hidden."""
+    program = f"""
+import importlib.abc, sys
+allowed = {MODEL_LIBRARIES!r} | {{"sparse4d_core", "cuda_ops"}}
+hidden = set()
+
+class Hide(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        caller = sys._getframe(1)
+        while caller.f_globals.get("__name__", "importlib").startswith(("importlib", "__main__")):
+            caller = caller.f_back
+            if caller is None:
+                return None
+        ours = caller.f_globals["__name__"].split(".")[0] in ("sparse4d_core", "cuda_ops")
+        if ours and name.split(".")[0] not in allowed | set(sys.stdlib_module_names):
+            raise ModuleNotFoundError(f"{{name}} is no library of the model", name=name)
+
+sys.meta_path.insert(0, Hide())
+from sparse4d_core.pipeline import Pipeline
+print(Pipeline.from_preset("demo").config.name)
+"""
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert result.stdout.strip().endswith("demo"), result.stderr
+
+
+@pytest.mark.parametrize("top", TOPS)
+def test_no_file_is_skipped(top):
+    assert len(files(top)) > 3
+
+
+def test_imports_are_found_wherever_they_stand(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    path = tmp_path / "top" / "inner" / "module.py"
+    path.parent.mkdir(parents=True)
+    path.write_text("from ..types import Frame\nfrom . import near\ndef f():\n    import rclpy.node\n")
+    assert imports(path) == {"top.types", "top.types.Frame", "top.inner", "top.inner.near", "rclpy.node"}
