@@ -29,7 +29,7 @@ class ImageConfig:
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # in the channel order fed to the network
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     to_rgb: bool = True  # images arrive BGR
-    crop_top: int | None = None  # v1: no scaling, rows [crop_top, crop_top + H); None: scale to width, crop bottom-aligned
+    crop_top: int | None = None  # v1: no scaling, rows [crop_top, crop_top + H); None: scale to width, crop the top
 
 
 @dataclass(frozen=True)
@@ -253,7 +253,10 @@ PRESETS: dict[str, Sparse4DConfig] = {
             num_anchors=256,
             num_decoder_layers=3,
             anchor_encoder=AnchorEncoderConfig(dims=(64, 16, 16, 32), out_loops=2),
-            aggregation=AggregationConfig(num_groups=4, num_levels=3),
+            # Its training is short and takes place on CPUs: no dropout.
+            aggregation=AggregationConfig(num_groups=4, num_levels=3, attention_drop=0.0),
+            attention_drop=0.0,
+            ffn_drop=0.0,
             attention_heads=4,
             ffn_hidden=256,
             # New weights need not repeat the published slip of projecting (sin, cos) as (cos, sin).

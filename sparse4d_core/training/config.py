@@ -177,7 +177,7 @@ TRAINING_CONFIGS: dict[str, TrainingConfig] = {
             scale_range=(0.47, 0.55),
             rotation_range_deg=(0.0, 0.0),
             bev_rotation_range=(-0.3925, 0.3925),
-            photometric=True,
+            photometric=False,  # colours tell the rendered classes apart
         ),
         grid_mask=None,
         sampling=SamplingConfig(skip_probability=0.2),
