@@ -1,0 +1,241 @@
+"""A bag through the same synchronizer, conversions and pipeline as the node, without DDS and without haste.
+
+    python -m sparse4d_ros.replay bags/0061 --model v3_r50 --checkpoint sparse4dv3_r50.pth --out results.json
+
+Every complete set is processed. `--sets FILE` takes only those that a record lists, so that a run of the node, which
+drops sets when it is late, can be repeated exactly: the same sets give the same boxes, to the last digit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tqdm import tqdm
+
+from sparse4d_core.pipeline import Pipeline
+from sparse4d_core.threads import limit_threads
+
+from .bag_io import BagError, open_bag, read_messages
+from .conversions import insert_transforms, ns_from_stamp, record_from_messages, to_messages
+from .detector import Detector, FrameDropped
+from .node import default_rig
+from .outputs import above
+from .parameters import NodeParameters, check_together
+from .record import RecordError, RecordFile, SetRecord
+from .rig import Rig, RigError, load_rig
+from .score_record import write_results
+from .synchronizer import SyncedSet, Synchronizer
+from .transforms import TransformBuffer, TransformError
+
+NANOSECONDS = 1_000_000_000
+TF_TOPICS = ("/tf", "/tf_static")
+
+log = logging.getLogger(__name__)
+
+
+class Replay:
+    """One pass over a bag.
+
+    Attributes:
+        drops: cause -> sets that gave no output.
+        synchronizer: its counts of images.
+    """
+
+    def __init__(self, bag: str | Path, rig: Rig, pipeline: Pipeline, parameters: NodeParameters):
+        self._bag, self._rig, self._parameters = bag, rig, parameters
+        self._buffer = TransformBuffer(parameters.tf_cache)
+        self._detector = Detector(
+            pipeline,
+            rig.frames,
+            self._buffer,
+            distortion=parameters.distortion,
+            decode_threads=parameters.decode_threads,
+        )
+        self.synchronizer = Synchronizer(
+            rig.names,
+            slop_ns=round(parameters.sync_slop * NANOSECONDS),
+            timeout_ns=round(parameters.sync_timeout * NANOSECONDS),
+            missing=parameters.missing_camera,
+        )
+        self.drops: Counter[str] = Counter()
+
+    def run(self, only: set[int] | None = None) -> Iterator[SetRecord]:
+        """What the node would publish for every set, or for those with the stamps `only` (nanoseconds).
+
+        Raises:
+            BagError: the bag cannot be read, or lacks the rig's topics.
+        """
+        try:
+            for synced in self._sets():
+                if only is None or synced.stamp_ns in only:
+                    record = self._process(synced)
+                    if record is not None:
+                        yield record
+        finally:
+            self._detector.close()
+
+    def _process(self, synced: SyncedSet) -> SetRecord | None:
+        try:
+            done = self._detector.process(synced)
+            if done.reset:
+                log.info("set %d: %s; instances forgotten", synced.stamp_ns, done.reset)
+            found = done.result
+            detections = above(found.detections, self._parameters.score_threshold)
+            messages = to_messages(detections, found.tracks, self._rig.frames, self._buffer, synced.stamp_ns)
+        except (FrameDropped, TransformError) as error:
+            self.drops[error.cause if isinstance(error, FrameDropped) else f"tf_{error.kind}"] += 1
+            log.warning("set %d dropped: %s", synced.stamp_ns, error)
+            return None
+        return record_from_messages(**messages)
+
+    def _sets(self) -> Iterator[SyncedSet]:
+        """Complete sets in the order of the bag; transforms run ahead by the time that the node would wait for them."""
+        images = {camera.image_topic: camera.name for camera in self._rig.cameras}
+        infos = {camera.info_topic: camera.name for camera in self._rig.cameras}
+        self._check_topics([*images, *infos])
+        transforms = read_messages(self._bag, TF_TOPICS)
+        ahead = next(transforms, None)
+        for topic, log_ns, message in read_messages(self._bag, [*images, *infos]):
+            while ahead is not None and ahead[1] <= log_ns + self._parameters.tf_timeout * NANOSECONDS:
+                self._insert(*ahead)
+                ahead = next(transforms, None)
+            if topic in infos:
+                self.synchronizer.add_info(infos[topic], message, ns_from_stamp(message.header.stamp))
+            else:
+                self.synchronizer.add_image(images[topic], ns_from_stamp(message.header.stamp), message)
+            synced = self.synchronizer.take_newest()
+            if synced is not None:
+                yield synced
+
+    def _insert(self, topic: str, _: int, message: Any) -> None:
+        try:
+            insert_transforms(self._buffer, message, static=topic == "/tf_static")
+        except TransformError as error:
+            log.warning("%s: %s", topic, error)
+
+    def _check_topics(self, wanted: Sequence[str]) -> None:
+        with open_bag(self._bag) as reader:
+            there = set(reader.topics)
+        if missing := [topic for topic in [*wanted, "/tf"] if topic not in there]:
+            raise BagError(f"bag: {self._bag} lacks {', '.join(missing)}; it has {', '.join(sorted(there))}")
+
+
+def read_stamps(path: str | Path) -> set[int]:
+    """Stamps of sets: one number a line, or a record.
+
+    Raises:
+        RecordError: a line that is neither.
+    """
+    stamps = set()
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            stamps.add(int(json.loads(line)["stamp_ns"] if line.startswith("{") else line))
+        except (ValueError, KeyError) as error:
+            raise RecordError(f"sets: {path}, line {number}: expected a stamp or a record ({error})") from error
+    return stamps
+
+
+def read_parameters(path: str | Path) -> dict[str, Any]:
+    """Values of a ROS parameter file (any node name).
+
+    Raises:
+        ValueError: not a parameter file, or a parameter that the node does not have.
+    """
+    content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    try:
+        values = {k: v for node in content.values() for k, v in node["ros__parameters"].items()}
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"params-file: {path}: expected 'node: ros__parameters: ...'") from error
+    known = NodeParameters.__dataclass_fields__.keys() | {"use_sim_time"}
+    if unknown := values.keys() - known:
+        raise ValueError(
+            f"params-file: {path}: unknown {', '.join(sorted(unknown))}; known: {', '.join(sorted(known))}"
+        )
+    return {name: value for name, value in values.items() if name != "use_sim_time"}
+
+
+OVERRIDES = ("rig", "model", "checkpoint", "device", "precision", "scene_reset", "temporal_stride", "torch_threads")
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sparse4d_ros.replay", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("bag", help="bag folder")
+    parser.add_argument("--out", help="detection results to write, nuScenes format (bags of nuscenes_to_rosbag)")
+    parser.add_argument("--tracking-out", help="tracking results to write, nuScenes format")
+    parser.add_argument("--record", help="write every box of every set, without loss of a digit (JSON lines)")
+    parser.add_argument("--sets", help="process only the sets of this file: a record, or one stamp (ns) a line")
+    parser.add_argument("--params-file", help="ROS parameter file of the node, such as config/detector.yaml")
+    for name in OVERRIDES:
+        field = NodeParameters.__dataclass_fields__[name]
+        text = f"{field.metadata['description']} (default: {field.default!r})"
+        kind = type(field.default)
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", type=kind, choices=field.metadata["choices"] or None, help=text
+        )
+    arguments = parser.parse_args(argv)
+    if not (arguments.out or arguments.tracking_out or arguments.record):
+        parser.error("nothing to write: give --out, --tracking-out or --record")
+    return arguments
+
+
+def parameters_of(arguments: argparse.Namespace) -> NodeParameters:
+    """Defaults of the node, then the parameter file, then the command line."""
+    values = read_parameters(arguments.params_file) if arguments.params_file else {}
+    values |= {name: getattr(arguments, name) for name in OVERRIDES if getattr(arguments, name) is not None}
+    parameters = replace(NodeParameters(), **values)
+    check_together(parameters)
+    return parameters
+
+
+def run(arguments: argparse.Namespace) -> str:
+    """Replay as asked; returns a sentence about the outcome."""
+    parameters = parameters_of(arguments)
+    limit_threads(parameters.torch_threads)
+    pipeline = Pipeline.from_preset(
+        parameters.model,
+        parameters.checkpoint,
+        parameters.device,
+        parameters.precision,
+        parameters.compile,
+        parameters.scene_reset,
+        parameters.temporal_stride,
+    )
+    replay = Replay(arguments.bag, load_rig(parameters.rig or default_rig()), pipeline, parameters)
+    only = read_stamps(arguments.sets) if arguments.sets else None
+    records = list(tqdm(replay.run(only), desc=parameters.model, unit="set", total=len(only) if only else None))
+    if arguments.record:
+        with RecordFile(arguments.record) as file:
+            for record in records:
+                file.write(record)
+    text = f"{len(records)} sets"
+    if arguments.out or arguments.tracking_out:
+        text += "; " + write_results(records, arguments.bag, arguments.out, arguments.tracking_out)
+    dropped = dict(replay.drops + replay.synchronizer.drops)
+    return text + (f"; dropped {dropped}" if dropped else "") + ("" if pipeline.trained else "; weights are UNTRAINED")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    try:
+        print(run(parse_arguments(argv)))
+    except (BagError, RecordError, RigError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
