@@ -6,13 +6,14 @@ import argparse
 import os
 import pathlib
 import shutil
+import subprocess
 
 import torch
 
 from .library import CSRC, LIBRARY_NAME, build_roots, find_library, sources_key
 
 CPU_SOURCES = ("library.cpp", "cpu_ops.cpp", "cpu_generic.cpp", "cpu_avx2.cpp", "cpu_avx512.cpp")
-CUDA_SOURCES = ("cuda_ops.cu",)
+CUDA_SOURCES = ("cuda_ops.cpp", "cuda_kernels.cu")
 CUDA_ARCHITECTURES = ("75", "80", "86", "89", "90")
 """Compute capabilities compiled to machine code; the newest is added as PTX for later ones."""
 
@@ -43,6 +44,35 @@ def _writable_root() -> pathlib.Path:
         if os.access(root, os.W_OK):
             return root
     raise PermissionError(f"no writable folder for the build among {', '.join(map(str, build_roots()))}")
+
+
+def find_nvcc() -> str | None:
+    """The CUDA compiler on this machine."""
+    return shutil.which("nvcc")
+
+
+def compile_cuda_kernels(
+    folder: pathlib.Path, architectures: tuple[str, ...] = CUDA_ARCHITECTURES, quick: bool = False
+) -> pathlib.Path:
+    """Compile the CUDA kernels alone, which needs nvcc but neither a GPU nor torch with CUDA: the object file.
+
+    quick: without optimisation, to see that the sources compile.
+
+    Raises:
+        FileNotFoundError: there is no nvcc.
+        RuntimeError: with the compiler's output.
+    """
+    nvcc = find_nvcc()
+    if nvcc is None:
+        raise FileNotFoundError("nvcc not found on PATH; install the CUDA toolkit 12.0 or newer")
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / "cuda_kernels.o"
+    flags = ["-std=c++17", *(["-Xptxas", "-O0"] if quick else ["-O3"]), *gencode_flags(architectures)]
+    command = [nvcc, *flags, "-c", str(CSRC / "cuda_kernels.cu"), "-o", str(target)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
+    return target
 
 
 def build(verbose: bool = False) -> pathlib.Path:
@@ -88,7 +118,17 @@ def main(argv: list[str] | None = None) -> None:
         epilog="example: python -m cuda_ops.build --verbose",
     )
     parser.add_argument("--verbose", action="store_true", help="show the compiler's commands and output")
-    library = build(parser.parse_args(argv).verbose)
+    parser.add_argument(
+        "--cuda-only",
+        metavar="FOLDER",
+        type=pathlib.Path,
+        help="only compile the CUDA kernels for every architecture into FOLDER (needs nvcc, no GPU): a check",
+    )
+    arguments = parser.parse_args(argv)
+    if arguments.cuda_only is not None:
+        print(f"{compile_cuda_kernels(arguments.cuda_only)} (sm_{', sm_'.join(CUDA_ARCHITECTURES)}, PTX)")
+        return
+    library = build(arguments.verbose)
     print(f"{library} ({'CPU and CUDA' if cuda_available() else 'CPU'})")
 
 

@@ -5,14 +5,10 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "sampling.h"
+#include "storage.h"
 
 namespace sparse4d {
 namespace SPARSE4D_ISA {
-
-struct BFloat16 {
-  uint16_t bits;
-};
 
 template <typename S>
 struct Simd;
@@ -28,18 +24,6 @@ template <typename S>
 using Vector = typename Simd<S>::Vector;
 template <typename S>
 constexpr int64_t kLanes = 64 / int64_t(sizeof(S));
-
-// The type in which features of type T are computed with.
-template <typename T>
-struct ComputeType {
-  using type = T;
-};
-template <>
-struct ComputeType<BFloat16> {
-  using type = float;
-};
-template <typename T>
-using Compute = typename ComputeType<T>::type;
 
 template <typename S>
 SPARSE4D_INLINE Vector<S> load(const S* p) {
@@ -62,29 +46,6 @@ SPARSE4D_INLINE Vector<float> load(const BFloat16* p) {
 template <typename S>
 SPARSE4D_INLINE void store(S* p, Vector<S> v) {
   std::memcpy(p, &v, sizeof(v));
-}
-
-template <typename S>
-SPARSE4D_INLINE S load_one(const S* p) {
-  return *p;
-}
-SPARSE4D_INLINE float load_one(const BFloat16* p) {
-  const uint32_t word = uint32_t(p->bits) << 16;
-  float value;
-  std::memcpy(&value, &word, sizeof(value));
-  return value;
-}
-
-template <typename S>
-SPARSE4D_INLINE void store_one(S* p, S value) {
-  *p = value;
-}
-// Round to nearest even; NaN stays NaN.
-SPARSE4D_INLINE void store_one(BFloat16* p, float value) {
-  uint32_t word;
-  std::memcpy(&word, &value, sizeof(word));
-  const uint32_t rounded = word + 0x7fffu + ((word >> 16) & 1u);
-  p->bits = value != value ? uint16_t(0x7fc0) : uint16_t(rounded >> 16);
 }
 
 // Sum of the lanes, by halves.

@@ -7,6 +7,8 @@ import torch
 from cuda_ops import reference
 from cuda_ops.build import build
 
+from . import cuda_on_host
+
 build()
 
 
@@ -16,4 +18,8 @@ def _compiled(features, spatial_shapes, scale_start_index, sampling_location, we
     )
 
 
-PATHS = {"reference": reference.deformable_aggregation, "cpu_kernel": _compiled}
+PATHS = {
+    "reference": reference.deformable_aggregation,
+    "cpu_kernel": _compiled,
+    "cuda_kernel_on_host": cuda_on_host.deformable_aggregation,
+}

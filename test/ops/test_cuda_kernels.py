@@ -1,0 +1,94 @@
+"""The CUDA kernels: compiled by nvcc for every listed architecture, and run on the host against the reference."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cuda_ops import reference
+from cuda_ops.build import CUDA_ARCHITECTURES, compile_cuda_kernels, find_nvcc
+
+from . import cuda_on_host
+from .inputs import fused_arguments, plain_arguments
+
+KERNELS = {
+    "plain": (cuda_on_host.deformable_aggregation, reference.deformable_aggregation, plain_arguments, (0, 3, 4)),
+    "fused": (
+        cuda_on_host.fused_deformable_aggregation,
+        reference.fused_deformable_aggregation,
+        fused_arguments,
+        (0, 3, 6),
+    ),
+}
+
+
+def _gradients(implementation, arguments, differentiable):
+    arguments = [a.detach().clone().requires_grad_(i in differentiable) for i, a in enumerate(arguments)]
+    output = implementation(*arguments)
+    direction = torch.linspace(-1, 1, output.numel()).view(output.shape).to(output.dtype)
+    return output.detach(), *torch.autograd.grad(output, [arguments[i] for i in differentiable], direction)
+
+
+def _assert_equal_in_double(name, **sizes):
+    kernel, definition, make, differentiable = KERNELS[name]
+    arguments = make(dtype=torch.float64, **sizes)
+    actual = _gradients(kernel, arguments, differentiable)
+    expected = _gradients(definition, arguments, differentiable)
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@settings(max_examples=12, deadline=None)
+@given(
+    anchors=st.integers(0, 3),
+    points=st.integers(1, 4),
+    groups=st.integers(1, 8),
+    group_channels=st.sampled_from([1, 2, 3, 4, 6, 8, 16, 24, 32]),
+    levels=st.integers(1, 3),
+    seed=st.integers(0, 99),
+)
+def test_index_arithmetic_on_the_host(name, anchors, points, groups, group_channels, levels, seed):
+    sizes = [[(5, 7), (3, 4), (1, 2)][:levels], [(2, 9), (6, 1), (1, 1)][:levels]]
+    channels = groups * group_channels
+    _assert_equal_in_double(
+        name, batch=1, anchors=anchors, points=points, groups=groups, channels=channels, sizes=sizes, seed=seed
+    )
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_more_points_and_channels_than_threads(name):
+    sizes = {"sizes": [[(4, 5)]] * 2, "batch": 1, "anchors": 1}
+    _assert_equal_in_double(name, points=150, channels=8, groups=2, **sizes)
+    _assert_equal_in_double(name, points=2, channels=1100, groups=2, **sizes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", KERNELS)
+def test_feature_types(name, dtype):
+    """Against the reference on the same rounded features; the output is rounded once, sums are float32."""
+    kernel, definition, make, differentiable = KERNELS[name]
+    arguments = make(dtype=dtype, batch=1, anchors=4, channels=64)
+    wide = (arguments[0].float(), *arguments[1:])
+    actual, expected = kernel(*arguments), definition(*wide)
+    precision = torch.finfo(dtype).eps
+    assert actual.dtype == dtype
+    torch.testing.assert_close(actual.float(), expected, rtol=precision, atol=1e-5)
+    features, *others = _gradients(kernel, arguments, differentiable)[1:]
+    reference_features, *reference_others = _gradients(definition, wide, differentiable)[1:]
+    torch.testing.assert_close(features.float(), reference_features, rtol=2 * precision, atol=2 * precision)
+    for a, e in zip(others, reference_others, strict=True):
+        assert (a - e).abs().max() <= (2 * precision + 16 * torch.finfo(torch.float32).eps) * e.abs().max()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_nvcc() is None, reason="needs nvcc")
+@pytest.mark.parametrize("architecture", CUDA_ARCHITECTURES)
+def test_compiles_for_every_architecture(architecture, tmp_path):
+    binary = compile_cuda_kernels(tmp_path, (architecture,), quick=True)
+    listing = subprocess.run(["strings", str(binary)], capture_output=True, text=True, check=True).stdout
+    assert f"sm_{architecture}" in listing
