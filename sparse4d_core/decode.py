@@ -56,7 +56,7 @@ def decode_instances(
         scores, pairs = scores.flatten(1).topk(min(num_output, scores[0].numel()), dim=1)
         rows, labels = pairs // num_classes, pairs % num_classes
     class_scores = scores
-    kept = scores >= (-1.0 if score_threshold is None else score_threshold)
+    kept = ~(scores < (-1.0 if score_threshold is None else score_threshold))  # NaN stays, for the check behind
     if quality is not None:
         scores, order = (scores * quality[..., 0].sigmoid().gather(1, rows)).sort(dim=1, descending=True)
         rows, labels, kept = rows.gather(1, order), labels.gather(1, order), kept.gather(1, order)

@@ -39,7 +39,6 @@ class Outputs:
         self._node, self._frames, self._buffer = node, frames, buffer
         self._detections = node.create_lifecycle_publisher(Detection3DArray, "~/detections", QUEUE_DEPTH)
         self._detection_states = node.create_lifecycle_publisher(PointCloud2, "~/detection_states", QUEUE_DEPTH)
-        self._detection_states = node.create_lifecycle_publisher(PointCloud2, "~/detection_states", QUEUE_DEPTH)
         self._tracks = node.create_lifecycle_publisher(Detection3DArray, "~/tracks", QUEUE_DEPTH)
         self._track_states = node.create_lifecycle_publisher(PointCloud2, "~/track_states", QUEUE_DEPTH)
         self._markers = node.create_lifecycle_publisher(MarkerArray, "~/markers", QUEUE_DEPTH)
