@@ -22,6 +22,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from sparse4d_core.geometry import transform_boxes
 from sparse4d_core.types import CLASS_NAMES, Detections, Frame, Tracks
+from sparse4d_core.visualization import CLASS_COLORS_RGB
 
 from .camera_model import CameraModel, DistortionPolicy, camera_model
 from .image_decoding import ConversionError, decode_image
@@ -38,13 +39,6 @@ __all__ = [
 NANOSECONDS = 1_000_000_000
 MIN_ARROW_SPEED = 0.3  # m/s; slower objects get no velocity arrow
 MARKER_LIFETIME = 1  # s; pictures of a node that stopped fade
-
-CLASS_COLORS = {  # red, green, blue of the markers
-    "car": (1.00, 0.62, 0.04), "truck": (1.00, 0.39, 0.28), "construction_vehicle": (0.91, 0.59, 0.28),
-    "bus": (1.00, 0.27, 0.00), "trailer": (1.00, 0.55, 0.41), "barrier": (0.44, 0.50, 0.56),
-    "motorcycle": (1.00, 0.24, 0.39), "bicycle": (0.86, 0.08, 0.24), "pedestrian": (0.12, 0.47, 1.00),
-    "traffic_cone": (0.18, 0.75, 0.44),
-}  # fmt: skip
 
 _FLOAT_STATES = ("x", "y", "z", "vx", "vy", "vz", "l", "w", "h", "yaw", "score")
 STATE_FIELDS = np.dtype([(name, "<f4") for name in _FLOAT_STATES] + [("class_id", "<u4"), ("track_id", "<u4")])
@@ -326,7 +320,7 @@ def to_markers(tracks: Detections, boxes: np.ndarray, header: Header) -> MarkerA
     ids = _text_ids(tracks)
     for number, (box, label, identity) in enumerate(zip(boxes.tolist(), tracks.labels.tolist(), ids, strict=True)):
         name = CLASS_NAMES[label]
-        color = CLASS_COLORS[name]
+        color = tuple(value / 255 for value in CLASS_COLORS_RGB[name])
         markers.append(_box_marker(box, color, header, number))
         markers.append(_text_marker(box, f"{name} {identity}".strip(), header, number))
         if math.hypot(box[7], box[8]) > MIN_ARROW_SPEED:

@@ -19,6 +19,13 @@ def pytest_addoption(parser):
         help="folder with the recorded inputs and outputs of the reference implementation "
         "(default: ../shared/golden, or the part of it in test/data/golden)",
     )
+    parser.addoption(
+        "--real-sample",
+        type=pathlib.Path,
+        action="append",
+        help="folder with a real nuScenes keyframe, images and tables; may be given several times "
+        "(default: ../shared/real_sample and ../shared/real_sample_2)",
+    )
     parser.addoption("--parity-report", type=pathlib.Path, help="write the largest errors against golden data to FILE")
 
 

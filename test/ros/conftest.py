@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).resolve().parents[2]
+REAL_SAMPLES = tuple(ROOT.parent / "shared" / name for name in ("real_sample", "real_sample_2"))
 SEED = 123_000  # rendered worlds of tests; seeds below 10,000 are for training
 
 
@@ -39,3 +41,21 @@ def tiny_bag(tiny_dataset, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("bags") / "tiny"
     write_scenes(load_scenes(tiny_dataset, "v1.0-mini"), str(out), progress=False)
     return out
+
+
+def pytest_generate_tests(metafunc):
+    """`real_sample` runs over the folders of `--real-sample`."""
+    if "real_sample" in metafunc.fixturenames:
+        folders = metafunc.config.getoption("--real-sample") or REAL_SAMPLES
+        metafunc.parametrize(
+            "real_sample", folders, ids=[folder.name for folder in folders], scope="module", indirect=True
+        )
+
+
+@pytest.fixture(scope="module")
+def real_sample(request) -> Path:
+    """Folder of a real nuScenes keyframe (v1.0-mini tables)."""
+    folder = request.param.resolve()
+    if not (folder / "v1.0-mini" / "sample.json").is_file():
+        pytest.skip(f"no real nuScenes sample in {folder}; give one with --real-sample")
+    return folder
