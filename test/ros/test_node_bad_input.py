@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import rclpy
 import torch
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.serialization import serialize_message
@@ -384,6 +385,27 @@ def test_configure_says_what_is_wrong(make_driver, capfd, parameters, message):
     driver = make_driver(**parameters)
     assert driver.node.trigger_configure() == TransitionCallbackReturn.FAILURE
     assert message in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("device", "tpu", "device: expected cpu, cuda or cuda:N, got 'tpu'"),
+        ("model", "v9", "model: expected one of v1_r101_t1"),
+        ("score_threshold", "high", "expecting type 'DOUBLE'"),
+        ("decode_threads", 0, "out of range"),
+    ],
+)
+def test_a_parameter_that_can_not_be_is_refused_with_the_reason(name, value, reason):
+    with pytest.raises((InvalidParameterTypeException, InvalidParameterValueException), match=reason):
+        Driver(**{name: value})
+
+
+def test_parameters_of_configure_are_refused_while_configured(driver):
+    (result,) = driver.node.set_parameters([Parameter("sync_slop", value=0.05)])
+    assert not result.successful and "clean up the node first" in result.reason
+    (result,) = driver.node.set_parameters([Parameter("score_threshold", value=0.5)])
+    assert result.successful
 
 
 def test_reset_forgets_the_instances(driver):
