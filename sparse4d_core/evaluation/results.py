@@ -57,7 +57,8 @@ class ResultsWriter:
     """
 
     T_ego_from_model: np.ndarray | None = None
-    """[4, 4]: class ranges count from the ego frame's origin; None = from the model frame's."""
+    """[4, 4]: boxes beyond the range of their class, counted from the ego frame's origin, are left out, as published
+    results do; None = all are kept (the devkit applies the ranges itself when it scores)."""
 
     detection: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     tracking: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -111,20 +112,24 @@ class ResultsWriter:
                 records.append({"sample_token": token, **box})
         return sorted(records, key=lambda r: -r["tracking_score"])[:MAX_BOXES] if len(records) > MAX_BOXES else records
 
+    def _in_range(self, boxes: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """[M] bool."""
+        if self.T_ego_from_model is None:
+            return np.ones(len(boxes), dtype=bool)
+        centres = boxes[:, :3] @ self.T_ego_from_model[:2, :3].T + self.T_ego_from_model[:2, 3]
+        return np.linalg.norm(centres, axis=1) <= np.array([CLASS_RANGE[name] for name in CLASS_NAMES])[labels]
+
     def _boxes(self, detections: Detections, T_global_from_model: np.ndarray):
-        """(row, fields both submissions share) of the boxes within their class's range; global frame."""
+        """(row, fields both submissions share) of the boxes within range; global frame."""
         boxes = np.asarray(detections.boxes, dtype=np.float64).reshape(-1, 10)
         if not np.isfinite(boxes).all():
             raise ValueError("detections: boxes hold NaN or infinity; expected finite numbers")
-        ranges = np.array([CLASS_RANGE[name] for name in CLASS_NAMES])[np.asarray(detections.labels, dtype=np.int64)]
-        T_ego = np.eye(4) if self.T_ego_from_model is None else self.T_ego_from_model
-        distance = np.linalg.norm((boxes[:, :3] @ T_ego[:3, :3].T + T_ego[:3, 3])[:, :2], axis=1)
         R, t = T_global_from_model[:3, :3], T_global_from_model[:3, 3]
         centres = boxes[:, :3] @ R.T + t
         velocities = np.column_stack([boxes[:, 7:9], np.zeros(len(boxes))]) @ R.T
         about_z = np.column_stack([np.zeros((len(boxes), 2)), boxes[:, 6]])
         turns = (Rotation.from_matrix(R) * Rotation.from_rotvec(about_z)).as_quat() if len(boxes) else []
-        for row in np.flatnonzero(distance <= ranges):
+        for row in np.flatnonzero(self._in_range(boxes, np.asarray(detections.labels, dtype=np.int64))):
             length, width, height = boxes[row, 3:6].tolist()
             x, y, z, w = turns[row].tolist()
             yield (
