@@ -204,6 +204,22 @@ def test_fewer_cameras_work_too(bag, count):
     assert len(records) == 10
 
 
+def test_order_of_the_cameras_does_not_matter(run):
+    """To models with camera embedding: they tell cameras apart by their projections."""
+    frame, order = run[0].frames[3], [2, 0, 3, 1]
+    turned = replace(
+        frame,
+        images=tuple(frame.images[i] for i in order),
+        intrinsics=frame.intrinsics[order],
+        T_cam_from_model=frame.T_cam_from_model[order],
+        camera_names=tuple(frame.camera_names[i] for i in order),
+    )
+    one, other = (small_pipeline().step(f).detections for f in (frame, turned))
+    np.testing.assert_allclose(np.sort(one.scores), np.sort(other.scores), atol=1e-5)
+    nearest = np.abs(one.boxes[:, None, :3] - other.boxes[None, :, :3]).sum(-1).min(axis=1)
+    np.testing.assert_allclose(nearest, 0, atol=1e-3)
+
+
 def test_twelve_cameras_are_a_rig_and_thirteen_are_not():
     def rig(count):
         return parse_rig({"cameras": [{"name": f"camera_{i}"} for i in range(count)]})
