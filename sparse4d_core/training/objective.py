@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
@@ -9,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..aggregation import CameraFeatures
+from ..history import PastFrame
 from ..model import Sparse4D
 from ..temporal import TemporalState
 from ..types import ModelInput, ModelOutput
@@ -16,9 +19,18 @@ from .config import TrainingConfig
 from .denoising import Draws, NoisyQueries, noisy_queries
 from .grid_mask import Grid
 from .losses import Average, Losses, depth_loss, detection_losses, own
+from .point_depth import point_depth_loss
 from .targets import Targets
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass
+class PastInput:
+    """A past frame of every sample of a batch."""
+
+    inputs: ModelInput
+    valid: Tensor | None = None  # [B] bool: False where the scene has no such frame; None = all have
 
 
 @dataclass
@@ -51,13 +63,15 @@ class TrainingObjective(nn.Module):
         inputs: ModelInput,
         targets: Targets,
         state: TemporalState | None = None,
+        history: Sequence[PastInput] = (),
         grid_rng: np.random.RandomState | None = None,
         draws: Draws | None = None,
     ) -> ForwardResult:
         """Losses of a batch.
 
         Args:
-            state: of the frame before; None at the start.
+            state: of the frame before (v2, v3); None at the start.
+            history: past frames, most recent first (v1).
             grid_rng: where the grid mask is drawn from; None: no grid mask.
             draws: random numbers of the noisy queries (default: drawn now).
         """
@@ -65,6 +79,8 @@ class TrainingObjective(nn.Module):
         queries = None
         if config.denoising is not None:
             queries = noisy_queries(targets, config.denoising, config.matcher, draws)
+        if history:
+            state = self._past_state(history)
         features = self._image_features(inputs.images, grid_rng)
         output, state = self.model.decode_features(features, inputs, state, queries)
         losses = detection_losses(
@@ -79,7 +95,25 @@ class TrainingObjective(nn.Module):
         )
         if targets.depth is not None and output.depths:
             losses["dense_depth"] = depth_loss(output.depths, targets.depth, config.losses)
+        if self.model.config.depth_reweighting:
+            losses["depth"] = self._point_depth(features, inputs, targets)
         return ForwardResult(losses, output, state, queries)
+
+    @torch.no_grad()
+    def _past_state(self, history: Sequence[PastInput]) -> TemporalState:
+        """v1: what the cameras saw in past frames; no gradient goes there."""
+        frames = []
+        for past in history:
+            features = self._image_features(past.inputs.images, None)
+            cameras = CameraFeatures(features, past.inputs.projection, past.inputs.image_wh)
+            frames.append(replace(PastFrame.of(cameras, past.inputs), valid=past.valid))
+        return TemporalState(history=tuple(frames))
+
+    def _point_depth(self, features: list[Tensor], inputs: ModelInput, targets: Targets) -> Tensor:
+        cameras = CameraFeatures(features, inputs.projection, inputs.image_wh)
+        offsets = inputs.projection.new_tensor(self.model.config.aggregation.fixed_points)
+        count = self.average(offsets.new_tensor(float(sum(len(labels) for labels in targets.labels))))
+        return point_depth_loss(self.model.decoder.depth_module, cameras, targets, offsets, count)
 
     def _image_features(self, images: Tensor, grid_rng: np.random.RandomState | None) -> list[Tensor]:
         if self.config.grid_mask is not None and grid_rng is not None:

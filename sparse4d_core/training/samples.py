@@ -26,6 +26,7 @@ from .augment import (
 )
 from .config import TrainingConfig
 from .depth import depth_maps
+from .objective import PastInput
 from .sampler import Draw
 from .targets import Targets, collate_targets
 
@@ -56,6 +57,7 @@ class Batch:
     targets: Targets
     starts: Tensor  # [B] bool: the first frame of a sequence; what the slot remembers is of another one
     tokens: list[str]  # sample tokens, to name an offender
+    history: tuple[PastInput, ...] = ()  # past frames, most recent first (v1)
 
     def to(self, device: torch.device | str) -> Batch:
         moved = {f.name: getattr(self.inputs, f.name) for f in fields(ModelInput)}

@@ -143,7 +143,7 @@ class Trainer:
             last = i + 1 == len(batches)
             waiting = nullcontext() if last or self.processes.world_size == 1 else self.forward.no_sync()
             with waiting:
-                result = self.forward(batch.inputs, batch.targets, self.states[i], self.grid_rng)
+                result = self.forward(batch.inputs, batch.targets, self.states[i], batch.history, self.grid_rng)
                 total = torch.stack(list(result.losses.values())).sum() / len(batches)
                 self.scaler.scale(total).backward()
             self.states[i] = result.state.detach() if temporal is not None else None
