@@ -30,7 +30,7 @@ ENCODINGS = tuple(_BRIDGE_CHANNELS) + tuple(_OPENCV_CONVERSIONS)
 """The raw encodings understood."""
 
 _BRIDGE = CvBridge()
-_JPEG_START, _JPEG_END, _PNG_START = b"\xff\xd8", b"\xff\xd9", b"\x89PNG\r\n\x1a\n"
+JPEG_START, _JPEG_END, _PNG_START = b"\xff\xd8", b"\xff\xd9", b"\x89PNG\r\n\x1a\n"
 
 
 class ConversionError(ValueError):
@@ -122,7 +122,7 @@ def check_complete(data: memoryview) -> None:
         ConversionError: cause `image_data` (truncated, damaged) or `encoding` (neither JPEG nor PNG).
     """
     start = bytes(data[:8])
-    if start[:2] == _JPEG_START:
+    if start[:2] == JPEG_START:
         _check_jpeg(bytes(data))
     elif start == _PNG_START:
         _check_png(data)
