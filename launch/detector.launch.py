@@ -1,6 +1,8 @@
 """The live detector: starts the node, configures and activates it; with rviz:=true also the display.
 
-ros2 launch sparse4d_ros detector.launch.py model:=v3_r50 checkpoint:=$HOME/sparse4dv3_r50.pth device:=cuda rviz:=true
+    ros2 launch sparse4d_ros detector.launch.py model:=v3_r50 checkpoint:=sparse4dv3_r50.pth rviz:=true
+
+Arguments: ros2 launch sparse4d_ros detector.launch.py --show-args
 """
 
 from pathlib import Path

@@ -1,16 +1,19 @@
 """A recorded drive through the same detector: plays a bag over ROS 2 and runs the node on it.
 
-ros2 launch sparse4d_ros replay.launch.py bag:=$PWD/bags/0061 model:=v3_r50 checkpoint:=... rviz:=true
+    ros2 launch sparse4d_ros replay.launch.py bag:=$PWD/bags/0061 model:=v3_r50 checkpoint:=... rviz:=true
+
+All arguments of detector.launch.py apply.
 """
 
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
-
-from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, ExecuteProcess, IncludeLaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
-from launch.substitutions import FindExecutable, LaunchConfiguration
+from launch.substitutions import LaunchConfiguration
+from launch_ros.substitutions import ExecutableInPackage
+
+from launch import LaunchDescription
 
 DETECTOR = Path(get_package_share_directory("sparse4d_ros")) / "launch" / "detector.launch.py"
 
@@ -27,7 +30,7 @@ def generate_launch_description() -> LaunchDescription:
     )
     player = ExecuteProcess(
         cmd=[
-            FindExecutable(name="python3"), "-m", "sparse4d_ros.bag_player", LaunchConfiguration("bag"),
+            ExecutableInPackage(package="sparse4d_ros", executable="bag_player"), LaunchConfiguration("bag"),
             "--rate", LaunchConfiguration("rate"), "--loops", LaunchConfiguration("loops"), "--clock",
         ],
         output="screen",
