@@ -91,16 +91,16 @@ class DepthReweighting(nn.Module):
 class TemporalFusion(nn.Module):
     """Joins what was gathered so far (older frames) with the next newer frame."""
 
-    def __init__(self, dims: int, decay: float | None = 0.9):
-        """decay: weight of the newer frame is decay ** (10 * |its age|); None weighs all frames alike."""
+    def __init__(self, dims: int, decay: float | None = 0.9, rate: float = 10.0):
+        """The newer frame weighs decay ** (rate * |its age in seconds|); decay None weighs all frames alike."""
         super().__init__()
-        self.decay = decay
+        self.decay, self.rate = decay, rate
         self.fusion_layer = nn.Linear(2 * dims, dims)
 
     def forward(self, older: Tensor, newer: Tensor, age: Tensor | None) -> Tensor:
         """older, newer [B, A, P, C], age [B] seconds of the newer frame (None: the present)."""
         if self.decay is not None and age is not None:
-            newer = newer * (self.decay ** (10 * age.abs()))[:, None, None, None]
+            newer = newer * (self.decay ** (self.rate * age.abs()))[:, None, None, None]
         return self.fusion_layer(torch.cat([older, newer], dim=-1))
 
 
