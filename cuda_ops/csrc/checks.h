@@ -79,8 +79,8 @@ inline std::vector<LevelMap> level_maps(const at::Tensor& shapes, const at::Tens
     maps[i] = {start, height, width};
     const int64_t limit = int64_t(1) << 31;
     TORCH_CHECK_VALUE(height > 0 && width > 0 && height < limit && width < limit,
-                      "spatial_shapes: expected positive heights and widths, got ", height, " x ", width, " for camera ",
-                      int64_t(i) / levels, ", level ", int64_t(i) % levels);
+                      "spatial_shapes: expected positive heights and widths, got ", height, " x ", width,
+                      " for camera ", int64_t(i) / levels, ", level ", int64_t(i) % levels);
     TORCH_CHECK_VALUE(start >= 0 && start <= pixels && height * width <= pixels - start, "scale_start_index: camera ",
                       int64_t(i) / levels, ", level ", int64_t(i) % levels, " needs rows [", start, ", ",
                       start + height * width, "), but features has ", pixels);

@@ -172,7 +172,8 @@ void backward_maps(const Arguments& a, int64_t begin, int64_t end) {
     }
     const LevelMap& map = a.maps[task.camera * size.levels + task.level];
     const int64_t rows = map.height * map.width, width = task.last - task.first;
-    T* gradient = static_cast<T*>(a.grad_features) + (task.sample * size.pixels + map.start) * size.channels + task.first;
+    T* gradient =
+        static_cast<T*>(a.grad_features) + (task.sample * size.pixels + map.start) * size.channels + task.first;
     if constexpr (sizeof(T) == sizeof(S)) {
       for (int64_t r = 0; r < rows; ++r) std::memset(gradient + r * size.channels, 0, size_t(width) * sizeof(S));
       scatter_map<T>(a, visits, task, gradient, size.channels);

@@ -15,11 +15,13 @@ void run(RangeKernel kernel, const Arguments& arguments, int64_t tasks, int64_t 
   at::parallel_for(0, tasks, grain, [&](int64_t begin, int64_t end) { kernel(arguments, begin, end); });
 }
 
-// Enough tasks to keep all threads busy to the end, in blocks of at least 64 channels.
-int64_t channel_blocks(int64_t maps, int64_t channels) {
-  if (maps == 0) return 1;
+// Enough tasks to keep all threads busy to the end, in blocks of at least 64 channels. Features in lower precision are
+// summed in a float32 copy of the task's part of the map, which stays small in the smallest blocks.
+int64_t channel_blocks(int64_t maps, const at::Tensor& features) {
+  const int64_t most = std::max<int64_t>(features.size(2) / 64, 1);
+  if (maps == 0 || features.scalar_type() == at::kBFloat16) return most;
   const int64_t wanted = (4 * int64_t(at::get_num_threads()) + maps - 1) / maps;
-  return std::clamp<int64_t>(channels / 64, 1, std::max<int64_t>(wanted, 1));
+  return std::min(most, wanted);
 }
 
 }  // namespace
@@ -50,7 +52,7 @@ Gradients backward_cpu(Operands o, const at::Tensor& grad_output, std::array<boo
     features = covers_all_rows(o.maps, size.pixels) ? at::empty_like(o.features) : at::zeros_like(o.features);
     o.arguments.grad_features = features.mutable_data_ptr();
     const int64_t maps = size.batch * size.cameras * size.levels;
-    o.arguments.channel_blocks = channel_blocks(maps, size.channels);
+    o.arguments.channel_blocks = channel_blocks(maps, o.features);
     run(kernels.backward_maps[type][fused], o.arguments, maps * o.arguments.channel_blocks, 1);
   }
   return {features, where, weights};

@@ -7,11 +7,12 @@
 namespace sparse4d {
 namespace SPARSE4D_ISA {
 
-#define SPARSE4D_TABLE(function)                                                                  \
-  {                                                                                               \
-    {function<float, GivenLocations<float>>, function<float, ProjectedPoints<float>>},            \
-        {function<double, GivenLocations<double>>, function<double, ProjectedPoints<double>>},    \
-        {function<BFloat16, GivenLocations<float>>, function<BFloat16, ProjectedPoints<float>>} \
+#define SPARSE4D_TABLE(function)                                                                 \
+  {                                                                                              \
+    {function<float, GivenLocations<float>>, function<float, ProjectedPoints<float>>},           \
+        {function<double, GivenLocations<double>>, function<double, ProjectedPoints<double>>}, { \
+      function<BFloat16, GivenLocations<float>>, function<BFloat16, ProjectedPoints<float>>      \
+    }                                                                                            \
   }
 
 inline const CpuKernels& table(const char* name) {

@@ -1,6 +1,6 @@
 // Backward on CUDA: one block owns one output row. Gradients of weights and locations are sums within the block and are
-// written once; only the gradient of the features, to which many rows contribute, needs atomic additions (one per corner
-// and pack, 16 bytes wide where the device can).
+// written once; only the gradient of the features, to which many rows contribute, needs atomic additions (one per
+// corner and pack, 16 bytes wide where the device can).
 #pragma once
 #include "cuda_common.cuh"
 
@@ -108,8 +108,8 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(const Arguments a, c
           const LevelMap& map = maps.map[camera * size.levels + level];
           const Corners<S> at = corners(visits.x[visit], visits.y[visit], map);
           // Idle lanes (grad_output zero) compute along and add zeros.
-          const SampleGradient<S> g = backward_pack<T, kWidth>(grad_output, features, feature_gradient, size.channels,
-                                                               at, weights[offset]);
+          const SampleGradient<S> g =
+              backward_pack<T, kWidth>(grad_output, features, feature_gradient, size.channels, at, weights[offset]);
           dx += g.x * S(map.width);
           dy += g.y * S(map.height);
           if (grad_weights != nullptr) add_weight_gradient(grad_weights + offset, g.weight, group_packs, pack, active);

@@ -65,8 +65,8 @@ SPARSE4D_DEVICE int list_visits(const Locations& locations, const Sizes& size, i
   const int64_t pair = first + threadIdx.x;
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   S x = 0, y = 0;
-  const bool visible = pair < size.points * size.cameras &&
-                       locations.locate(row, pair / size.cameras, pair % size.cameras, x, y);
+  const bool visible =
+      pair < size.points * size.cameras && locations.locate(row, pair / size.cameras, pair % size.cameras, x, y);
   const unsigned mask = __ballot_sync(kAllLanes, visible);
   if (lane == 0) visits.warp_count[warp] = __popc(mask);
   __syncthreads();
@@ -100,7 +100,8 @@ struct Division {
   }
 };
 
-SPARSE4D_DEVICE int64_t weight_offset(const WeightStrides& stride, int64_t sample, int64_t anchor, int point, int camera) {
+SPARSE4D_DEVICE int64_t weight_offset(const WeightStrides& stride, int64_t sample, int64_t anchor, int point,
+                                      int camera) {
   return sample * stride.batch + anchor * stride.anchor + point * stride.point + camera * stride.camera;
 }
 

@@ -69,7 +69,8 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(const Arguments a, co
       }
       __syncthreads();  // the list is read to its end before it is overwritten
     }
-    write_row<T, kWidth>(static_cast<T*>(a.output) + row * size.channels + pack * kWidth, total, sums, division, active);
+    write_row<T, kWidth>(static_cast<T*>(a.output) + row * size.channels + pack * kWidth, total, sums, division,
+                         active);
   }
 }
 

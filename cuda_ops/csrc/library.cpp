@@ -58,8 +58,8 @@ Gradients fused_backward(const Tensor& grad_output, const Tensor& features, cons
 // ---- shapes without data -------------------------------------------------------------------------------------------
 
 Tensor meta_output(const Tensor& features, const Tensor& weights) {
-  TORCH_CHECK_VALUE(features.dim() == 3 && weights.dim() == 6,
-                    "features, weights: expected 3 and 6 dimensions, got ", features.dim(), " and ", weights.dim());
+  TORCH_CHECK_VALUE(features.dim() == 3 && weights.dim() == 6, "features, weights: expected 3 and 6 dimensions, got ",
+                    features.dim(), " and ", weights.dim());
   return at::empty_symint({features.sym_size(0), weights.sym_size(1), features.sym_size(2)}, features.options());
 }
 
@@ -95,9 +95,8 @@ Gradients fused_backward_meta(const Tensor&, const Tensor& features, const Tenso
 
 Tensor call_forward(const Tensor& features, const Tensor& shapes, const Tensor& starts, const Tensor& location,
                     const Tensor& weights) {
-  static auto op = c10::Dispatcher::singleton()
-                       .findSchemaOrThrow("sparse4d::deformable_aggregation", "")
-                       .typed<decltype(forward)>();
+  static auto op =
+      c10::Dispatcher::singleton().findSchemaOrThrow("sparse4d::deformable_aggregation", "").typed<decltype(forward)>();
   return op.call(features, shapes, starts, location, weights);
 }
 
@@ -142,8 +141,7 @@ struct Aggregation : torch::autograd::Function<Aggregation> {
     const auto s = context->get_saved_variables();
     const std::array<bool, 3> wanted = {context->needs_input_grad(0), context->needs_input_grad(3),
                                         context->needs_input_grad(4)};
-    auto [features, location, weights] =
-        call_backward(grad[0].contiguous(), s[0], s[1], s[2], s[3], s[4], wanted);
+    auto [features, location, weights] = call_backward(grad[0].contiguous(), s[0], s[1], s[2], s[3], s[4], wanted);
     return {only_if(wanted[0], features), Tensor(), Tensor(), only_if(wanted[1], location),
             only_if(wanted[2], weights)};
   }
@@ -183,7 +181,8 @@ Tensor fused_forward_autograd(const Tensor& features, const Tensor& shapes, cons
   return FusedAggregation::apply(features, shapes, starts, key_points, projection, image_wh, weights);
 }
 
-// ---- autocast: features in the lower precision, everything that is a coordinate or a weight in float32 ---------------
+// ---- autocast: features in the lower precision, everything that is a coordinate or a weight in float32
+// ---------------
 
 template <c10::DeviceType device>
 Tensor low(const Tensor& features) {
@@ -235,12 +234,12 @@ TORCH_LIBRARY(sparse4d, m) {
       "bool[3] wanted) -> (Tensor, Tensor, Tensor)");
 }
 
-#define SPARSE4D_DEVICE(key)                                                 \
-  TORCH_LIBRARY_IMPL(sparse4d, key, m) {                                     \
-    m.impl("deformable_aggregation", forward);                               \
-    m.impl("deformable_aggregation_backward", backward);                     \
-    m.impl("fused_deformable_aggregation", fused_forward);                   \
-    m.impl("fused_deformable_aggregation_backward", fused_backward);         \
+#define SPARSE4D_DEVICE(key)                                         \
+  TORCH_LIBRARY_IMPL(sparse4d, key, m) {                             \
+    m.impl("deformable_aggregation", forward);                       \
+    m.impl("deformable_aggregation_backward", backward);             \
+    m.impl("fused_deformable_aggregation", fused_forward);           \
+    m.impl("fused_deformable_aggregation_backward", fused_backward); \
   }
 SPARSE4D_DEVICE(CPU)
 #ifdef SPARSE4D_CUDA

@@ -29,10 +29,10 @@ inline void check_groups(const Sizes& size) {
 inline Sizes read_sizes(const at::Tensor& features, const at::Tensor& weights, bool fused) {
   TORCH_CHECK_VALUE(features.dim() == 3, "features: expected [batch, pixels, channels], got ",
                     describe(features.sizes()));
-  TORCH_CHECK_VALUE(weights.dim() == 6, "weights: expected ",
-                    fused ? "[batch, anchors, cameras, levels, points, groups]"
-                          : "[batch, anchors, points, cameras, levels, groups]",
-                    ", got ", describe(weights.sizes()));
+  TORCH_CHECK_VALUE(
+      weights.dim() == 6, "weights: expected ",
+      fused ? "[batch, anchors, cameras, levels, points, groups]" : "[batch, anchors, points, cameras, levels, groups]",
+      ", got ", describe(weights.sizes()));
   Sizes size{};
   size.batch = features.size(0);
   size.pixels = features.size(1);
@@ -65,8 +65,7 @@ inline Operands operands(const at::Tensor& features, const at::Tensor& shapes, c
                  "[batch, anchors, points, 3]", coordinates, device);
     check_tensor("projection", where.projection, {size.batch, size.cameras, 4, 4}, "[batch, cameras, 4, 4]",
                  coordinates, device);
-    check_tensor("image_wh", where.image_wh, {size.batch, size.cameras, 2}, "[batch, cameras, 2]", coordinates,
-                 device);
+    check_tensor("image_wh", where.image_wh, {size.batch, size.cameras, 2}, "[batch, cameras, 2]", coordinates, device);
     o.arguments.key_points = where.key_points.const_data_ptr();
     o.arguments.projection = where.projection.const_data_ptr();
     o.arguments.image_wh = where.image_wh.const_data_ptr();

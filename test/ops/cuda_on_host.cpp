@@ -8,8 +8,8 @@ extern "C" void run_on_host(int backward, int type, int fused, const void* argum
   using namespace sparse4d;
   Arguments a;
   memcpy(&a, arguments, sizeof(a));
-  generic::launch(backward ? generic::Direction::Backward : generic::Direction::Forward, FeatureType(type), fused != 0, a,
-                  [](auto kernel, int64_t blocks, const Arguments& args, const generic::LevelMaps& maps) {
+  generic::launch(backward ? generic::Direction::Backward : generic::Direction::Forward, FeatureType(type), fused != 0,
+                  a, [](auto kernel, int64_t blocks, const Arguments& args, const generic::LevelMaps& maps) {
                     cuda_on_host::run_grid(blocks, generic::kThreads, [&] { kernel(args, maps); });
                   });
 }

@@ -106,7 +106,9 @@ inline void run_grid(int64_t blocks, int threads, std::function<void()> body) {
 #define threadIdx (cuda_on_host::machine().thread)
 #define blockIdx (cuda_on_host::machine().block)
 
-inline void __syncthreads() { cuda_on_host::wait(cuda_on_host::machine().block_barrier, cuda_on_host::machine().threads); }
+inline void __syncthreads() {
+  cuda_on_host::wait(cuda_on_host::machine().block_barrier, cuda_on_host::machine().threads);
+}
 
 inline unsigned __ballot_sync(unsigned, bool predicate) {
   auto& m = cuda_on_host::machine();

@@ -21,8 +21,16 @@ int64_t integer(int64_t low, int64_t high) { return std::uniform_int_distributio
 double real(double low, double high) { return std::uniform_real_distribution<double>(low, high)(generator); }
 
 double coordinate() {
-  static const double special[] = {0.0, 1.0, -0.0, 1e-40, 1 - 1e-7, 1e30, -1e30, std::nan(""),
-                                   std::numeric_limits<double>::infinity(), -std::numeric_limits<double>::infinity()};
+  static const double special[] = {0.0,
+                                   1.0,
+                                   -0.0,
+                                   1e-40,
+                                   1 - 1e-7,
+                                   1e30,
+                                   -1e30,
+                                   std::nan(""),
+                                   std::numeric_limits<double>::infinity(),
+                                   -std::numeric_limits<double>::infinity()};
   return integer(0, 3) == 0 ? special[integer(0, 9)] : real(-0.1, 1.1);
 }
 
