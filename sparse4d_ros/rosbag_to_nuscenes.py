@@ -87,7 +87,7 @@ class Exporter:
         self._out, self._rig, self._contents, self._name = out, rig, contents, name
         self._writer = TableWriter()
         self._sets: list[SyncedSet] = []
-        self._scenes = 0
+        self._scenes: set[str] = set()
         self.samples = self.boxes = 0
 
     def export(self, bag: str | Path, slop_ns: int, max_gap_ns: int) -> None:
@@ -95,7 +95,7 @@ class Exporter:
         incoming = self._out / ".incoming"
         incoming.mkdir(parents=True)
         for synced in tqdm(self._synchronized(bag, incoming, slop_ns), desc="sets", unit="set"):
-            if self._sets and synced.stamp_ns - self._sets[-1].stamp_ns > max_gap_ns:
+            if self._sets and (synced.stamp_ns - self._sets[-1].stamp_ns > max_gap_ns or self._begins_scene(synced)):
                 self._finish_scene()
             self._sets.append(synced)
         self._finish_scene()
@@ -122,6 +122,14 @@ class Exporter:
                 yield synced
         self._contents.skipped.update({f"image: {cause}": n for cause, n in synchronizer.drops.items() if n})
 
+    def _begins_scene(self, synced: SyncedSet) -> bool:
+        """Whether the bag names another scene for this set than for the set before: drives are cut into scenes."""
+        named = [
+            self._contents.samples[s.stamp_ns]["scene"] for s in self._sets if s.stamp_ns in self._contents.samples
+        ]
+        here = self._contents.samples.get(synced.stamp_ns, {}).get("scene")
+        return here is not None and bool(named) and here != named[-1]
+
     def write_tables(self, version: str) -> None:
         """The last step.
 
@@ -141,8 +149,10 @@ class Exporter:
         if not keyframes:
             self._contents.skipped["sets of a scene without annotations"] += len(sets)
             return
-        scene = self._contents.samples.get(keyframes[0], {}).get("scene", f"{self._name}-{self._scenes:04d}")
-        self._scenes += 1
+        scene = self._contents.samples.get(keyframes[0], {}).get("scene", f"{self._name}-{len(self._scenes):04d}")
+        if scene in self._scenes:  # interrupted by a silence
+            scene = f"{scene}-{len(self._scenes):04d}"
+        self._scenes.add(scene)
         tokens = {stamp: self._sample(scene, stamp) for stamp in keyframes}
         self._writer.add_scene(scene, [tokens[stamp] for stamp in keyframes], vehicle=self._name)
         self._add_cameras(scene, sets, tokens)

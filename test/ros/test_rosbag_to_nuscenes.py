@@ -86,6 +86,23 @@ def test_the_devkit_reads_it(tiny_dataset, rewritten):
     assert json.loads((rewritten / VERSION / "splits.json").read_text()) == {"all": [copy.scene[0]["name"]]}
 
 
+def test_scenes_are_told_apart(tiny_bag, tmp_path):
+    """By name where one follows the other at once, and by a silence."""
+    with create_bag(tmp_path / "drive") as writer:
+        last = 0
+        for topic, log_ns, message in read_messages(tiny_bag):
+            if topic == "/nuscenes/sample":
+                last, content = last + 1, json.loads(message.data)
+                message.data = json.dumps(content | {"scene": f"scene-{min(last, 2)}"})
+            writer.write(topic, log_ns, message)
+    assert main([str(tmp_path / "drive"), "--out", str(tmp_path / "named")]) == 0
+    nusc = NuScenes(VERSION, str(tmp_path / "named"), verbose=False)
+    assert [(s["name"], s["nbr_samples"]) for s in nusc.scene] == [("scene-1", 1), ("scene-2", 2)]
+    assert main([str(tmp_path / "drive"), "--out", str(tmp_path / "cut"), "--max-gap", "0.01"]) == 0
+    nusc = NuScenes(VERSION, str(tmp_path / "cut"), verbose=False)
+    assert len({s["name"] for s in nusc.scene}) == 3 == len({s["token"] for s in nusc.scene})
+
+
 def test_unlearnable_boxes_are_counted(tiny_bag, tmp_path, capsys):
     bag, broken = tmp_path / "bag", {1: ("size", "x", 0.0), 2: ("position", "y", math.nan)}
     with create_bag(bag) as writer:
