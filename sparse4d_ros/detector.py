@@ -94,15 +94,8 @@ class Detector:
             FrameDropped: nothing came out; the memory is that of the frame before (or empty after bad output).
         """
         reset = self._apply_resets(synced.epoch)
-        timings: dict[str, float] = {}
-        start = time.perf_counter()
         try:
-            images = self._decode(synced)
-            cameras = {camera: self._camera_model(camera, info) for camera, info in synced.infos.items()}
-            timings["decode_images"] = (time.perf_counter() - start) * 1e3
-            start = time.perf_counter()
-            frame = self._build_frame(synced, images, cameras)
-            timings["transforms"] = (time.perf_counter() - start) * 1e3
+            frame, timings = self.frame(synced)
             result = self.pipeline.step(frame, self._state)
         except ConversionError as error:
             raise FrameDropped(error.cause, str(error)) from error
@@ -115,6 +108,20 @@ class Detector:
             raise FrameDropped("unusable_frame", str(error)) from error
         self._state = result.state
         return Processed(frame, result, reset or result.reset, timings | result.timings_ms)
+
+    def frame(self, synced: SyncedSet) -> tuple[Frame, dict[str, float]]:
+        """What the set shows, decoded and with its poses; and the milliseconds of decode_images and transforms.
+
+        Raises:
+            ConversionError, TransformError: an image, a calibration or a pose cannot be used.
+        """
+        start = time.perf_counter()
+        images = self._decode(synced)
+        cameras = {camera: self._camera_model(camera, info) for camera, info in synced.infos.items()}
+        decoded = time.perf_counter()
+        frame = self._build_frame(synced, images, cameras)
+        built = time.perf_counter()
+        return frame, {"decode_images": (decoded - start) * 1e3, "transforms": (built - decoded) * 1e3}
 
     def _apply_resets(self, epoch: int) -> str | None:
         reason, self._reset_reason = self._reset_reason, None

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from sparse4d_core.pipeline import Pipeline
 from sparse4d_core.threads import limit_threads
+from sparse4d_core.types import Frame
 
 from .bag_io import BagError, open_bag, read_messages
 from .conversions import insert_transforms, ns_from_stamp, record_from_messages, to_messages
@@ -75,7 +76,7 @@ class Replay:
             BagError: the bag cannot be read, or lacks the rig's topics.
         """
         try:
-            for synced in self._sets():
+            for synced in self.sets():
                 if only is None or synced.stamp_ns in only:
                     record = self._process(synced)
                     if record is not None:
@@ -97,7 +98,11 @@ class Replay:
             return None
         return record_from_messages(**messages)
 
-    def _sets(self) -> Iterator[SyncedSet]:
+    def frame(self, synced: SyncedSet) -> Frame:
+        """Images and poses of a set, as the model gets them."""
+        return self._detector.frame(synced)[0]
+
+    def sets(self) -> Iterator[SyncedSet]:
         """Complete sets in the order of the bag; transforms run ahead by the time that the node would wait for them."""
         images = {camera.image_topic: camera.name for camera in self._rig.cameras}
         infos = {camera.info_topic: camera.name for camera in self._rig.cameras}
