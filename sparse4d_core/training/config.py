@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from ..config import PRESETS
-
 BARRIER, TRAFFIC_CONE = 5, 9  # indices into CLASS_NAMES
 
 # Columns of the ten numbers a box is learned with: x y z, log length, log width, log height, sin yaw, cos yaw, vx, vy.
@@ -186,7 +184,6 @@ TRAINING_CONFIGS: dict[str, TrainingConfig] = {
         initial_backbone="random",
     ),
 }
-assert TRAINING_CONFIGS.keys() == PRESETS.keys()
 
 
 def training_config(name: str) -> TrainingConfig:
