@@ -239,6 +239,7 @@ class DetectorNode(LifecycleNode):
             self._statistics.count_rejected("stamp")
             self._warn("stamp", f"camera {camera}: image without a stamp; expected the time of exposure")
             return
+        self._statistics.measure("stamp_to_arrival", (self.get_clock().now().nanoseconds - stamp_ns) * 1e-6)
         cause = self._synchronizer.add_image(camera, stamp_ns, Arrival(data, time.monotonic()))
         self._statistics.measure("intake", (time.perf_counter() - start) * 1e3)
         if cause is not None:

@@ -67,7 +67,7 @@ class NodeParameters:
     overlay_quality: int = _parameter(80, "JPEG quality of the overlay", (1, 100), live=True)
     torch_threads: int = _parameter(0, "Threads of one operation on the CPU; 0: torch's own choice", (0, 256))
     decode_threads: int = _parameter(2, "Threads that decode images", (1, 32))
-    worker_niceness: int = _parameter(5, "Added to the priority number of the threads that run the model", (0, 19))
+    worker_niceness: int = _parameter(0, "Added to the priority number of the threads that run the model", (0, 19))
     diagnostics_period: float = _parameter(1.0, "Seconds between two diagnostics messages", (0.1, 60.0))
     autostart: bool = _parameter(False, "Configure and activate at start, where no launch system does")
 
