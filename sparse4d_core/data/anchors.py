@@ -44,7 +44,7 @@ def kmeans_anchors(boxes: np.ndarray, num: int, seed: int = 0, max_distance: flo
 
 
 def _kmeans(points: np.ndarray, num: int, rng: np.random.Generator) -> np.ndarray:
-    """[num, 3] centres, none of them empty: those that lose all their points move to the points worst served."""
+    """[num, 3] centres; those that lose all their points move to the points worst served."""
     centres = _spread_start(points, num, rng)
     for _ in tqdm(range(_ITERATIONS), unit="iteration", leave=False, disable=len(points) * num < 1e8):
         distance, nearest = cKDTree(centres).query(points)
@@ -60,7 +60,7 @@ def _kmeans(points: np.ndarray, num: int, rng: np.random.Generator) -> np.ndarra
 
 
 def _spread_start(points: np.ndarray, num: int, rng: np.random.Generator) -> np.ndarray:
-    """[num, 3] points drawn by k-means++: each with a chance that grows with the squared distance to those before it."""
+    """[num, 3] points drawn by k-means++: chances grow with the squared distance to those drawn before."""
     subset = points[rng.permutation(len(points))[: 50 * num]]
     chosen = [subset[0]]
     squared = np.full(len(subset), np.inf)
@@ -110,9 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     size = np.exp(anchors[0, LOG_LENGTH : LOG_HEIGHT + 1])
-    print(
-        f"{args.out}: {args.num} anchors from {len(boxes)} boxes, mean size {size[0]:.2f} x {size[1]:.2f} x {size[2]:.2f} m"
-    )
+    print(f"{args.out}: {args.num} anchors from {len(boxes)} boxes, mean size {size.round(2).tolist()} m")
 
 
 if __name__ == "__main__":

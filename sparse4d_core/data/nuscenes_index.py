@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import tempfile
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -82,7 +83,7 @@ def dataset_index(
     if path is not None and path.is_file():
         try:
             return DatasetIndex.load(path)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             log.warning("cached index %s is not readable (%s); building it again", path, error)
     index = build_index(load_scenes(dataroot, version, scenes), sweeps)
     if path is not None:

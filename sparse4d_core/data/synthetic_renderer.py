@@ -32,6 +32,7 @@ class View:
     """One rendered image."""
 
     image: np.ndarray  # [H, W, 3] uint8, BGR
+    owners: np.ndarray  # [H, W] int16: index of the actor, then of the scenery, that a pixel shows; -1 = background
     visible_pixels: np.ndarray  # [A] per actor of the world: pixels that show it
     covered_pixels: np.ndarray  # [A] pixels it would have without anything in front of it (each face for itself)
 
@@ -108,8 +109,10 @@ class Renderer:
         pose = poses(self.world.path, self.world.ego, self._motions, np.array([t]))[:, 0]
         near = self._owners_in_view(pose, camera, T_cam_from_global)
         self._draw_shadows(image, camera, T_cam_from_global, pose, near)
-        visible, covered = self._draw_faces(image, camera, T_cam_from_global, pose, near)
-        return View(self._expose(image, camera_index, t), visible, covered)
+        owners, covered = self._draw_faces(image, camera, T_cam_from_global, pose, near)
+        visible = np.bincount(owners[owners >= 0], minlength=len(pose))
+        actors = slice(0, len(self.world.actors))
+        return View(self._expose(image, camera_index, t), owners, visible[actors], covered[actors])
 
     def _draw_sky(self, image: np.ndarray, camera_index: int, t: float) -> None:
         columns, rows = self._rays[camera_index]
@@ -182,8 +185,8 @@ class Renderer:
             cv2.multiply(part, factor, dst=part, scale=1 / 255)
 
     def _draw_faces(self, image, camera, T_cam_from_global, pose, near) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels per actor: visible, and opaque before the depth test."""
-        mesh, num_actors = self._mesh, len(self.world.actors)
+        """Draw all faces in view; returns the owners of the pixels [H, W] and each owner's pixels without occlusion."""
+        mesh = self._mesh
         wanted = np.zeros(len(pose), dtype=bool)
         wanted[near] = True
         chosen = np.flatnonzero(wanted[mesh.owner])
@@ -213,8 +216,7 @@ class Renderer:
             covered[owner] += canvas.draw(
                 texture, mesh.rims[face], H[i], boxes[i], planes[i], gain[i], 215 * haze[i], owner
             )
-        visible = np.bincount(canvas.owners[canvas.owners >= 0], minlength=len(pose))
-        return visible[:num_actors], covered[:num_actors]
+        return canvas.owners, covered
 
     def _shading(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         """[F] brightness of faces by their angle to the sun; u, v in the global frame."""
