@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from typing import Any
 
-import numpy as np
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 from sensor_msgs.msg import CompressedImage, PointCloud2
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection3DArray
 from visualization_msgs.msg import MarkerArray
 
-from sparse4d_core.types import Detections
 from sparse4d_core.visualization import draw_overlay
 
 from .conversions import (
     RigFrames,
+    above,
     make_header,
     ns_from_stamp,
     to_base_frame,
@@ -77,7 +76,7 @@ class Outputs:
             timings["overlay"] = (time.perf_counter() - start) * 1e3
         return timings
 
-    def _publish(self, found: Detections, header: Header, conversions: dict[LifecyclePublisher, Callable]) -> None:
+    def _publish(self, found: Any, header: Header, conversions: dict[LifecyclePublisher, Callable]) -> None:
         boxes = to_base_frame(found, self._frames, self._buffer, ns_from_stamp(header.stamp))
         for publisher, convert in conversions.items():
             if publisher.get_subscription_count():
@@ -87,19 +86,3 @@ class Outputs:
         width = self._node.get_parameter("overlay_width").value
         picture = draw_overlay(processed.frame, processed.result.tracks, tile_width=width)
         return to_compressed_image(picture, header, self._node.get_parameter("overlay_quality").value)
-
-
-def above(detections: Detections, threshold: float) -> Detections:
-    """The detections with at least this score."""
-    if threshold <= 0:
-        return detections
-    keep = np.asarray(detections.scores) >= threshold
-    ids = None if detections.ids is None else detections.ids[keep]
-    return replace(
-        detections,
-        boxes=detections.boxes[keep],
-        scores=detections.scores[keep],
-        labels=detections.labels[keep],
-        class_scores=None,
-        ids=ids,
-    )

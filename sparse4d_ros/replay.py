@@ -26,10 +26,9 @@ from sparse4d_core.threads import limit_threads
 from sparse4d_core.types import Frame
 
 from .bag_io import BagError, open_bag, read_messages
-from .conversions import insert_transforms, ns_from_stamp, record_from_messages, to_messages
+from .conversions import above, insert_transforms, ns_from_stamp, record_from_messages, to_messages
 from .detector import Detector, FrameDropped
 from .node import default_rig
-from .outputs import above
 from .parameters import NodeParameters, check_together
 from .record import RecordError, RecordFile, SetRecord
 from .rig import Rig, RigError, load_rig

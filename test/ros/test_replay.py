@@ -17,6 +17,7 @@ import torch
 
 pytest.importorskip("rclpy")
 from sparse4d_core.config import preset
+from sparse4d_core.evaluation.evaluate import main as evaluate
 from sparse4d_core.geometry import transform_boxes
 from sparse4d_core.model import Sparse4D
 from sparse4d_core.pipeline import Pipeline
@@ -27,7 +28,7 @@ from sparse4d_ros.parameters import NodeParameters
 from sparse4d_ros.record import SetRecord, differences, read_record
 from sparse4d_ros.replay import Replay, main
 from sparse4d_ros.rig import load_rig
-from sparse4d_ros.score_record import read_truth, submissions
+from sparse4d_ros.score_record import read_truth, submissions, write_results
 
 DOMAIN = 72
 
@@ -97,13 +98,16 @@ def test_command_line(tiny_dataset, tiny_bag, tmp_path, capsys):
 
 
 def annotated_record(tiny_bag) -> list[SetRecord]:
-    """The annotations as if a detector had found them: boxes in the base frame, ids from the instances."""
+    """The visible annotations as if a detector had found them: boxes in the base frame, ids from the instances."""
+    visible = {}
+    for _, stamp_ns, message in read_messages(tiny_bag, ["/nuscenes/sample"]):
+        visible[stamp_ns] = [a["num_lidar_pts"] > 0 for a in json.loads(message.data)["annotations"]]
     ids: dict[str, int] = defaultdict(lambda: len(ids))
     truth, records = read_truth(tiny_bag), []
     for _, _, message in read_messages(tiny_bag, ["/nuscenes/annotations"]):
         stamp_ns = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
         T_base_from_map = truth.buffer.lookup("base_link", "map", stamp_ns).matrix
-        rows = [d for d in message.detections if d.results[0].hypothesis.class_id in CLASS_NAMES]
+        rows = [d for d, seen in zip(message.detections, visible[stamp_ns], strict=True) if seen]
         boxes = np.zeros((len(rows), 10))
         for box, d in zip(boxes, rows, strict=True):
             c, q, s = d.bbox.center.position, d.bbox.center.orientation, d.bbox.size
@@ -128,6 +132,21 @@ def test_submissions_lie_on_the_annotations(tiny_dataset, tiny_bag):
         for box in boxes:
             distance = np.abs(np.array(stored[token]) - [*box["translation"], *box["size"]]).max(axis=1)
             assert distance.min() < 1e-6
+
+
+def test_the_official_score_of_a_perfect_detector(tiny_dataset, tiny_bag, tmp_path):
+    """From the bag's annotations through record and submission to the devkit: everything is found, nothing is lost."""
+    paths = [tmp_path / name for name in ("results.json", "tracking.json")]
+    write_results(annotated_record(tiny_bag), tiny_bag, *paths)
+    command = ["--dataroot", tiny_dataset, "--results", paths[0], "--tracking", paths[1], "--out", tmp_path]
+    evaluate([str(word) for word in command])
+    scores = json.loads((tmp_path / "metrics.json").read_text())
+    errors, tracking = scores["detection"]["errors"], scores["tracking"]
+    found = {name: ap for name, ap in scores["detection"]["class_ap"].items() if ap > 0}
+    assert len(found) >= 3 and min(found.values()) > 0.999  # classes that are not in the scene score zero
+    assert tracking["amotp"] < 1e-3 and tracking["ids"] == 0
+    assert errors["mATE"] <= 1 - len(found) / len(CLASS_NAMES) + 1e-6  # absent classes count as one
+    assert set(json.loads(paths[0].read_text())["results"]) == set(json.loads(paths[1].read_text())["results"])
 
 
 @pytest.mark.parametrize(
