@@ -44,12 +44,12 @@ class CameraFeatures:
 
 def flatten_maps(maps: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """See :meth:`CameraFeatures.flat`."""
-    cameras, device = maps[0].shape[1], maps[0].device
+    cameras = maps[0].shape[1]
     features = torch.cat([m.flatten(-2).transpose(-1, -2) for m in maps], dim=2).flatten(1, 2)
-    shapes = torch.tensor([m.shape[-2:] for m in maps], dtype=torch.int64, device=device)
+    shapes = torch.tensor([m.shape[-2:] for m in maps])  # the operator reads its tables on the host
     pixels = shapes.prod(-1)
     level_start = pixels.cumsum(0) - pixels
-    camera_start = torch.arange(cameras, device=device) * pixels.sum()
+    camera_start = torch.arange(cameras) * pixels.sum()
     return features, shapes.expand(cameras, -1, -1).contiguous(), camera_start[:, None] + level_start
 
 

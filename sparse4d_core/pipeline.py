@@ -12,11 +12,11 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from .checkpoint import load_checkpoint
 from .config import Sparse4DConfig, preset
 from .decode import decode
+from .encoder import ImageEncoder
 from .model import SceneReset, Sparse4D
 from .preprocess import preprocess
 from .temporal import TemporalState
@@ -74,7 +74,7 @@ class Pipeline:
         self.trained = trained
         self.precision = precision
         self.temporal_stride = temporal_stride
-        self._image_features = torch.compile(model.image_features) if compile else model.image_features
+        self._encoder = ImageEncoder(self.model, getattr(torch, precision), compile)
 
     @classmethod
     def from_preset(
@@ -129,7 +129,7 @@ class Pipeline:
             inputs = preprocess(frame, self.config).to(self.device)
         state, reset = self._begin(state, inputs)
         with self._timed("backbone", timings):
-            features = self._encode(inputs.images)
+            features = self._encoder(inputs.images)
         with self._timed("decoder", timings):
             output, new_state = self.model.decode_features(features, inputs, state)
         with self._timed("decode", timings):
@@ -137,13 +137,6 @@ class Pipeline:
             check_finite(detections)
             tracks = track(detections, self.config.tracking_threshold)
         return StepResult(detections, tracks, self._advance(state, new_state, inputs), timings, reset)
-
-    def _encode(self, images: Tensor) -> list[Tensor]:
-        if self.precision == "float32":
-            return self._image_features(images)
-        with torch.autocast(self.device.type, getattr(torch, self.precision)):
-            features = self._image_features(images)
-        return [level.float() for level in features]
 
     def _begin(self, state: TemporalState | None, inputs: ModelInput) -> tuple[TemporalState | None, str | None]:
         """With clean resets: drops what another scene left, and says why."""
