@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
@@ -98,7 +99,10 @@ class DetectorNode(LifecycleNode):
             return TransitionCallbackReturn.FAILURE
         self._outputs = Outputs(self, self._rig.frames, self._buffer)
         self._tf_subscriptions = self._subscribe_transforms()
-        self._diagnostics_timer = self.create_timer(values.diagnostics_period, self._publish_diagnostics)
+        wall_time = Clock(clock_type=ClockType.STEADY_TIME)  # diagnostics go on where /clock stands still
+        self._diagnostics_timer = self.create_timer(
+            values.diagnostics_period, self._publish_diagnostics, clock=wall_time
+        )
         self._values = values
         return super().on_configure(state)
 
@@ -120,7 +124,7 @@ class DetectorNode(LifecycleNode):
         return super().on_activate(state)
 
     def on_deactivate(self, state) -> TransitionCallbackReturn:
-        """Stops the worker; model and transforms stay."""
+        """Stops the worker; model and transforms stay. The last diagnostics message has the final counts."""
         self._stop_intake()
         return super().on_deactivate(state)
 
@@ -158,7 +162,18 @@ class DetectorNode(LifecycleNode):
         self._stop.set()
         if self._worker is not None:
             self._worker.join()
+            self._say_counts()
         self._worker = self._synchronizer = None
+
+    def _say_counts(self) -> None:
+        """Last words of an activation: a summary in the log, and diagnostics while there is somebody to tell."""
+        dropped = ", ".join(f"{cause} {n}" for cause, n in sorted(self._statistics.dropped.items())) or "none"
+        images = ", ".join(f"{cause} {n}" for cause, n in sorted(self._synchronizer.drops.items()) if n) or "none"
+        self.get_logger().info(
+            f"{self._statistics.processed} sets processed; sets dropped: {dropped}; images dropped before: {images}"
+        )
+        if self.context.ok():
+            self._publish_diagnostics()
 
     def _release(self) -> None:
         self._stop_intake()

@@ -154,7 +154,8 @@ def start(tmp_path):
 
 def test_from_images_to_tracks(start, peer):
     """The command of the README, all outputs, services, live parameters, and a clean end."""
-    node = start("--params-file", "config/detector.yaml", "-p", "model:=demo", "-p", "image_reliability:=reliable")
+    overrides = ("model:=demo", "image_reliability:=reliable", "use_sim_time:=true")
+    node = start("--params-file", "config/detector.yaml", *(word for text in overrides for word in ("-p", text)))
     assert peer.spin_until(lambda: peer.state() == "active"), node.log
     assert peer.spin_until(peer.connected), node.log
     assert "UNTRAINED" in node.log or "weights" in node.log
@@ -172,11 +173,12 @@ def test_from_images_to_tracks(start, peer):
 
     assert peer.call(Trigger, "reset").success
     peer.play_set(3)
-    assert "memory cleared: asked for" in node.log
+    assert peer.spin_until(lambda: "memory cleared: asked for" in node.log), node.log
     check_parameters(peer)
     check_diagnostics(peer)
 
     assert peer.change_state(Transition.TRANSITION_DEACTIVATE) and peer.state() == "inactive"
+    assert "4 sets processed; sets dropped: none; images dropped before: none" in node.log
     assert peer.change_state(Transition.TRANSITION_CLEANUP) and peer.state() == "unconfigured"
     assert node.stop() == 0, node.log
     assert "Traceback" not in node.log
@@ -212,18 +214,19 @@ def check_parameters(peer: Peer) -> None:
 
 
 def check_diagnostics(peer: Peer) -> None:
-    peer.received["diagnostics"].clear()
-    assert peer.spin_until(lambda: peer.received["diagnostics"])
-    statuses = {status.name: status for status in peer.received["diagnostics"][-1].status}
-    values = {name: {pair.key: pair.value for pair in status.values} for name, status in statuses.items()}
-    inference, synchronization = values["sparse4d: inference"], values["sparse4d: synchronization"]
-    assert inference["sets_processed"] == "4" and inference["scene_reset"] == "clean"
+    def latest() -> dict[str, dict[str, str]]:
+        statuses = peer.received["diagnostics"][-1].status if peer.received["diagnostics"] else []
+        return {status.name: {pair.key: pair.value for pair in status.values} for status in statuses}
+
+    assert peer.spin_until(lambda: latest().get("sparse4d: inference", {}).get("sets_processed") == "4")
+    inference, synchronization = latest()["sparse4d: inference"], latest()["sparse4d: synchronization"]
+    assert inference["scene_reset"] == "clean" and inference["resets.asked for"] == "1"
     assert float(inference["memory_mib"]) > 50 and float(inference["sync_spread_p50"]) == 35.0
     for stage in ("decode_images", "transforms", "preprocess", "backbone", "decoder", "decode", "publish", "intake"):
         assert 0 <= float(inference[f"{stage}_p50"]) <= float(inference[f"{stage}_p99"])
     assert float(inference["arrival_to_publish_p99"]) > 0
     assert synchronization["images_received"] == synchronization["images_in_sets"] == "24"
-    assert "sparse4d: transforms" in statuses
+    assert "sparse4d: transforms" in latest()
 
 
 def test_a_checkpoint_that_is_not_there_leaves_the_process_alive_and_unconfigured(start, peer):
