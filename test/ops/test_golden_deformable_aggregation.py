@@ -62,6 +62,8 @@ def test_golden_older_signature(golden, file, case, path):
 def test_golden_reference_in_double_precision(golden, file, case):
     """In float64 the definition gives the recorded numbers to their last stored digit."""
     data = Golden(golden, file)
+    if f"{case}_output" not in data:
+        pytest.skip(f"{file} of this folder has no {case}")
     names = ("mc_ms_feat", "sampling_location", "weights")
     features, location, weights = (data.tensor(f"{case}_{name}").double().requires_grad_() for name in names)
     shapes, starts = data.tensor(f"{case}_spatial_shape"), data.tensor(f"{case}_scale_start_index")
