@@ -244,8 +244,9 @@ def parse_arguments(argv: Sequence[str] | None) -> tuple[str, PlayOptions]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    bag, options = parse_arguments(argv)
-    rclpy.init()
+    arguments = sys.argv if argv is None else ["bag_player", *argv]
+    bag, options = parse_arguments(rclpy.utilities.remove_ros_args(arguments)[1:])
+    rclpy.init(args=arguments)
     try:
         report = play_bag(bag, options)
     except (KeyboardInterrupt, ExternalShutdownException):

@@ -81,11 +81,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    arguments = parse_arguments(argv)
+    words = sys.argv if argv is None else ["recorder", *argv]
+    arguments = parse_arguments(rclpy.utilities.remove_ros_args(words)[1:])
     done = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: done.set())
-    rclpy.init(signal_handler_options=rclpy.SignalHandlerOptions.NO)
+    rclpy.init(args=words, signal_handler_options=rclpy.SignalHandlerOptions.NO)
     with RecordFile(arguments.out) as file:
 
         def write(record: SetRecord) -> None:
