@@ -115,7 +115,7 @@ class BankCheck:
 @pytest.mark.parametrize(("file", "tag"), BANKS + GRAPH)
 def test_golden(golden, file, tag):
     data = Golden(golden, file)
-    if not data.keys(f"{tag}_"):
+    if f"{tag}_{'gnn' if tag == 'graph' else 'f0_timestamp'}" not in data:
         pytest.skip(f"the folder's file does not hold this case: {tag}")
     if tag == "graph":
         return check_graph(data)
