@@ -6,6 +6,7 @@ Each number of the published configurations stands here once; a test compares th
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 BARRIER, TRAFFIC_CONE = 5, 9  # indices into CLASS_NAMES
 
@@ -73,7 +74,7 @@ class GridMaskConfig:
 class SamplingConfig:
     """Every slot of the batch walks through its own sequence, frame by frame, with the state carried along (v2, v3)."""
 
-    splits_per_scene: int = 2
+    splits_per_scene: int | Literal["all"] = 2  # "all": every frame on its own, in random order
     skip_probability: float = 0.5  # of a frame within a sequence
     reverse_probability: float = 0.1  # of a sequence being played backwards
     # v1 draws independent samples with past key frames instead; the interval is drawn once per sample.
@@ -138,7 +139,7 @@ _V1_T1 = TrainingConfig(
     augmentation=AugmentationConfig(
         scale_range=None, rotation_range_deg=(0.0, 0.0), flip=False, bev_rotation_range=(0.0, 0.0)
     ),
-    sampling=SamplingConfig(splits_per_scene=1, skip_probability=0.0, reverse_probability=0.0),
+    sampling=SamplingConfig(splits_per_scene="all", skip_probability=0.0, reverse_probability=0.0),
     optimizer=OptimizerConfig(lr=2e-4, weight_decay=0.01, backbone_lr_factor=0.1, max_grad_norm=35.0),
     schedule=ScheduleConfig(batch_size=8, iterations=None, epochs=24, checkpoint_every_epochs=6),
     initial_backbone="FCOS3D ResNet101-DCN checkpoint loaded into the whole detector (strict=False)",

@@ -93,8 +93,8 @@ class TrainingObjective(nn.Module):
             self.model.config.num_single_frame_layers,
             self.average,
         )
-        if targets.depth is not None and output.depths:
-            losses["dense_depth"] = depth_loss(output.depths, targets.depth, config.losses)
+        if output.depths:
+            losses["dense_depth"] = self._dense_depth(output, targets)
         if self.model.config.depth_reweighting:
             losses["depth"] = self._point_depth(features, inputs, targets)
         return ForwardResult(losses, output, state, queries)
@@ -108,6 +108,12 @@ class TrainingObjective(nn.Module):
             cameras = CameraFeatures(features, past.inputs.projection, past.inputs.image_wh)
             frames.append(replace(PastFrame.of(cameras, past.inputs), valid=past.valid))
         return TemporalState(history=tuple(frames))
+
+    def _dense_depth(self, output: ModelOutput, targets: Targets) -> Tensor:
+        """Without lidar the loss is zero, and so is its gradient, which a wrapper for several processes waits for."""
+        if targets.depth is None:
+            return sum(parameter.sum() for parameter in self.model.depth_head.parameters()) * 0.0
+        return depth_loss(output.depths, targets.depth, self.config.losses)
 
     def _point_depth(self, features: list[Tensor], inputs: ModelInput, targets: Targets) -> Tensor:
         cameras = CameraFeatures(features, inputs.projection, inputs.image_wh)

@@ -5,8 +5,8 @@ AnnotatedFrames ──Draw──► frame, objects ──augment──► ModelI
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 import numpy as np
@@ -22,6 +22,7 @@ from .augment import (
     draw_augmentation,
     rotate_boxes,
     rotate_world,
+    rotation_about_z,
     wrap_angle,
 )
 from .config import TrainingConfig
@@ -42,13 +43,18 @@ class Objects(Protocol):
 
 
 class AnnotatedFrames(Protocol):
-    """What training needs of a data set; `data.nuscenes.NuScenesDataset` is one."""
+    """A data set as training sees it: frames in time order, scene after scene."""
+
+    num_earlier: Sequence[int]  # for every frame: how many earlier ones its scene has
 
     def frame(self, i: int) -> Frame:
         """Images and calibration of a frame."""
 
     def annotations(self, i: int) -> Objects:
         """Annotations that are fit to learn from."""
+
+    def lidar_points(self, i: int) -> np.ndarray | None:
+        """[P, 3 or more] metres in the model frame; None where there is no lidar."""
 
 
 @dataclass
@@ -60,42 +66,54 @@ class Batch:
     history: tuple[PastInput, ...] = ()  # past frames, most recent first (v1)
 
     def to(self, device: torch.device | str) -> Batch:
-        moved = {f.name: getattr(self.inputs, f.name) for f in fields(ModelInput)}
-        inputs = ModelInput(**{k: None if v is None else v.to(device, non_blocking=True) for k, v in moved.items()})
-        return replace(self, inputs=inputs, targets=self.targets.to(device), starts=self.starts.to(device))
+        history = tuple(PastInput(_moved(past.inputs, device), past.valid.to(device)) for past in self.history)
+        return Batch(_moved(self.inputs, device), self.targets.to(device), self.starts.to(device), self.tokens, history)
+
+
+def _moved(inputs: ModelInput, device: torch.device | str) -> ModelInput:
+    values = {f.name: getattr(inputs, f.name) for f in fields(ModelInput)}
+    return ModelInput(**{k: None if v is None else v.to(device, non_blocking=True) for k, v in values.items()})
 
 
 class TrainingSamples(torch.utils.data.Dataset):
-    """Augmented samples, each a function of (seed, draw): any worker process gives the same.
+    """Augmented samples, each a function of (seed, draw): any worker process gives the same."""
 
-    Args:
-        lidar: gives the points [P, 3 or more] (metres, model frame) of a frame, or None for a frame without.
-    """
-
-    def __init__(
-        self,
-        data: AnnotatedFrames,
-        model: Sparse4DConfig,
-        training: TrainingConfig,
-        seed: int = 0,
-        lidar: Callable[[int], np.ndarray | None] | None = None,
-    ):
+    def __init__(self, data: AnnotatedFrames, model: Sparse4DConfig, training: TrainingConfig, seed: int = 0):
         self.data = data
         self.model = model
         self.training = training
         self.seed = seed
-        self.lidar = lidar
 
     def __getitem__(self, draw: Draw) -> Batch:
         """A batch of one sample."""
         frame = self.data.frame(draw.index)
         augmentation = self._augmentation(draw, frame)
-        frame = rotate_world(frame, augmentation.bev_rotation)
-        inputs = self._inputs(draw, frame, augmentation)
-        targets = training_targets(self.data.annotations(draw.index), augmentation.bev_rotation, self.training)
-        if self.lidar is not None and (points := self.lidar(draw.index)) is not None:
-            targets.depth = self._depth(points, inputs, augmentation.bev_rotation)
-        return Batch(inputs, targets, torch.tensor([draw.step == 0]), [frame.token])
+        angle = augmentation.bev_rotation
+        distort = PhotometricDistortion(np.random.RandomState([self.seed, draw.position, draw.step, 1]))
+        inputs = self._inputs(frame, augmentation, distort)
+        targets = training_targets(self.data.annotations(draw.index), angle, self.training)
+        if self.model.num_depth_layers and (points := self.data.lidar_points(draw.index)) is not None:
+            targets.depth = self._depth(points, inputs, angle)
+        history = self._history(draw, inputs, augmentation, distort)
+        return Batch(inputs, targets, torch.tensor([draw.step == 0]), [frame.token], history)
+
+    def _history(
+        self, draw: Draw, present: ModelInput, augmentation: Augmentation, distort: PhotometricDistortion
+    ) -> tuple[PastInput, ...]:
+        """Past key frames, most recent first; where the scene has none, a stand-in that is not valid (v1)."""
+        config = self.training.sampling
+        if self.model.history is None:
+            return ()
+        low, high = config.history_interval_range
+        interval = np.random.RandomState([self.seed, draw.position, draw.step, 2]).randint(low, high + 1)
+        past = []
+        for age in range(interval, interval * config.history_frames + 1, interval):
+            inputs = present
+            if age <= self.data.num_earlier[draw.index]:
+                inputs = self._inputs(self.data.frame(draw.index - age), augmentation, distort)
+            gap = (present.timestamp - inputs.timestamp).abs()
+            past.append(PastInput(inputs, (gap > 0) & (gap <= config.max_time_interval)))
+        return tuple(past)
 
     def _augmentation(self, draw: Draw, frame: Frame) -> Augmentation:
         config = self.training.augmentation
@@ -104,10 +122,9 @@ class TrainingSamples(torch.utils.data.Dataset):
         rng = np.random.RandomState([self.seed, draw.position, step])
         return draw_augmentation(config, self.model.image, (width, height), rng)
 
-    def _inputs(self, draw: Draw, frame: Frame, augmentation: Augmentation) -> ModelInput:
+    def _inputs(self, frame: Frame, augmentation: Augmentation, distort: PhotometricDistortion) -> ModelInput:
         width, height = self.model.image.input_wh
         pixels = np.zeros((len(frame.images), 3, height, width), np.float32)
-        distort = PhotometricDistortion(np.random.RandomState([self.seed, draw.position, draw.step, 1]))
         for camera, image in enumerate(frame.images):
             if image is None:
                 continue
@@ -116,12 +133,11 @@ class TrainingSamples(torch.utils.data.Dataset):
                 image = distort(image)
             normalize(image, self.model.image, out=pixels[camera])
         transforms = [None if image is None else augmentation.image for image in frame.images]
-        return model_input(frame, transforms, pixels, (width, height))
+        turned = rotate_world(frame, augmentation.bev_rotation)
+        return model_input(turned, transforms, pixels, (width, height))
 
     def _depth(self, points: np.ndarray, inputs: ModelInput, angle: float) -> list[Tensor]:
-        turned = np.array(points[:, :3], np.float64)
-        cos, sin = np.cos(angle), np.sin(angle)
-        turned[:, :2] = turned[:, :2] @ np.array([[cos, sin], [-sin, cos]])
+        turned = points[:, :3].astype(np.float64) @ rotation_about_z(angle)[:3, :3].T
         maps = depth_maps(
             turned, inputs.projection[0].numpy(), self.model.image.input_wh, max_depth=self.training.losses.max_depth
         )
@@ -148,4 +164,9 @@ def collate_batches(samples: Sequence[Batch]) -> Batch:
         collate_targets([sample.targets for sample in samples]),
         torch.cat([sample.starts for sample in samples]),
         [token for sample in samples for token in sample.tokens],
+        tuple(_collate_past(frames) for frames in zip(*(sample.history for sample in samples), strict=True)),
     )
+
+
+def _collate_past(frames: Sequence[PastInput]) -> PastInput:
+    return PastInput(collate([past.inputs for past in frames]), torch.cat([past.valid for past in frames]))

@@ -15,16 +15,18 @@ from torch import distributed
 
 from ..checkpoint import load_checkpoint
 from ..config import PRESETS, Sparse4DConfig, preset
-from ..data.nuscenes import NuScenesDataset
+from ..data.lidar import LidarFiles
+from ..data.nuscenes import Annotations, NuScenesDataset
 from ..data.tables import DatasetError
 from ..initialization import initialize_decoder
 from ..model import Sparse4D
+from ..types import Frame
 from .config import TrainingConfig, training_config
 from .loader import BatchLoader
 from .objective import PRECISIONS
 from .processes import Processes, start_processes
 from .sampler import SequenceSampler, sequence_ids
-from .samples import TrainingSamples
+from .samples import AnnotatedFrames, TrainingSamples
 from .store import write_atomically
 from .trainer import RunSettings, Trainer, TrainingDivergedError
 
@@ -74,33 +76,33 @@ class Streams:
         return Streams(total // (processes * accumulation), accumulation)
 
 
-def keyframe_sequences(data: NuScenesDataset, splits: int) -> tuple[np.ndarray, list[int]]:
-    """Key frames scene after scene, and the sequence each belongs to."""
-    frames = data.keyframes
-    scene, stamp = data.index.scene[frames], data.index.stamp_us[frames]
-    first = {number: stamp[scene == number].min() for number in np.unique(scene)}
-    frames = frames[np.lexsort((stamp, scene, [first[number] for number in scene]))]
-    scene = data.index.scene[frames]
-    starts = np.flatnonzero(np.diff(scene, prepend=-1))
-    position = np.arange(len(frames)) - np.repeat(starts, np.diff([*starts, len(frames)]))
-    return frames, sequence_ids(position.tolist(), splits)
+class Keyframes:
+    """The key frames of a data set, scene after scene, numbered from 0."""
 
+    def __init__(self, data: NuScenesDataset):
+        frames = data.keyframes
+        scene, stamp = data.index.scene[frames], data.index.stamp_us[frames]
+        first = {number: stamp[scene == number].min() for number in np.unique(scene)}
+        self._frames = frames[np.lexsort((stamp, scene, [first[number] for number in scene]))]
+        self._data = data
+        starts = np.flatnonzero(np.diff(data.index.scene[self._frames], prepend=-1))
+        lengths = np.diff([*starts, len(frames)])
+        self.num_earlier = (np.arange(len(frames)) - np.repeat(starts, lengths)).tolist()  # in the same scene
+        lidar = LidarFiles(data)
+        self._lidar = lidar if len(lidar) else None
 
-class _Keyframes:
-    """The chosen frames of a data set, numbered from 0."""
-
-    def __init__(self, data: NuScenesDataset, frames: np.ndarray):
-        self._data, self._frames = data, frames
-
-    def frame(self, i: int):
+    def frame(self, i: int) -> Frame:
         return self._data.frame(int(self._frames[i]))
 
-    def annotations(self, i: int):
+    def annotations(self, i: int) -> Annotations:
         return self._data.annotations(int(self._frames[i]))
+
+    def lidar_points(self, i: int) -> np.ndarray | None:
+        return None if self._lidar is None else self._lidar(int(self._frames[i]))
 
 
 def make_loader(
-    data: NuScenesDataset,
+    data: AnnotatedFrames,
     model: Sparse4DConfig,
     training: TrainingConfig,
     streams: Streams,
@@ -108,8 +110,8 @@ def make_loader(
     seed: int,
     workers: int,
 ) -> BatchLoader:
-    frames, sequences = keyframe_sequences(data, training.sampling.splits_per_scene)
-    samples = TrainingSamples(_Keyframes(data, frames), model, training, seed)
+    samples = TrainingSamples(data, model, training, seed)
+    sequences = sequence_ids(data.num_earlier, training.sampling.splits_per_scene)
     per_process = streams.per_batch * streams.accumulation
     sampler = SequenceSampler(sequences, per_process, training.sampling, seed, processes.rank, processes.world_size)
     return BatchLoader(samples, sampler, streams.per_batch, workers)
@@ -176,7 +178,7 @@ def train(args: argparse.Namespace, processes: Processes) -> None:
     data = NuScenesDataset(args.dataroot, args.version, split=args.split)
     check_trainable(data)
     streams = Streams.divide(training.schedule.batch_size, processes.world_size, args.accumulation)
-    loader = make_loader(data, config, training, streams, processes, args.seed, args.workers)
+    loader = make_loader(Keyframes(data), config, training, streams, processes, args.seed, args.workers)
     settings = RunSettings(
         out=args.out,
         iterations=num_iterations(training, len(data.keyframes), args.iterations),

@@ -115,20 +115,25 @@ class Trainer:
         loaded = time.monotonic()
         rate = learning_rate(self.iteration, self.settings.iterations, self.config.optimizer)
         set_learning_rate(self.optimizer, rate)
+        statistics = [buffer.clone() for buffer in self.model.buffers()]
         results = self._backward(batches)
         norm = self._update()
         self.iteration += 1
         values = {
             name: float(sum(r.losses[name].detach() for r in results)) / len(results) for name in results[0].losses
         }
-        if self._good(norm, values, batches, journal):
+        good = self._good(norm, values, batches, journal)
+        if not good:
+            for buffer, before in zip(self.model.buffers(), statistics, strict=True):
+                buffer.copy_(before)  # batch norm has seen the bad batch
+        if good:
             means.add({"loss": sum(values.values()), **{f"loss/{k}": v for k, v in values.items()}, "grad_norm": norm})
         means.add({"seconds_per_iteration": time.monotonic() - began, "seconds_loading": loaded - began})
         if self.iteration % self.settings.report_every == 0 and means:
             samples = sum(len(batch.tokens) for batch in batches) * self.processes.world_size
             report = {"loss": math.nan, **means.take(), "lr": rate, "skipped": self.skipped}
             journal.report(self.iteration, report | {"samples_per_second": samples / report["seconds_per_iteration"]})
-        if self.settings.picture_every and self.iteration % self.settings.picture_every == 0:
+        if good and self.settings.picture_every and self.iteration % self.settings.picture_every == 0:
             self._picture(journal, batches[0], results[0])
         journal.advance()
 
