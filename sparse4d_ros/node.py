@@ -37,6 +37,7 @@ from . import parameters
 from .conversions import insert_transforms, make_header, ns_from_stamp
 from .detector import Detector, FrameDropped
 from .diagnostics import Statistics, diagnostics_message
+from .frame_builder import FrameBuilder
 from .outputs import Outputs
 from .rig import Rig, load_rig
 from .serialized import stamp_of_serialized
@@ -169,7 +170,8 @@ class DetectorNode(LifecycleNode):
         """Last words of an activation: a summary in the log, and diagnostics while there is somebody to tell."""
         dropped = ", ".join(f"{cause} {n}" for cause, n in sorted(self._statistics.dropped.items())) or "none"
         images = ", ".join(f"{cause} {n}" for cause, n in sorted(self._synchronizer.drops.items()) if n) or "none"
-        self.get_logger().info(
+        summary = rclpy.logging.get_logger(f"{NODE_NAME}.summary")  # not on /rosout, which may be gone by now
+        summary.info(
             f"{self._statistics.processed} sets processed; sets dropped: {dropped}; images dropped before: {images}"
         )
         if self.context.ok():
@@ -205,8 +207,7 @@ class DetectorNode(LifecycleNode):
         message_types = {
             camera.name: CompressedImage if camera.transport == "compressed" else Image for camera in self._rig.cameras
         }
-        return Detector(
-            pipeline,
+        builder = FrameBuilder(
             self._rig.frames,
             self._buffer,
             distortion=values.distortion,
@@ -214,6 +215,7 @@ class DetectorNode(LifecycleNode):
             decode_threads=values.decode_threads,
             to_message=lambda camera, arrival: deserialize_message(arrival.data, message_types[camera]),
         )
+        return Detector(pipeline, builder)
 
     # --------------------------------------------------------------------------------------------------------- intake
 
