@@ -78,23 +78,24 @@ class Sparse4D(nn.Module):
     ) -> tuple[ModelOutput, TemporalState]:
         """The part behind the image encoder."""
         cameras = CameraFeatures(feature_maps, inputs.projection.contiguous(), inputs.image_wh.contiguous())
-        state = self.usable_state(state, inputs)
-        output, state = self.decoder(cameras, inputs, state, denoising, clean=self.scene_reset == "clean")
+        state, clean = self.usable_state(state, inputs)
+        output, state = self.decoder(cameras, inputs, state, denoising, clean)
         if self.training:
             output.feature_maps = feature_maps
             if self.depth_head is not None and inputs.focal is not None:
                 output.depths = self.depth_head(feature_maps, inputs.focal)
         return output, state
 
-    def usable_state(self, state: TemporalState | None, inputs: ModelInput) -> TemporalState:
-        """The state, or an empty one at the start and after a change of batch size.
+    def usable_state(self, state: TemporalState | None, inputs: ModelInput) -> tuple[TemporalState, bool]:
+        """The state, empty at the start and after a change of batch size; and whether the decoder must separate
+        samples of a new scene from the others.
 
         A clean reset of all samples is told here, so that the frame runs as a first frame does.
         """
         if state is None or state.batch_size not in (None, inputs.images.shape[0]):
-            return TemporalState()
-        if self.scene_reset == "clean" and state.instances is not None:
-            gap = (inputs.timestamp - state.instances.timestamp).abs()
-            if bool((gap > self.config.temporal.max_interval).all()):
-                return state.forget()
-        return state
+            return TemporalState(), False
+        if self.scene_reset == "reference" or state.instances is None:
+            return state, self.scene_reset == "clean"
+        gap = (inputs.timestamp - state.instances.timestamp).abs()
+        changed = (gap > self.config.temporal.max_interval).tolist()
+        return (state.forget(), False) if all(changed) else (state, any(changed))
