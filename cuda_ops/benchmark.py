@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import os
 import pathlib
 from collections.abc import Callable, Sequence
 
@@ -154,6 +155,7 @@ def main(argv: list[str] | None = None) -> None:
         "hardware": hardware(device),
         "torch": torch.__version__,
         "date": datetime.date.today().isoformat(),
+        "load_average": os.getloadavg()[0],  # above zero at the start: others were running too
         "ceilings": {
             "memory_gigabytes_per_s": read_ceiling(device) / 1e9,
             "cache_gigabytes_per_s": cache_ceiling(device) / 1e9,

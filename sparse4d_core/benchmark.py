@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import pathlib
 import statistics
 import time
@@ -134,6 +135,7 @@ def main(argv: list[str] | None = None) -> None:
         torch.set_num_threads(arguments.threads)
     pipelines = make_pipelines(arguments.model, arguments.device, arguments.compile)
     facts = describe() | {"threads": torch.get_num_threads(), "kernels": kernels_loaded(), "model": arguments.model}
+    facts["load_average"] = os.getloadavg()[0]  # above zero at the start: others were running too
     frames = ring_frames(next(iter(pipelines.values())).config, arguments.frames)
     rows = measure(pipelines, frames)
     print(", ".join(f"{key} {value}" for key, value in facts.items()))
