@@ -179,6 +179,8 @@ TRAINING_CONFIGS: dict[str, TrainingConfig] = {
             photometric=False,  # colours tell the rendered classes apart
         ),
         grid_mask=None,
+        # Every noisy query costs as much as an instance: five groups would outnumber the instances.
+        denoising=DenoisingConfig(num_groups=3, num_temporal_groups=2),
         sampling=SamplingConfig(skip_probability=0.2),
         optimizer=OptimizerConfig(lr=4e-4, backbone_lr_factor=1.0, warmup_iterations=200),
         schedule=ScheduleConfig(batch_size=4, iterations=6_000, ema_decay=0.998),
