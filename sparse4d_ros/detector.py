@@ -5,29 +5,15 @@ Whatever can go wrong with a set ends in one exception, `FrameDropped`, with the
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
 
 from sparse4d_core.pipeline import NonFiniteOutputError, Pipeline, StepResult
 from sparse4d_core.types import Frame
 
-from .conversions import (
-    CameraModel,
-    ConversionError,
-    DistortionPolicy,
-    RigFrames,
-    build_frame,
-    camera_model,
-    check_header,
-    decode_image,
-)
+from .conversions import ConversionError
+from .frame_builder import FrameBuilder
 from .synchronizer import SyncedSet
-from .transforms import Disconnected, LookupFailed, TransformBuffer, TransformError
+from .transforms import TransformError
 
 
 class FrameDropped(Exception):
@@ -49,32 +35,10 @@ class Processed:
 
 
 class Detector:
-    """Runs sets through the model. Not for two threads at once, except `request_reset`.
+    """Runs sets through the model. Not for two threads at once, except `request_reset`."""
 
-    Args:
-        pipeline: the model.
-        frames: names of the rig's frames.
-        buffer: transforms; may grow while a set waits for its pose.
-        distortion: what to do with cameras that are not rectified.
-        tf_timeout: seconds to wait for a pose that is not there yet; 0 for data that are all there.
-        decode_threads: images decoded at a time.
-        to_message: what the synchronizer's items are ► the image message.
-    """
-
-    def __init__(
-        self,
-        pipeline: Pipeline,
-        frames: RigFrames,
-        buffer: TransformBuffer,
-        distortion: DistortionPolicy = "refuse",
-        tf_timeout: float = 0.0,
-        decode_threads: int = 2,
-        to_message: Callable[[str, Any], Any] = lambda camera, item: item,
-    ):
-        self.pipeline, self._frames, self._buffer = pipeline, frames, buffer
-        self._distortion, self._tf_timeout, self._to_message = distortion, tf_timeout, to_message
-        self._decoders = ThreadPoolExecutor(decode_threads, "decode")
-        self._models: dict[str, tuple[tuple, CameraModel]] = {}  # camera -> what its CameraInfo said, its model
+    def __init__(self, pipeline: Pipeline, builder: FrameBuilder):
+        self.pipeline, self._builder = pipeline, builder
         self._state = None
         self._epoch: int | None = None
         self._reset_reason: str | None = None
@@ -85,7 +49,7 @@ class Detector:
 
     def close(self) -> None:
         """Ends the threads."""
-        self._decoders.shutdown(wait=True)
+        self._builder.close()
 
     def process(self, synced: SyncedSet) -> Processed:
         """One set through the model.
@@ -95,7 +59,7 @@ class Detector:
         """
         reset = self._apply_resets(synced.epoch)
         try:
-            frame, timings = self.frame(synced)
+            frame, timings = self._builder.build(synced)
             result = self.pipeline.step(frame, self._state)
         except ConversionError as error:
             raise FrameDropped(error.cause, str(error)) from error
@@ -109,20 +73,6 @@ class Detector:
         self._state = result.state
         return Processed(frame, result, reset or result.reset, timings | result.timings_ms)
 
-    def frame(self, synced: SyncedSet) -> tuple[Frame, dict[str, float]]:
-        """What the set shows, decoded and with its poses; and the milliseconds of decode_images and transforms.
-
-        Raises:
-            ConversionError, TransformError: an image, a calibration or a pose cannot be used.
-        """
-        start = time.perf_counter()
-        images = self._decode(synced)
-        cameras = {camera: self._camera_model(camera, info) for camera, info in synced.infos.items()}
-        decoded = time.perf_counter()
-        frame = self._build_frame(synced, images, cameras)
-        built = time.perf_counter()
-        return frame, {"decode_images": (decoded - start) * 1e3, "transforms": (built - decoded) * 1e3}
-
     def _apply_resets(self, epoch: int) -> str | None:
         reason, self._reset_reason = self._reset_reason, None
         if self._epoch is not None and epoch != self._epoch:
@@ -131,43 +81,3 @@ class Detector:
         if reason is not None and self._state is not None:
             self._state = self._state.forget()
         return reason
-
-    def _decode(self, synced: SyncedSet) -> dict[str, tuple[int, np.ndarray]]:
-        """Camera -> (stamp in nanoseconds, BGR image)."""
-
-        def decode(entry: tuple[str, tuple[int, Any]]) -> tuple[str, tuple[int, np.ndarray]]:
-            camera, (stamp_ns, item) = entry
-            message = self._to_message(camera, item)
-            try:
-                check_header(message, self._frames.cameras[camera])
-                return camera, (stamp_ns, decode_image(message))
-            except ConversionError as error:
-                raise ConversionError(error.cause, f"camera {camera}: {error}") from error
-
-        return dict(self._decoders.map(decode, synced.images.items()))
-
-    def _camera_model(self, camera: str, info: Any) -> CameraModel:
-        """Made anew only when the calibration changes: undistortion maps take a while."""
-        says = (
-            tuple(info.k), tuple(info.d), tuple(info.p), info.width, info.height, info.binning_x, info.binning_y,
-            info.roi.x_offset, info.roi.y_offset, info.roi.width, info.roi.height, info.distortion_model,
-        )  # fmt: skip
-        known = self._models.get(camera)
-        if known is None or known[0] != says:
-            known = self._models[camera] = (says, camera_model(info, self._distortion))
-        return known[1]
-
-    def _build_frame(self, synced: SyncedSet, images: dict, cameras: dict[str, CameraModel]) -> Frame:
-        """The frame, after waiting a bounded time for poses that may still come."""
-        deadline = time.monotonic() + self._tf_timeout
-        while True:
-            revision = self._buffer.revision
-            try:
-                return build_frame(images, synced.stamp_ns, cameras, self._frames, self._buffer)
-            except TransformError as error:
-                may_come = isinstance(error, (LookupFailed, Disconnected)) or error.kind in (
-                    "extrapolation_future",
-                    "extrapolation_one_value",
-                )
-                if not may_come or not self._buffer.wait_for_change(revision, deadline - time.monotonic()):
-                    raise

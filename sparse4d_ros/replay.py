@@ -23,21 +23,18 @@ from tqdm import tqdm
 
 from sparse4d_core.pipeline import Pipeline
 from sparse4d_core.threads import limit_threads
-from sparse4d_core.types import Frame
 
-from .bag_io import BagError, open_bag, read_messages
-from .conversions import above, insert_transforms, ns_from_stamp, record_from_messages, to_messages
+from .bag_frames import BagFrames
+from .bag_io import BagError
+from .conversions import above, record_from_messages, to_messages
 from .detector import Detector, FrameDropped
 from .node import default_rig
 from .parameters import NodeParameters, check_together
 from .record import RecordError, RecordFile, SetRecord
 from .rig import Rig, RigError, load_rig
 from .score_record import write_results
-from .synchronizer import SyncedSet, Synchronizer
-from .transforms import TransformBuffer, TransformError
-
-NANOSECONDS = 1_000_000_000
-TF_TOPICS = ("/tf", "/tf_static")
+from .synchronizer import SyncedSet
+from .transforms import TransformError
 
 log = logging.getLogger(__name__)
 
@@ -51,21 +48,10 @@ class Replay:
     """
 
     def __init__(self, bag: str | Path, rig: Rig, pipeline: Pipeline, parameters: NodeParameters):
-        self._bag, self._rig, self._parameters = bag, rig, parameters
-        self._buffer = TransformBuffer(parameters.tf_cache)
-        self._detector = Detector(
-            pipeline,
-            rig.frames,
-            self._buffer,
-            distortion=parameters.distortion,
-            decode_threads=parameters.decode_threads,
-        )
-        self.synchronizer = Synchronizer(
-            rig.names,
-            slop_ns=round(parameters.sync_slop * NANOSECONDS),
-            timeout_ns=round(parameters.sync_timeout * NANOSECONDS),
-            missing=parameters.missing_camera,
-        )
+        self._frames = BagFrames(bag, rig, parameters)
+        self._detector = Detector(pipeline, self._frames.builder)
+        self._score_threshold = parameters.score_threshold
+        self.synchronizer = self._frames.synchronizer
         self.drops: Counter[str] = Counter()
 
     def run(self, only: set[int] | None = None) -> Iterator[SetRecord]:
@@ -75,7 +61,7 @@ class Replay:
             BagError: the bag cannot be read, or lacks the rig's topics.
         """
         try:
-            for synced in self.sets():
+            for synced in self._frames.sets():
                 if only is None or synced.stamp_ns in only:
                     record = self._process(synced)
                     if record is not None:
@@ -89,48 +75,15 @@ class Replay:
             if done.reset:
                 log.info("set %d: %s; instances forgotten", synced.stamp_ns, done.reset)
             found = done.result
-            detections = above(found.detections, self._parameters.score_threshold)
-            messages = to_messages(detections, found.tracks, self._rig.frames, self._buffer, synced.stamp_ns)
+            detections = above(found.detections, self._score_threshold)
+            messages = to_messages(
+                detections, found.tracks, self._frames.rig.frames, self._frames.buffer, synced.stamp_ns
+            )
         except (FrameDropped, TransformError) as error:
             self.drops[error.cause if isinstance(error, FrameDropped) else f"tf_{error.kind}"] += 1
             log.warning("set %d dropped: %s", synced.stamp_ns, error)
             return None
         return record_from_messages(**messages)
-
-    def frame(self, synced: SyncedSet) -> Frame:
-        """Images and poses of a set, as the model gets them."""
-        return self._detector.frame(synced)[0]
-
-    def sets(self) -> Iterator[SyncedSet]:
-        """Complete sets in the order of the bag; transforms run ahead by the time that the node would wait for them."""
-        images = {camera.image_topic: camera.name for camera in self._rig.cameras}
-        infos = {camera.info_topic: camera.name for camera in self._rig.cameras}
-        self._check_topics([*images, *infos])
-        transforms = read_messages(self._bag, TF_TOPICS)
-        ahead = next(transforms, None)
-        for topic, log_ns, message in read_messages(self._bag, [*images, *infos]):
-            while ahead is not None and ahead[1] <= log_ns + self._parameters.tf_timeout * NANOSECONDS:
-                self._insert(*ahead)
-                ahead = next(transforms, None)
-            if topic in infos:
-                self.synchronizer.add_info(infos[topic], message, ns_from_stamp(message.header.stamp))
-            else:
-                self.synchronizer.add_image(images[topic], ns_from_stamp(message.header.stamp), message)
-            synced = self.synchronizer.take_newest()
-            if synced is not None:
-                yield synced
-
-    def _insert(self, topic: str, _: int, message: Any) -> None:
-        try:
-            insert_transforms(self._buffer, message, static=topic == "/tf_static")
-        except TransformError as error:
-            log.warning("%s: %s", topic, error)
-
-    def _check_topics(self, wanted: Sequence[str]) -> None:
-        with open_bag(self._bag) as reader:
-            there = set(reader.topics)
-        if missing := [topic for topic in [*wanted, "/tf"] if topic not in there]:
-            raise BagError(f"bag: {self._bag} lacks {', '.join(missing)}; it has {', '.join(sorted(there))}")
 
 
 def read_stamps(path: str | Path) -> set[int]:

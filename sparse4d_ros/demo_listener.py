@@ -1,0 +1,70 @@
+"""Listens to a detector's diagnostics from the outside, as a monitoring tool would."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+
+
+class DiagnosticsListener:
+    """Keeps the newest status of every component. A context manager; owns rclpy's default context meanwhile."""
+
+    def __init__(self, detector: str = "sparse4d"):
+        self._prefix = f"{detector}: "
+        self._statuses: dict[str, dict[str, str]] = {}
+        self._news = threading.Condition()
+
+    def __enter__(self) -> DiagnosticsListener:
+        rclpy.init(signal_handler_options=rclpy.SignalHandlerOptions.NO)
+        self._node = rclpy.create_node("demo_listener")
+        self._node.create_subscription(DiagnosticArray, "/diagnostics", self._store, 10)
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self._node)
+        self._thread = threading.Thread(target=self._spin, name="diagnostics", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._executor.shutdown()
+        self._thread.join()
+        self._node.destroy_node()
+        rclpy.try_shutdown()
+
+    def wait(self, seconds: float) -> bool:
+        """True as soon as the detector has said anything."""
+        with self._news:
+            return self._news.wait_for(lambda: bool(self._statuses), seconds)
+
+    def wait_until_idle(self, seconds: float) -> None:
+        """Return once the number of processed sets has not grown from one message to the next, or time is up."""
+        deadline, before = time.monotonic() + seconds, None
+        while time.monotonic() < deadline:
+            with self._news:
+                self._news.wait(deadline - time.monotonic())
+            now = self.last().get("inference", {}).get("sets_processed")
+            if now == before:
+                return
+            before = now
+
+    def last(self) -> dict[str, dict[str, str]]:
+        """Component (inference, synchronization, transforms) -> its newest values."""
+        with self._news:
+            return {name: dict(values) for name, values in self._statuses.items()}
+
+    def _spin(self) -> None:
+        try:
+            self._executor.spin()
+        except ExternalShutdownException:
+            pass
+
+    def _store(self, message: DiagnosticArray) -> None:
+        with self._news:
+            for status in message.status:
+                if status.name.startswith(self._prefix):
+                    name = status.name.removeprefix(self._prefix)
+                    self._statuses[name] = {pair.key: pair.value for pair in status.values}
+            self._news.notify_all()
