@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import os
 import pathlib
 import shutil
 import subprocess
+from collections.abc import Iterator
 
 import torch
 
@@ -84,9 +87,21 @@ def build(verbose: bool = False) -> pathlib.Path:
     """
     existing = find_library()
     if existing is None:
-        existing = _compile(_writable_root() / sources_key(), verbose)
+        folder = _writable_root() / sources_key()
+        with _sole_builder(folder):
+            existing = find_library() or _compile(folder, verbose)
     torch.ops.load_library(str(existing))
     return existing
+
+
+@contextlib.contextmanager
+def _sole_builder(folder: pathlib.Path) -> Iterator[None]:
+    """One build at a time in a folder. The lock dies with its process, so a build that was killed blocks nobody."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "building").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        (folder / "lock").unlink(missing_ok=True)  # torch's own lock file, which outlives a killed build
+        yield
 
 
 def _compile(folder: pathlib.Path, verbose: bool) -> pathlib.Path:
@@ -94,7 +109,6 @@ def _compile(folder: pathlib.Path, verbose: bool) -> pathlib.Path:
 
     with_cuda = cuda_available()
     flags = ["-O3", "-fopenmp", "-Wno-psabi", *(["-DSPARSE4D_CUDA"] if with_cuda else [])]
-    folder.mkdir(parents=True, exist_ok=True)
     cpp_extension.load(
         name=LIBRARY_NAME,
         sources=[str(CSRC / name) for name in CPU_SOURCES + (CUDA_SOURCES if with_cuda else ())],
