@@ -121,7 +121,7 @@ def _gain(key: str, v1: bool, extra: Callable[[str], float | None] | None) -> fl
 
 
 def fill(module: nn.Module, seed: int, prefix: str = "", **rule) -> nn.Module:
-    """Give a block in isolation the weights of the rule, and evaluation mode; its parameter names are the reference's."""
+    """Give a block in isolation the weights of the rule, and evaluation mode; its names are the reference's."""
     state = {}
     for name, old in module.state_dict().items():
         last = name.rsplit(".", 1)[-1]
