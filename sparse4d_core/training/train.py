@@ -44,19 +44,19 @@ RUN holds config.json, log.jsonl, tensorboard/, checkpoints/ and at the end mode
 
 
 def build_model(config: Sparse4DConfig, seed: int, anchors: pathlib.Path | None, init: pathlib.Path | None) -> Sparse4D:
-    """A model to start from: seeded, with the anchors of the data set, or with all weights of a checkpoint."""
+    """A model to start from: seeded, or with the weights of a checkpoint; with anchors of one's own data if given."""
     torch.manual_seed(seed)
     model = Sparse4D(config, scene_reset="clean", activation_checkpointing=config.embed_dims >= 256)
     initialize_decoder(model.decoder)
-    if anchors is not None:
+    if init is not None:
+        load_checkpoint(init, model)
+    if anchors is not None:  # after the checkpoint, which holds the anchors of its own data
         values = np.load(anchors, allow_pickle=False)
         if values.shape != tuple(model.decoder.anchor.shape):
             raise ValueError(
                 f"anchors: {anchors} has shape {values.shape}, {config.name} needs {tuple(model.decoder.anchor.shape)}"
             )
         model.decoder.anchor.data.copy_(torch.from_numpy(values))
-    if init is not None:
-        load_checkpoint(init, model)
     return model
 
 
