@@ -17,6 +17,7 @@ from .config import AggregationConfig
 from .geometry import project
 from .keypoints import KeypointGenerator
 from .layers import mlp
+from .linear import Linear, linear
 
 
 @dataclass
@@ -102,13 +103,13 @@ class DeformableAggregation(nn.Module):
         self.num_cameras = num_cameras
         self.kps_generator = KeypointGenerator(dims, config.num_learnable_points, config.fixed_points)
         self.num_weights = config.num_groups * config.num_levels * self.kps_generator.num_points
-        self.output_proj = nn.Linear(dims, dims)
+        self.output_proj = Linear(dims, dims)
         self.proj_drop = nn.Dropout(config.output_drop)
         if config.camera_embed:
             self.camera_encoder = nn.Sequential(*mlp(12, dims, 1, 2))
-            self.weights_fc = nn.Linear(dims, self.num_weights)
+            self.weights_fc = Linear(dims, self.num_weights)
         else:
-            self.weights_fc = nn.Linear(dims, self.num_weights * num_cameras)
+            self.weights_fc = Linear(dims, self.num_weights * num_cameras)
 
     def forward(self, feature: Tensor, anchor: Tensor, embed: Tensor, cameras: CameraFeatures) -> Tensor:
         """feature [B, A, C], anchor [B, A, 11], embed [B, A, C] -> [B, A, 2C] ("cat") or [B, A, C] ("add")."""
@@ -146,7 +147,7 @@ class DeformableAggregation(nn.Module):
     def _logits_per_camera(self, query: Tensor, projection: Tensor) -> Tensor:
         """weights_fc(query + camera), as weights_fc(query) + its matrix times camera: N times less work."""
         camera = self.camera_encoder(projection[:, :, :3].flatten(-2))  # [B, N, C]
-        return self.weights_fc(query)[:, :, None] + F.linear(camera, self.weights_fc.weight)[:, None]
+        return self.weights_fc(query)[:, :, None] + linear(camera, self.weights_fc.weight)[:, None]
 
     def _drop_points(self, weights: Tensor) -> Tensor:
         """Training: drops a point in a camera for all levels and groups at once."""

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .linear import Linear, linear
+
 
 class MultiheadAttention(nn.Module):
     """Multi-head attention; the softmax map is never written out.
@@ -19,7 +21,7 @@ class MultiheadAttention(nn.Module):
         self.drop = drop
         self.in_proj_weight = nn.Parameter(torch.empty(3 * dims, dims))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * dims))
-        self.out_proj = nn.Linear(dims, dims)
+        self.out_proj = Linear(dims, dims)
         nn.init.xavier_uniform_(self.in_proj_weight)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -27,7 +29,7 @@ class MultiheadAttention(nn.Module):
         weights = self.in_proj_weight.chunk(3)
         biases = self.in_proj_bias.chunk(3)
         q, k, v = (
-            F.linear(x, w, b).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            linear(x, w, b).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for x, w, b in zip((query, key, value), weights, biases, strict=True)
         )
         allowed = None if mask is None else ~mask

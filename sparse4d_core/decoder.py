@@ -17,6 +17,7 @@ from .attention import InstanceAttention
 from .config import Sparse4DConfig
 from .decoder_layer import DecoderLayer
 from .layers import AnchorEncoder
+from .linear import Linear
 from .temporal import Memory, TemporalState, assign_ids, decayed_confidence, merge, recall, remember
 from .types import ModelInput, ModelOutput
 
@@ -80,8 +81,8 @@ class RecurrentDecoder(nn.Module):
             for i in range(config.num_decoder_layers)
         )
         if config.decoupled_attention:
-            self.fc_before = nn.Linear(dims, 2 * dims, bias=False)
-            self.fc_after = nn.Linear(2 * dims, dims, bias=False)
+            self.fc_before = Linear(dims, 2 * dims, bias=False)
+            self.fc_after = Linear(2 * dims, dims, bias=False)
         else:
             self.fc_before = self.fc_after = nn.Identity()
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from .fused_convolution import fuse_convolutions
+from .linear import has_onednn
 from .model import Sparse4D
 
 log = logging.getLogger(__name__)
@@ -32,6 +34,8 @@ class ImageEncoder(nn.Module):
         self.autocast = dtype != torch.float32 and any(model.config.backbone.deformable_stages)
         self.backbone, self.neck = copy.deepcopy(model.backbone).eval(), copy.deepcopy(model.neck).eval()
         fold_batch_norms(self)
+        if next(self.parameters()).device.type == "cpu" and has_onednn() and not (compile or self.autocast):
+            fuse_convolutions(self)
         stored = torch.float32 if self.autocast else dtype
         self.to(dtype=stored, memory_format=torch.channels_last).requires_grad_(False)
         self._compiled = torch.compile(self._levels) if compile else None

@@ -21,6 +21,7 @@ from .decoder_layer import DecoderLayer
 from .geometry import elapsed, project, project_anchors, relative_transform
 from .keypoints import move_to_past
 from .layers import AnchorEncoder, FeedForward
+from .linear import Linear
 from .temporal import TemporalState
 from .types import ModelInput, ModelOutput
 
@@ -72,7 +73,7 @@ class DepthReweighting(nn.Module):
         self.min_depth, self.max_depth, self.interval = min_depth, max_depth, interval
         self.num_bins = round((max_depth - min_depth) / interval) + 1
         blocks = [FeedForward(dims, dims, dims, pre_norm=False, skip="identity") for _ in range(num_blocks)]
-        self.depth_fc = nn.Sequential(*blocks, nn.Linear(dims, self.num_bins))
+        self.depth_fc = nn.Sequential(*blocks, Linear(dims, self.num_bins))
 
     def forward(self, feature: Tensor, anchor: Tensor) -> Tensor:
         """feature [B, A, P, C], anchor [B, A, 11] -> [B, A, P, C]."""
@@ -95,7 +96,7 @@ class TemporalFusion(nn.Module):
         """The newer frame weighs decay ** (rate * |its age in seconds|); decay None weighs all frames alike."""
         super().__init__()
         self.decay, self.rate = decay, rate
-        self.fusion_layer = nn.Linear(2 * dims, dims)
+        self.fusion_layer = Linear(2 * dims, dims)
 
     def forward(self, older: Tensor, newer: Tensor, age: Tensor | None) -> Tensor:
         """older, newer [B, A, P, C], age [B] seconds of the newer frame (None: the present)."""

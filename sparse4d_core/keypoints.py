@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .geometry import transform
+from .linear import Linear
 from .types import COS_YAW, LOG_LENGTH, SIN_YAW, VX
 
 
@@ -30,7 +31,7 @@ class KeypointGenerator(nn.Module):
         self.num_points = len(fixed_points) + num_learnable
         self.register_buffer("fix_scale", torch.tensor(fixed_points, dtype=torch.float32))
         if num_learnable > 0:
-            self.learnable_fc = nn.Linear(dims, num_learnable * 3)
+            self.learnable_fc = Linear(dims, num_learnable * 3)
 
     def forward(self, anchor: Tensor, feature: Tensor | None = None) -> Tensor:
         """anchor [B, A, 11], feature [B, A, C] -> points [B, A, P, 3] in metres, fixed points first."""

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from .config import AnchorEncoderConfig
-from .types import SIN_YAW, VX, LOG_LENGTH
+from .linear import Linear
+from .types import LOG_LENGTH, SIN_YAW, VX
 
 
 def mlp(in_dims: int, dims: int, inner: int, outer: int) -> list[nn.Module]:
@@ -16,7 +17,7 @@ def mlp(in_dims: int, dims: int, inner: int, outer: int) -> list[nn.Module]:
     layers: list[nn.Module] = []
     for _ in range(outer):
         for _ in range(inner):
-            layers += [nn.Linear(in_dims, dims), nn.ReLU(inplace=True)]
+            layers += [Linear(in_dims, dims), nn.ReLU(inplace=True)]
             in_dims = dims
         layers.append(nn.LayerNorm(dims))
     return layers
@@ -58,13 +59,13 @@ class FeedForward(nn.Module):
         self.pre_norm = nn.LayerNorm(in_dims) if pre_norm else nn.Identity()
         widths = [in_dims] + [hidden] * (num_fcs - 1)
         blocks = [
-            nn.Sequential(nn.Linear(a, b), nn.ReLU(inplace=True), nn.Dropout(drop))
+            nn.Sequential(Linear(a, b), nn.ReLU(inplace=True), nn.Dropout(drop))
             for a, b in zip(widths[:-1], widths[1:], strict=True)
         ]
-        self.layers = nn.Sequential(*blocks, nn.Linear(hidden, dims), nn.Dropout(drop))
+        self.layers = nn.Sequential(*blocks, Linear(hidden, dims), nn.Dropout(drop))
         self.skip = skip
         if skip == "linear":
-            self.identity_fc = nn.Linear(in_dims, dims)
+            self.identity_fc = Linear(in_dims, dims)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.pre_norm(x)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .layers import Scale, mlp
+from .linear import Linear
 from .types import COS_YAW, SIN_YAW, VX
 
 
@@ -35,9 +36,9 @@ class Refinement(nn.Module):
         super().__init__()
         self.num_corrected = COS_YAW + 1 if refine_yaw else SIN_YAW
         self.normalize_yaw = normalize_yaw
-        self.layers = nn.Sequential(*mlp(dims, dims, 2, 2), nn.Linear(dims, output_dims), Scale(output_dims))
-        self.cls_layers = nn.Sequential(*mlp(dims, dims, 1, 2), nn.Linear(dims, num_classes)) if num_classes else None
-        self.quality_layers = nn.Sequential(*mlp(dims, dims, 1, 2), nn.Linear(dims, 2)) if quality else None
+        self.layers = nn.Sequential(*mlp(dims, dims, 2, 2), Linear(dims, output_dims), Scale(output_dims))
+        self.cls_layers = nn.Sequential(*mlp(dims, dims, 1, 2), Linear(dims, num_classes)) if num_classes else None
+        self.quality_layers = nn.Sequential(*mlp(dims, dims, 1, 2), Linear(dims, 2)) if quality else None
 
     def forward(self, feature: Tensor, anchor: Tensor, embed: Tensor, time_interval: Tensor) -> Tensor:
         """feature, embed [B, A, C], anchor [B, A, D], time_interval [B] seconds -> anchor [B, A, D]."""
