@@ -64,10 +64,14 @@ def write_checkpoint(path: str | os.PathLike, state: dict[str, Tensor], config: 
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".tmp")
-    with unfinished.open("wb") as file:
-        torch.save({"state_dict": state, "meta": meta, "config": config_to_dict(config)}, file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with unfinished.open("wb") as file:
+            torch.save({"state_dict": state, "meta": meta, "config": config_to_dict(config)}, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        unfinished.unlink(missing_ok=True)
+        raise OSError(f"{path}: checkpoint could not be written ({error})") from error
     os.replace(unfinished, path)
 
 

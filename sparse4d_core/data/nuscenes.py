@@ -183,7 +183,9 @@ class NuScenesDataset:
             "annotations with a size that is not positive (left out)": int(
                 (index.boxes[:, 3:6] <= 0).any(axis=1).sum()
             ),
-            "annotations without a known velocity": int((np.isnan(index.velocity).any(axis=1) & learned).sum()),
+            "annotations without a known velocity (it counts as zero)": int(
+                (np.isnan(index.velocity).any(axis=1) & learned).sum()
+            ),
             "annotations that are not finite (left out)": int((~np.isfinite(index.boxes)).any(axis=1).sum()),
             "keyframes without any annotation": int((np.diff(index.annotation_start)[self.keyframes] == 0).sum()),
             "images without a record": int((index.files == "").sum()),

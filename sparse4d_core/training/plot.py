@@ -18,7 +18,7 @@ _LAYER = re.compile(r"loss/(.+)_(\d+)")
 
 
 def read_log(path: pathlib.Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Name -> iterations [n] and values [n] of everything reported; events and values that were not finite are left out.
+    """Name -> iterations [n] and values [n] of all that was reported; events and values not finite are left out.
 
     After a resumed run some iterations stand twice in the log: the later line counts.
 

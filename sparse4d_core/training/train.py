@@ -118,12 +118,18 @@ def make_loader(
 
 
 def check_trainable(data: NuScenesDataset) -> None:
-    """Refuse data that nothing can be learned from."""
+    """Refuse data that nothing can be learned from, or that would end the run somewhere on its way."""
     count = sum(len(data.annotations(int(i))) for i in data.keyframes)
     if count == 0:
         raise DatasetError(
             f"dataroot: {data.dataroot} {data.version} has no annotation to learn from in {len(data.keyframes)} key "
             "frames (test splits are published without); choose another --version or --split"
+        )
+    if missing := data.missing_images():
+        raise DatasetError(
+            f"dataroot: {len(missing)} of {data.index.files.size} images are missing below {data.dataroot} "
+            f"({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}); complete the data set or choose another "
+            "--split"
         )
 
 

@@ -17,6 +17,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from ..checkpoint import save_checkpoint
+from ..data.tables import DatasetError
 from ..model import Sparse4D
 from ..temporal import TemporalState
 from .config import TrainingConfig
@@ -88,6 +89,7 @@ class Trainer:
 
         Raises:
             TrainingDivergedError: naming the samples of the last bad step.
+            DatasetError: an image that cannot be read; what was learned so far is saved.
         """
         journal = Journal(self.settings.out, self.iteration, self.settings.iterations, self.processes.is_first)
         means = _Means()
@@ -106,6 +108,11 @@ class Trainer:
                         return
                 self.save()
                 self.export()
+            except DatasetError as error:
+                journal.event(self.iteration, f"data cannot be read: {error}")
+                if self.processes.world_size == 1:  # several would have to meet for it, and the others do not come
+                    self.save()
+                raise
             finally:
                 journal.close()
 
