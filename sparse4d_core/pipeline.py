@@ -116,6 +116,19 @@ class Pipeline:
     def config(self) -> Sparse4DConfig:
         return self.model.config
 
+    def check_cameras(self, count: int) -> None:
+        """Whether the model takes a rig of so many cameras: with camera embedding (v2, v3) any number.
+
+        Raises:
+            ValueError: the weights are made for another number.
+        """
+        expected = self.model.decoder.layers[0].aggregation.num_cameras
+        if not self.config.aggregation.camera_embed and count != expected:
+            raise ValueError(
+                f"rig: {count} cameras, but the weights of {self.config.name} are made for {expected}; "
+                "take a v2 or v3 preset for this rig"
+            )
+
     @torch.inference_mode()
     def step(self, frame: Frame, state: TemporalState | None = None) -> StepResult:
         """One frame; `state` is what the last step returned, None at the start.

@@ -7,6 +7,8 @@ Source: Sparse4D v3, section 3.4 (extend to tracking).
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from .types import Detections, Tracks
@@ -30,4 +32,18 @@ def track(detections: Detections, threshold: float = 0.2) -> Tracks:
         detections.labels[rows],
         None if detections.class_scores is None else detections.class_scores[rows],
         detections.ids[rows],
+    )
+
+
+def worth_showing(detections: Detections, tracks: Tracks, threshold: float = 0.2) -> Detections:
+    """What a picture shows: the tracks; of a model without instance ids the detections with at least that score."""
+    if detections.ids is not None or len(tracks.scores):
+        return tracks
+    rows = np.asarray(detections.scores) >= threshold
+    return replace(
+        detections,
+        boxes=detections.boxes[rows],
+        scores=detections.scores[rows],
+        labels=detections.labels[rows],
+        class_scores=None,
     )

@@ -331,7 +331,7 @@ def to_compressed_image(picture: np.ndarray, header: Header, quality: int) -> Co
 
 
 def to_markers(tracks: Detections, boxes: np.ndarray, header: Header) -> MarkerArray:
-    """Tracks ► visualization_msgs/MarkerArray: DELETEALL, then box, id text and velocity arrow of each track."""
+    """Tracks ► visualization_msgs/MarkerArray: DELETEALL, then box, text (class, id if any) and arrow of each."""
     markers = [Marker(header=header, action=Marker.DELETEALL)]
     ids = _text_ids(tracks)
     for number, (box, label, identity) in enumerate(zip(boxes.tolist(), tracks.labels.tolist(), ids, strict=True)):

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from sparse4d_core.config import PRESETS
+from sparse4d_core.config import PRESETS, preset
 
 from .demo_listener import DiagnosticsListener
 from .demo_pictures import draw_bev_picture, draw_overlay_video
@@ -74,7 +74,7 @@ def run_demo(options: DemoOptions) -> dict:
         _replay(options, bag, logs)
         bar.update()
         bar.set_description("score with the nuScenes devkit")
-        _score(dataset, bag, out, logs)
+        _score(dataset, bag, out, logs, with_tracks=preset(options.model).tracking)
         bar.update()
         bar.set_description("draw")
         draw_bev_picture(bag, out / "online.jsonl", out / "bev.png")
@@ -190,13 +190,14 @@ def _replay(options: DemoOptions, bag: Path, logs: Path) -> None:
     _run_step("replay", [*module, "--record", str(out / "offline.jsonl")], logs)
 
 
-def _score(dataset: Path, bag: Path, out: Path, logs: Path) -> None:
-    """Scores of what the node published."""
+def _score(dataset: Path, bag: Path, out: Path, logs: Path, with_tracks: bool) -> None:
+    """Scores of what the node published; of a model without track ids (v1, v2) those of its detections alone."""
     results, tracking = str(out / "results.json"), str(out / "tracking.json")
-    module = ["sparse4d_ros.score_record", str(out / "online.jsonl"), "--bag", str(bag)]
-    _run_step("submission", [*module, "--out", results, "--tracking-out", tracking], logs)
+    module = ["sparse4d_ros.score_record", str(out / "online.jsonl"), "--bag", str(bag), "--out", results]
+    _run_step("submission", [*module, *(("--tracking-out", tracking) if with_tracks else ())], logs)
     module = ["sparse4d_core.evaluation.evaluate", "--dataroot", str(dataset), "--version", VERSION]
-    _run_step("score", [*module, "--results", results, "--tracking", tracking, "--out", str(out / "scores")], logs)
+    module += ["--results", results, "--out", str(out / "scores")]
+    _run_step("score", [*module, *(("--tracking", tracking) if with_tracks else ())], logs)
 
 
 def parse_arguments(argv: Sequence[str] | None) -> DemoOptions:

@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from sparse4d_core.geometry import transform_boxes
+from sparse4d_core.tracking import worth_showing
 from sparse4d_core.types import Detections
 from sparse4d_core.visualization import Trail, draw_drive, draw_overlay
 
@@ -38,19 +39,22 @@ def read_annotations(bag: Path) -> dict[int, Detections]:
     return annotations
 
 
-def draw_overlay_video(bag: Path, record: Path, out: Path, fps: float) -> None:
-    """Every recorded set: tracks on the six images and from above, annotations thin and grey where there are any."""
-    records = {item.stamp_ns: item for item in read_record(record)}
+def draw_overlay_video(bag: Path, recorded: Path, out: Path, fps: float) -> None:
+    """Every recorded set on the six images and from above: tracks, or the confident detections of a model without ids;
+    annotations thin and grey where there are any."""
+    records = {item.stamp_ns: item for item in read_record(recorded)}
     annotations, buffer = read_annotations(bag), read_truth(bag).buffer
     writer = None
     frames = BagFrames(bag)
     for frame in tqdm(frames.frames(set(records)), total=len(records), desc=out.name, unit="set"):
         stamp_ns = frame.stamp_ns
-        tracks = _in_model_frame(records[stamp_ns].tracks, buffer, stamp_ns, records[stamp_ns].frame_id, frames)
+        record = records[stamp_ns]
+        boxes = worth_showing(record.detections, record.tracks)
+        boxes = _in_model_frame(boxes, buffer, stamp_ns, record.frame_id, frames)
         truth = annotations.get(stamp_ns)
         if truth is not None:
             truth = _in_model_frame(truth, buffer, stamp_ns, GLOBAL_FRAME, frames)
-        picture = draw_overlay(frame, tracks, ground_truth=truth, title=f"{stamp_ns / 1e9:.2f} s")
+        picture = draw_overlay(frame, boxes, ground_truth=truth, title=f"{stamp_ns / 1e9:.2f} s")
         picture = picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]  # video codecs want even sizes
         if writer is None:
             writer = cv2.VideoWriter(str(out), cv2.VideoWriter_fourcc(*"mp4v"), fps, picture.shape[1::-1])

@@ -199,10 +199,13 @@ class DetectorNode(LifecycleNode):
             scene_reset=values.scene_reset,
             temporal_stride=values.temporal_stride,
         )
+        pipeline.check_cameras(len(self._rig.cameras))
         log = self.get_logger()
         log.info(f"model {values.model} on {values.device}, {values.precision}; scene reset: {values.scene_reset}")
         if not pipeline.trained:
             log.warning(f"model {values.model}: the weights are UNTRAINED (random); set the parameter checkpoint")
+        if not pipeline.config.tracking:
+            log.info(f"model {values.model} gives no ids: ~/tracks stays empty, markers and overlay show detections")
         self._buffer = TransformBuffer(values.tf_cache)
         message_types = {
             camera.name: CompressedImage if camera.transport == "compressed" else Image for camera in self._rig.cameras
@@ -341,6 +344,7 @@ class DetectorNode(LifecycleNode):
         facts = {
             "model": values.model,
             "weights": "trained" if pipeline.trained else "untrained",
+            "track_ids": "yes" if pipeline.config.tracking else "no (a model of v1 or v2)",
             "scene_reset": values.scene_reset,
             "precision": values.precision,
         }

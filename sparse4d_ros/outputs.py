@@ -12,6 +12,7 @@ from std_msgs.msg import Header
 from vision_msgs.msg import Detection3DArray
 from visualization_msgs.msg import MarkerArray
 
+from sparse4d_core.tracking import worth_showing
 from sparse4d_core.visualization import draw_overlay
 
 from .conversions import (
@@ -64,11 +65,8 @@ class Outputs:
         self._publish(
             detections, header, {self._detections: to_detection_array, self._detection_states: to_state_cloud}
         )
-        self._publish(
-            result.tracks,
-            header,
-            {self._tracks: to_detection_array, self._track_states: to_state_cloud, self._markers: to_markers},
-        )
+        self._publish(result.tracks, header, {self._tracks: to_detection_array, self._track_states: to_state_cloud})
+        self._publish(worth_showing(result.detections, result.tracks), header, {self._markers: to_markers})
         timings = {"publish": (time.perf_counter() - start) * 1e3}
         if self._overlay.get_subscription_count():
             start = time.perf_counter()
@@ -84,5 +82,6 @@ class Outputs:
 
     def _picture(self, processed: Processed, header: Header) -> CompressedImage:
         width = self._node.get_parameter("overlay_width").value
-        picture = draw_overlay(processed.frame, processed.result.tracks, tile_width=width)
+        boxes = worth_showing(processed.result.detections, processed.result.tracks)
+        picture = draw_overlay(processed.frame, boxes, tile_width=width)
         return to_compressed_image(picture, header, self._node.get_parameter("overlay_quality").value)

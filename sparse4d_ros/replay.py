@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
+from sparse4d_core.config import preset
 from sparse4d_core.pipeline import Pipeline
 from sparse4d_core.threads import limit_threads
 
@@ -159,6 +160,10 @@ def parameters_of(arguments: argparse.Namespace) -> NodeParameters:
 def run(arguments: argparse.Namespace) -> str:
     """Replay as asked; returns a sentence about the outcome."""
     parameters = parameters_of(arguments)
+    if arguments.tracking_out and not preset(parameters.model).tracking:
+        raise ValueError(
+            f"tracking-out: model {parameters.model} gives no track ids; take a v3 preset, or leave out --tracking-out"
+        )
     limit_threads(parameters.torch_threads)
     pipeline = Pipeline.from_preset(
         parameters.model,
@@ -169,7 +174,9 @@ def run(arguments: argparse.Namespace) -> str:
         parameters.scene_reset,
         parameters.temporal_stride,
     )
-    replay = Replay(arguments.bag, load_rig(parameters.rig or default_rig()), pipeline, parameters)
+    rig = load_rig(parameters.rig or default_rig())
+    pipeline.check_cameras(len(rig.cameras))
+    replay = Replay(arguments.bag, rig, pipeline, parameters)
     only = read_stamps(arguments.sets) if arguments.sets else None
     records = list(tqdm(replay.run(only), desc=parameters.model, unit="set", total=len(only) if only else None))
     if arguments.record:

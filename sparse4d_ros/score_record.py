@@ -77,7 +77,14 @@ def submissions(
 def write_results(
     records: Iterable[SetRecord], bag: str | Path, out: str | Path | None, tracking_out: str | Path | None
 ) -> str:
-    """Write the submissions asked for; returns a sentence about what was scored."""
+    """Write the submissions asked for; returns a sentence about what was scored.
+
+    Raises:
+        RecordError: a tracking submission of a record without ids.
+    """
+    records = list(records)
+    if tracking_out and records and all(_without_ids(record) for record in records):
+        raise RecordError("tracking-out: the record has detections without ids (a model of v1 or v2): nothing to track")
     truth = read_truth(bag)
     writer, missing = submissions(records, truth)
     if out:
@@ -85,6 +92,10 @@ def write_results(
     if tracking_out:
         writer.write_tracking(tracking_out)
     return f"{len(truth.samples) - missing} of {len(truth.samples)} samples have results"
+
+
+def _without_ids(record: SetRecord) -> bool:
+    return record.detections.ids is None and len(record.tracks.scores) == 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,7 +11,7 @@ import torch
 
 from sparse4d_core.config import PRESETS
 from sparse4d_core.pipeline import NonFiniteOutputError, Pipeline
-from sparse4d_core.tracking import track
+from sparse4d_core.tracking import track, worth_showing
 from sparse4d_core.types import Detections, Frame
 
 SECOND = 10**9
@@ -141,3 +141,14 @@ def test_tracks_are_the_first_rows_above_the_class_threshold():
     np.testing.assert_array_equal(tracks.boxes, found.boxes[:2])
     assert len(track(replace(found, class_scores=None), 0.25).ids) == 2
     assert len(track(replace(found, ids=None)).ids) == 0
+
+
+def test_pictures_show_tracks_or_confident_detections_of_a_model_without_ids():
+    boxes, labels = np.arange(30.0).reshape(3, 10), np.array([0, 1, 2])
+    with_ids = Detections(boxes, np.array([0.9, 0.3, 0.1]), labels, ids=np.array([4, 5, 6]))
+    tracks = track(with_ids)
+    assert worth_showing(with_ids, tracks) is tracks
+    without = replace(with_ids, ids=None)
+    shown = worth_showing(without, track(without))
+    np.testing.assert_array_equal(shown.boxes, boxes[:2])
+    assert shown.ids is None and shown.labels.tolist() == [0, 1]
