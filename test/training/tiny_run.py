@@ -90,6 +90,7 @@ def tiny_trainer(
     training=TRAINING,
     accumulation: int = 1,
     workers: int = 0,
+    world=None,
 ) -> Trainer:
     """Everything seeded; the same arguments give the same run."""
     processes = processes or Processes()
@@ -97,7 +98,7 @@ def tiny_trainer(
     network = Sparse4D(model, scene_reset="clean")
     initialize_decoder(network.decoder)
     streams = Streams.divide(training.schedule.batch_size, processes.world_size, accumulation)
-    loader = make_loader(TinyWorld(), model, training, streams, processes, seed=3, workers=workers)
+    loader = make_loader(world or TinyWorld(), model, training, streams, processes, seed=3, workers=workers)
     torch.manual_seed(11 + processes.rank)
     settings = RunSettings(out, iterations, accumulation, report_every=2, picture_every=4)
     return Trainer(network, training, loader, settings, processes)
