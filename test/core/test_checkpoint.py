@@ -232,8 +232,26 @@ def test_nearest_preset_is_named_where_none_fits(demo, tmp_path):
     torch.save(state, tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match=r"2 missing \(.*fpn_convs.*No preset fits better"):
         load_checkpoint(tmp_path / "a.pt", demo)
-    with pytest.raises(CheckpointError, match="the closest is demo: 6 missing"):
+    with pytest.raises(CheckpointError, match="the closest is demo: 2 missing"):
         load_checkpoint(tmp_path / "a.pt", Sparse4D(preset("v3_r50")))
+
+
+@pytest.mark.parametrize(
+    ("holds", "wanted"), [("v3_r101", "v3_r50"), ("v2_r50", "v2_vov99"), ("v1_r101_t4", "v1_r101_t1")]
+)
+def test_another_size_or_backbone_is_named(tmp_path, holds, wanted):
+    keys = {name: {"dtype": "float32", "shape": t.shape} for name, t in meta_model(holds).state_dict().items()}
+    torch.save(constant_state(keys), tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=rf"does not fit {wanted}: .*It fits the preset {holds}\."):
+        load_checkpoint(tmp_path / "a.pt", meta_model(wanted))
+
+
+def test_an_extra_key_is_named_with_the_preset(demo, tmp_path):
+    torch.save({**demo.state_dict(), "decoder.extra.weight": torch.zeros(2)}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=r"1 unknown \(decoder\.extra\.weight\)\. No preset fits better"):
+        load_checkpoint(tmp_path / "a.pt", demo)
+    with pytest.raises(CheckpointError, match=r"the closest is demo: 1 unknown \(decoder\.extra\.weight\)"):
+        load_checkpoint(tmp_path / "a.pt", meta_model("v3_r50"))
 
 
 # --- Command line -----------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import time
 
 import pytest
 from cuda_ops import build
@@ -14,27 +15,24 @@ def test_lock_of_a_killed_build_is_removed(tmp_path):
         assert not (tmp_path / "lock").exists()
 
 
-def _hold(folder, entered, leave):
+def _hold(folder, entered, seconds):
     with build._sole_builder(folder):
         entered.set()
-        leave.wait(20)
+        time.sleep(seconds)
 
 
 @pytest.mark.parametrize("killed", [False, True])
 def test_one_build_at_a_time(tmp_path, killed):
     context = multiprocessing.get_context("spawn")
-    entered, leave, second = context.Event(), context.Event(), context.Event()
-    first = context.Process(target=_hold, args=(tmp_path, entered, leave))
+    entered, second = context.Event(), context.Event()
+    first = context.Process(target=_hold, args=(tmp_path, entered, 600 if killed else 4), daemon=True)
     first.start()
     assert entered.wait(60)
-    other = context.Process(target=_hold, args=(tmp_path, second, leave))
+    other = context.Process(target=_hold, args=(tmp_path, second, 0), daemon=True)
     other.start()
-    assert not second.wait(0.5), "a second build entered the folder of a running one"
+    assert not second.wait(1), "a second build entered the folder of a running one"
     if killed:
         first.kill()
-    else:
-        leave.set()
     assert second.wait(60)
-    leave.set()
     first.join()
     other.join()
