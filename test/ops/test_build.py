@@ -6,6 +6,7 @@ import multiprocessing
 import time
 
 import pytest
+
 from cuda_ops import build
 
 
@@ -23,7 +24,7 @@ def _hold(folder, entered, seconds):
 
 @pytest.mark.parametrize("killed", [False, True])
 def test_one_build_at_a_time(tmp_path, killed):
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")  # starts at once, so that a second of waiting means something
     entered, second = context.Event(), context.Event()
     first = context.Process(target=_hold, args=(tmp_path, entered, 600 if killed else 4), daemon=True)
     first.start()
