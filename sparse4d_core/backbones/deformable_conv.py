@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..linear import linear
+
 
 class ModulatedDeformConv2d(nn.Module):
     """A convolution whose taps move and fade: `conv_offset` predicts where each tap looks and how much it counts.
@@ -30,8 +32,9 @@ class ModulatedDeformConv2d(nn.Module):
         self.stride, self.padding, self.deform_groups = stride, padding, deform_groups
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
-        offset_channels = 3 * deform_groups * kernel_size**2
-        self.conv_offset = nn.Conv2d(in_channels, offset_channels, kernel_size, stride, padding)
+        samples = deform_groups * kernel_size**2
+        self.offset_channels = 2 * samples
+        self.conv_offset = nn.Conv2d(in_channels, 3 * samples, kernel_size, stride, padding)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -45,10 +48,6 @@ class ModulatedDeformConv2d(nn.Module):
         return modulated_deform_conv2d(
             x, offset, modulation.sigmoid(), self.weight, self.bias, self.stride, self.padding, self.deform_groups
         )
-
-    @property
-    def offset_channels(self) -> int:
-        return self.conv_offset.out_channels * 2 // 3
 
 
 def modulated_deform_conv2d(
@@ -83,10 +82,9 @@ def modulated_deform_conv2d(
         scale = row_weights[:, :, group].permute(1, 3, 4, 2, 0).reshape(-1, 4).to(table.dtype)
         sampled = F.embedding_bag(index, table, mode="sum", per_sample_weights=scale)
         columns.append(sampled.view(batch * h * w, taps, -1))
-    matrix = weight.permute(2, 3, 1, 0).reshape(taps * channels, out)
-    output = torch.cat(columns, dim=2).flatten(1) @ matrix.to(x.dtype)
-    output = output if bias is None else output + bias
-    return output.view(batch, h, w, out).permute(0, 3, 1, 2)
+    sampled = columns[0] if deform_groups == 1 else torch.cat(columns, dim=2)
+    matrix = weight.permute(0, 2, 3, 1).reshape(out, taps * channels).to(x.dtype)
+    return linear(sampled.flatten(1), matrix, bias).view(batch, h, w, out).permute(0, 3, 1, 2)
 
 
 def _tap_positions(offset: Tensor, kernel_w: int, stride: int, padding: int) -> tuple[Tensor, Tensor]:
