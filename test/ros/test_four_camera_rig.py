@@ -220,6 +220,29 @@ def test_order_of_the_cameras_does_not_matter(run):
     np.testing.assert_allclose(nearest, 0, atol=1e-3)
 
 
+def test_twelve_cameras_from_a_bag(bag, tmp_path):
+    """The robot with two more cameras beside each of its own: twelve streams in a bag, all of them in every frame."""
+    robot = load_rig(ROOT / "config" / "four_camera_rig.yaml")
+    copies = ("", "_2", "_3")
+    owner = {topic: camera.name for camera in robot.cameras for topic in (camera.image_topic, camera.info_topic)}
+    with create_bag(tmp_path / "twelve") as recorder:
+        for topic, log_ns, message in read_messages(bag):
+            for copy in copies if topic in owner else ("",):
+                recorder.write(topic + copy, log_ns, message)
+    cameras = tuple(
+        replace(c, name=c.name + copy, image_topic=c.image_topic + copy, info_topic=c.info_topic + copy)
+        for copy in copies
+        for c in robot.cameras
+    )
+    rig = replace(robot, cameras=cameras, frames=replace(robot.frames, cameras={c.name: c.frame for c in cameras}))
+    frames = Frames()
+    records = list(Replay(tmp_path / "twelve", rig, frames, NodeParameters()).run())
+    assert len(records) == 10 and all(len(record.detections.scores) == 32 for record in records)
+    first = frames.frames[0]
+    assert len(first.images) == 12 and all(image is not None for image in first.images)
+    np.testing.assert_array_equal(first.T_cam_from_model[8:], first.T_cam_from_model[:4])
+
+
 def test_twelve_cameras_are_a_rig_and_thirteen_are_not():
     def rig(count):
         return parse_rig({"cameras": [{"name": f"camera_{i}"} for i in range(count)]})
