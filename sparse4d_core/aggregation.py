@@ -24,7 +24,7 @@ from .linear import Linear, linear
 class CameraFeatures:
     """What all cameras saw at one instant."""
 
-    maps: list[Tensor]  # L levels of [B, N, C, h, w]
+    maps: list[Tensor]  # L levels of [B, N, C, h, w]; may be of lower precision than the instances
     projection: Tensor  # [B, N, 4, 4] model frame homogeneous -> pixels
     image_wh: Tensor  # [B, N, 2] pixels
     _flat: tuple[Tensor, Tensor, Tensor] | None = field(default=None, repr=False)
@@ -117,13 +117,13 @@ class DeformableAggregation(nn.Module):
         weights = self.attention_weights(feature + embed, cameras)
         view = (points, cameras.projection, cameras.image_wh)
         if self.config.sampling == "operator":
-            gathered = fused_deformable_aggregation(*cameras.flat(), *view, weights)
+            gathered = fused_deformable_aggregation(*cameras.flat(), *view, weights).to(feature.dtype)
         else:
             gathered = gather_points(cameras.maps, project(*view), weights).sum(2)
         return self.add_residual(gathered, feature)
 
     def attention_weights(self, query: Tensor, cameras: CameraFeatures) -> Tensor:
-        """query [B, A, C] (feature + embedding) -> weights [B, A, N, L, P, G], summing to one over N, L, P per group."""
+        """query [B, A, C] (feature + embedding) -> weights [B, A, N, L, P, G] that sum to one over N, L, P per group."""
         num_cameras = cameras.projection.shape[1]
         if self.config.camera_embed:
             logits = self._logits_per_camera(query, cameras.projection)

@@ -31,6 +31,7 @@ class ImageEncoder(nn.Module):
     def __init__(self, model: Sparse4D, dtype: torch.dtype = torch.float32, compile: bool = False):
         super().__init__()
         self.dtype = dtype
+        self.operator = model.config.aggregation.sampling == "operator"
         self.autocast = dtype != torch.float32 and any(model.config.backbone.deformable_stages)
         self.backbone, self.neck = copy.deepcopy(model.backbone).eval(), copy.deepcopy(model.neck).eval()
         fold_batch_norms(self)
@@ -41,12 +42,18 @@ class ImageEncoder(nn.Module):
         self._compiled = torch.compile(self._levels) if compile else None
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """images [B, N, 3, H, W] -> L levels of [B, N, C, h, w] float32, finest first."""
+        """images [B, N, 3, H, W] -> L levels of [B, N, C, h, w] in `output_dtype`, finest first."""
         stored = torch.float32 if self.autocast else self.dtype
         batch = images.flatten(0, 1).to(stored, memory_format=torch.channels_last)
         with torch.autocast(images.device.type, self.dtype, enabled=self.autocast):
             levels = self._run(batch)
-        return [level.float().unflatten(0, images.shape[:2]) for level in levels]
+        output = self.output_dtype(images.device)
+        return [level.to(output).unflatten(0, images.shape[:2]) for level in levels]
+
+    def output_dtype(self, device: torch.device) -> torch.dtype:
+        """The encoder's own where the aggregation operator takes it (its sums are float32), else float32."""
+        taken = self.dtype == torch.bfloat16 or device.type == "cuda"
+        return self.dtype if self.operator and taken else torch.float32
 
     def _run(self, batch: Tensor) -> list[Tensor]:
         if self._compiled is not None:

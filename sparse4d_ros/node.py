@@ -30,6 +30,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
 
+from sparse4d_core.memory import keep_freed_memory
 from sparse4d_core.pipeline import Pipeline
 from sparse4d_core.threads import limit_threads
 
@@ -378,6 +379,7 @@ def main(arguments: list[str] | None = None) -> int:
         "or sparse4d_ros/parameters.py.",
     ).parse_args(rclpy.utilities.remove_ros_args(arguments)[1:])
     sys.setswitchinterval(SWITCH_INTERVAL)
+    keep_freed_memory()
     rclpy.init(args=arguments)
     try:
         node = DetectorNode()

@@ -22,6 +22,7 @@ import yaml
 from tqdm import tqdm
 
 from sparse4d_core.config import preset
+from sparse4d_core.memory import keep_freed_memory
 from sparse4d_core.pipeline import Pipeline
 from sparse4d_core.threads import limit_threads
 
@@ -164,6 +165,7 @@ def run(arguments: argparse.Namespace) -> str:
         raise ValueError(
             f"tracking-out: model {parameters.model} gives no track ids; take a v3 preset, or leave out --tracking-out"
         )
+    keep_freed_memory()
     limit_threads(parameters.torch_threads)
     pipeline = Pipeline.from_preset(
         parameters.model,

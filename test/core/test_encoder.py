@@ -32,7 +32,7 @@ def _images() -> torch.Tensor:
 def _relative_errors(model: Sparse4D, encoder: ImageEncoder) -> list[float]:
     with torch.inference_mode():
         expected, actual = model.image_features(_images()), encoder(_images())
-    assert all(a.dtype == torch.float32 and a.shape == e.shape for a, e in zip(actual, expected, strict=True))
+    assert all(a.dtype == encoder.dtype and a.shape == e.shape for a, e in zip(actual, expected, strict=True))
     return [float((a - e).abs().max() / e.abs().max()) for a, e in zip(actual, expected, strict=True)]
 
 

@@ -1,0 +1,22 @@
+"""Memory that stays with the process between frames."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+
+# Parameters of glibc's mallopt (malloc.h).
+_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
+
+
+def keep_freed_memory() -> bool:
+    """Tells glibc to keep what a frame frees for the next frame; call it first thing in a program.
+
+    Every frame allocates the same maps of tens of megabytes. By default each is fetched from the operating system and
+    given back, page by page: a fifth of a float32 frame's time. Costs: the process keeps its peak, and threads share
+    one arena. Returns whether the C library took the settings (others than glibc are left alone).
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return all([mallopt(_MMAP_MAX, 0), mallopt(_TRIM_THRESHOLD, -1), mallopt(_ARENA_MAX, 1)])
