@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 VERSION = "v1.0-mini"
 READY_SECONDS = 120.0  # the first start compiles Python and loads torch
 STOP_SECONDS = 20.0
-DRAIN_SECONDS = 5.0  # after the last image
+DRAIN_SECONDS = 300.0  # after the last image, while sets are in work: the largest models take a minute a frame
 
 
 class DemoError(RuntimeError):

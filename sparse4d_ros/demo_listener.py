@@ -40,13 +40,14 @@ class DiagnosticsListener:
             return self._news.wait_for(lambda: bool(self._statuses), seconds)
 
     def wait_until_idle(self, seconds: float) -> None:
-        """Return once the number of processed sets has not grown from one message to the next, or time is up."""
+        """Return once no set is waiting or in the model from one message to the next, or time is up."""
         deadline, before = time.monotonic() + seconds, None
         while time.monotonic() < deadline:
             with self._news:
                 self._news.wait(deadline - time.monotonic())
-            now = self.last().get("inference", {}).get("sets_processed")
-            if now == before:
+            last = self.last()
+            now = last.get("inference", {}).get("sets_processed")
+            if now == before and unfinished_sets(last) == 0:
                 return
             before = now
 
@@ -68,3 +69,12 @@ class DiagnosticsListener:
                     name = status.name.removeprefix(self._prefix)
                     self._statuses[name] = {pair.key: pair.value for pair in status.values}
             self._news.notify_all()
+
+
+def unfinished_sets(statuses: dict[str, dict[str, str]]) -> int:
+    """Complete sets that were neither processed nor dropped nor replaced by newer ones; a large model takes its time."""
+    synchronization, inference = (statuses.get(name, {}) for name in ("synchronization", "inference"))
+    formed = sum(int(synchronization.get(f"sets.{kind}", 0)) for kind in ("complete", "masked"))
+    replaced = sum(int(synchronization.get(f"sets.{kind}", 0)) for kind in ("superseded", "no_camera_info"))
+    dropped = sum(int(value) for key, value in inference.items() if key.startswith("sets_dropped."))
+    return formed - replaced - dropped - int(inference.get("sets_processed", 0))

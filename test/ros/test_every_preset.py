@@ -19,6 +19,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from sparse4d_core.config import PRESETS, Sparse4DConfig
 from sparse4d_ros.bag_frames import BagFrames
+from sparse4d_ros.demo_listener import unfinished_sets
 from sparse4d_ros.node import DetectorNode
 from sparse4d_ros.record import read_record
 from sparse4d_ros.replay import main as replay
@@ -165,3 +166,13 @@ def test_node(context, name):
     assert len(detections.detections) == len(boxes) == 16
     ids = {detection.id for detection in tracks.detections}
     assert len(ids) == len(tracks.detections) == (16 if PRESETS[name].tracking else 0)
+
+
+def test_the_demo_waits_for_sets_in_work():
+    """One set is in the model, one is next; three were replaced while the model was busy, one was dropped."""
+    statuses = {
+        "synchronization": {"sets.complete": "9", "sets.masked": "1", "sets.superseded": "3", "sets.incomplete": "5"},
+        "inference": {"sets_processed": "4", "sets_dropped.tf_lookup": "1"},
+    }
+    assert unfinished_sets(statuses) == 2
+    assert unfinished_sets({}) == 0
