@@ -69,6 +69,8 @@ def run_demo(options: DemoOptions) -> dict:
     with tqdm(total=5, desc="demo", unit="step", bar_format="{desc}: {n_fmt}/{total_fmt} {bar}") as bar:
         bar.set_description("node and bag over DDS, in real time")
         diagnostics = _play_to_node(bag, out, logs, node_arguments)
+        if not (out / "online.jsonl").stat().st_size:
+            raise DemoError(f"the node gave no boxes for any set; its output is in {logs / 'node.log'}")
         bar.update()
         bar.set_description("the same sets without DDS")
         _replay(options, bag, logs)

@@ -72,7 +72,7 @@ class DiagnosticsListener:
 
 
 def unfinished_sets(statuses: dict[str, dict[str, str]]) -> int:
-    """Complete sets that were neither processed nor dropped nor replaced by newer ones; a large model takes its time."""
+    """Complete sets that were neither processed nor dropped nor replaced; a large model takes its time."""
     synchronization, inference = (statuses.get(name, {}) for name in ("synchronization", "inference"))
     formed = sum(int(synchronization.get(f"sets.{kind}", 0)) for kind in ("complete", "masked"))
     replaced = sum(int(synchronization.get(f"sets.{kind}", 0)) for kind in ("superseded", "no_camera_info"))
