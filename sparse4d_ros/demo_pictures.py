@@ -17,12 +17,13 @@ from sparse4d_core.visualization import Trail, draw_drive, draw_overlay
 
 from .bag_frames import BagFrames
 from .bag_io import read_messages
-from .conversions import detections_from_messages, ns_from_stamp
+from .conversions import above, detections_from_messages, ns_from_stamp
 from .nuscenes_messages import ANNOTATION_TOPIC, BASE_FRAME, GLOBAL_FRAME
 from .record import SetRecord, read_record
 from .score_record import read_truth
 from .transforms import TransformBuffer
 
+MIN_DRAWN_SCORE = 0.2  # of a box in the video; below it boxes hide the pictures
 MIN_TRAIL = 3  # sets; shorter tracks are noise in a picture of the whole drive
 MIN_TRACK_SCORE = 0.3  # of a track's best set, likewise
 PAUSE_NS = 2_000_000_000  # a longer silence separates two drives
