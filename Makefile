@@ -81,6 +81,7 @@ bench: $(VENV)/.dev operator
 	$(LARGE_MESSAGES) $(PY) -m sparse4d_ros.transport_benchmark --out $(OUT)/bench/transport.json
 	$(LARGE_MESSAGES) $(PY) -m sparse4d_ros.intake_benchmark --out $(OUT)/bench/intake.json
 	$(PY) -m sparse4d_core.benchmark --out $(OUT)/bench/model.json
+	$(PY) -m sparse4d_core.training.loader_benchmark --model demo --out $(OUT)/bench/loader.json
 	$(if $(KEEP),mkdir -p benchmarks/results && cp $(OUT)/bench/*.json benchmarks/results/)
 
 CPP = $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')

@@ -33,6 +33,10 @@ class BatchLoader:
         self._states: deque[dict[str, Any]] = deque()  # after the draws of batches that are being prepared
         self._batches = None
 
+    @property
+    def workers(self) -> int:
+        return self._workers
+
     def take(self, count: int) -> list[Batch]:
         """The next `count` batches: all streams of the sampler, once each."""
         if self._batches is None:
@@ -40,6 +44,10 @@ class BatchLoader:
         batches = [next(self._batches) for _ in range(count)]
         self._consumed = self._states.popleft()
         return batches
+
+    def close(self) -> None:
+        """End the workers; `take` would start new ones behind what these had prepared."""
+        self._batches = None
 
     def state(self) -> dict[str, Any]:
         """Where the next batch begins, whatever has been prepared ahead."""
@@ -52,6 +60,9 @@ class BatchLoader:
         self._batches = None
 
     def _make_loader(self) -> DataLoader:
+        if self._workers:
+            # Forked workers inherit OpenCV's pool without its threads and would wait for them: end it here, before.
+            cv2.setNumThreads(1)
         return DataLoader(
             self._samples,
             batch_sampler=self._draws(),

@@ -68,7 +68,8 @@ def draw(run: pathlib.Path, out: pathlib.Path) -> int:
             if (key := f"loss/{name}_{layer}") in log:
                 axes.plot(*log[key], label=label, linewidth=1)
         axes.set(title=f"{title}, last layer", xlabel="iteration", yscale="log")
-        axes.legend(fontsize="small")
+        if axes.lines:
+            axes.legend(fontsize="small")
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=80)
     return int(log["loss"][0][-1])

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import distributed
 
+from ..backbone_weights import load_backbone
 from ..checkpoint import load_checkpoint
 from ..config import PRESETS, Sparse4DConfig, preset
 from ..data.lidar import LidarFiles
@@ -43,11 +44,25 @@ RUN holds config.json, log.jsonl, tensorboard/, checkpoints/ and at the end mode
 """
 
 
-def build_model(config: Sparse4DConfig, seed: int, anchors: pathlib.Path | None, init: pathlib.Path | None) -> Sparse4D:
-    """A model to start from: seeded, or with the weights of a checkpoint; with anchors of one's own data if given."""
+def build_model(
+    config: Sparse4DConfig,
+    seed: int,
+    anchors: pathlib.Path | None,
+    init: pathlib.Path | None,
+    backbone: pathlib.Path | None = None,
+) -> Sparse4D:
+    """A model to start from: seeded, with a backbone of another task or all weights of a checkpoint, and given anchors.
+
+    Raises:
+        ValueError: a file that does not fit, or both `init` and `backbone`.
+    """
+    if init is not None and backbone is not None:
+        raise ValueError("backbone: --init brings the whole model, backbone included; give one of the two")
     torch.manual_seed(seed)
     model = Sparse4D(config, scene_reset="clean", activation_checkpointing=config.embed_dims >= 256)
     initialize_decoder(model.decoder)
+    if backbone is not None:
+        log.info("%s", load_backbone(backbone, model.backbone, model.neck))
     if init is not None:
         load_checkpoint(init, model)
     if anchors is not None:  # after the checkpoint, which holds the anchors of its own data
@@ -148,6 +163,12 @@ def arguments() -> argparse.ArgumentParser:
     add("--out", required=True, type=pathlib.Path, metavar="RUN", help="folder of the run")
     add("--resume", action="store_true", help="continue the run in RUN exactly where its newest checkpoint is")
     add("--init", type=pathlib.Path, metavar="FILE", help="start from a checkpoint of the same preset (fine-tuning)")
+    add(
+        "--backbone",
+        type=pathlib.Path,
+        metavar="FILE",
+        help="weights of another task: ImageNet, FCOS3D, nuImages, DD3D",
+    )
     add("--anchors", type=pathlib.Path, metavar="FILE", help="anchors.npy from python -m sparse4d_core.data.anchors")
     add("--iterations", type=int, help="optimiser steps (default: the preset's)")
     add("--batch-size", type=int, help="samples per optimiser step, over all processes (default: the preset's)")
@@ -193,7 +214,7 @@ def train(args: argparse.Namespace, processes: Processes) -> None:
         seed=args.seed,
         checkpoint_seconds=60 * args.checkpoint_minutes,
     )
-    model = build_model(config, args.seed, args.anchors, args.init)
+    model = build_model(config, args.seed, args.anchors, args.init, args.backbone)
     torch.manual_seed(args.seed + processes.rank)
     trainer = Trainer(model, training, loader, settings, processes)
     if args.resume:

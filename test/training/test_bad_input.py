@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from sparse4d_core.checkpoint import CheckpointError, save_checkpoint
 from sparse4d_core.config import preset
@@ -158,6 +159,16 @@ def test_given_anchors_replace_those_of_the_checkpoint(tmp_path):
     np.save(tmp_path / "few.npy", np.zeros((7, 11), np.float32))
     with pytest.raises(ValueError, match="few.npy has shape .7, 11., demo needs .256, 11."):
         train.build_model(config, 0, tmp_path / "few.npy", None)
+
+
+def test_a_backbone_of_another_task_fills_the_backbone(tmp_path):
+    config = preset("demo")
+    trained = Sparse4D(config).backbone.state_dict()
+    torch.save(trained, tmp_path / "imagenet.pt")
+    model = train.build_model(config, 5, None, None, tmp_path / "imagenet.pt")
+    assert all(torch.equal(value, trained[name]) for name, value in model.backbone.state_dict().items())
+    with pytest.raises(ValueError, match="backbone: --init brings the whole model"):
+        train.build_model(config, 5, None, tmp_path / "x.pt", tmp_path / "imagenet.pt")
 
 
 @contextmanager
