@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import logging
 import math
+import multiprocessing
 import os
 import pathlib
 import statistics
 import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from unittest import mock
 
 import numpy as np
@@ -18,9 +23,10 @@ from tqdm import tqdm
 from cuda_ops import kernels_loaded, reference
 from cuda_ops.measurement import peak_memory
 
-from . import aggregation
+from . import aggregation, linear
 from .config import PRESETS, Sparse4DConfig
 from .hardware import describe
+from .memory import keep_freed_memory
 from .pipeline import Pipeline, StepResult
 from .temporal import TemporalState
 from .types import Frame
@@ -30,7 +36,8 @@ FRAME_INTERVAL_NS = 500_000_000
 
 
 class PyTorchPath(Pipeline):
-    """The same model as plain PyTorch runs it: batch norms on their own, the operator's reference, float32."""
+    """The same model as plain PyTorch runs it: batch norms on their own, contiguous planes, the operator's reference,
+    PyTorch's linear layers, float32."""
 
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
@@ -38,8 +45,68 @@ class PyTorchPath(Pipeline):
 
     def step(self, frame: Frame, state: TemporalState | None = None) -> StepResult:
         plain = reference.fused_deformable_aggregation
-        with mock.patch.object(aggregation, "fused_deformable_aggregation", plain):
+        with (
+            mock.patch.object(aggregation, "fused_deformable_aggregation", plain),
+            mock.patch.object(linear, "use_onednn", lambda *_: False),
+        ):
             return super().step(frame, state)
+
+
+@dataclass(frozen=True)
+class PathOptions:
+    """One row of the table."""
+
+    model: str
+    device: str
+    precision: str | None  # None: the PyTorch path
+    compile: bool = False
+    threads: int | None = None
+
+    @property
+    def name(self) -> str:
+        return "pytorch float32" if self.precision is None else self.precision + " compiled" * self.compile
+
+
+class PathRunner:
+    """Runs one path in a process of its own, so that its memory and the allocator's settings are its own.
+
+    `wall` is the time on the clock; `processor` the time of all its threads, which other load hardly disturbs.
+    """
+
+    current: PathRunner | None = None  # of this process
+
+    def __init__(self, options: PathOptions, num_frames: int):
+        logging.disable(logging.WARNING)
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        if options.precision is None:
+            self.pipeline: Pipeline = PyTorchPath.from_preset(options.model, device=options.device)
+        else:
+            keep_freed_memory()  # as the node and the replay do
+            self.pipeline = Pipeline.from_preset(
+                options.model, device=options.device, precision=options.precision, compile=options.compile
+            )
+        self.frames = ring_frames(self.pipeline.config, num_frames)
+        self.state: TemporalState | None = None
+
+    @staticmethod
+    def start(options: PathOptions, num_frames: int) -> None:
+        PathRunner.current = PathRunner(options, num_frames)
+
+    @staticmethod
+    def step(index: int) -> dict[str, float]:
+        """Milliseconds of one frame: total, processor, and the stages."""
+        runner = PathRunner.current
+        start, processor = time.perf_counter(), time.process_time()
+        result = runner.pipeline.step(runner.frames[index], runner.state)
+        total, processor = time.perf_counter() - start, time.process_time() - processor
+        runner.state = result.state
+        return {"total": total * 1e3, "processor": processor * 1e3} | result.timings_ms
+
+    @staticmethod
+    def peak_memory() -> int | None:
+        runner = PathRunner.current
+        return peak_memory(lambda: runner.pipeline.step(runner.frames[-1], runner.state), runner.pipeline.device.type)
 
 
 def ring_frames(config: Sparse4DConfig, count: int, cameras: int = 6) -> list[Frame]:
@@ -69,41 +136,42 @@ def ring_frames(config: Sparse4DConfig, count: int, cameras: int = 6) -> list[Fr
     return frames
 
 
-def measure(pipelines: dict[str, Pipeline], frames: list[Frame]) -> list[dict]:
-    """Median milliseconds of the step and its stages. Pipelines take turns, frame by frame; two frames warm up."""
-    states: dict[str, TemporalState | None] = dict.fromkeys(pipelines)
-    times: dict[str, list[dict[str, float]]] = {name: [] for name in pipelines}
-    for index, frame in enumerate(tqdm(frames, unit="frame", desc="model")):
-        for name, pipeline in pipelines.items():
-            start = time.perf_counter()
-            result = pipeline.step(frame, states[name])
-            total = (time.perf_counter() - start) * 1e3
-            states[name] = result.state
-            if index >= 2:
-                times[name].append({"total": total} | result.timings_ms)
-    first = next(iter(pipelines))
+def measure(paths: list[PathOptions], num_frames: int) -> list[dict]:
+    """Median milliseconds of the step and its stages. Paths take turns, frame by frame; two frames warm up."""
+    spawn = multiprocessing.get_context("spawn")
+    with contextlib.ExitStack() as stack:
+        workers = [
+            stack.enter_context(
+                ProcessPoolExecutor(1, spawn, initializer=PathRunner.start, initargs=(path, num_frames))
+            )
+            for path in paths
+        ]
+        times: list[list[dict[str, float]]] = [[] for _ in paths]
+        for index in tqdm(range(num_frames), unit="frame", desc="model"):
+            for measured, worker in zip(times, workers, strict=True):
+                measured.append(worker.submit(PathRunner.step, index).result())
+        memory = [worker.submit(PathRunner.peak_memory).result() for worker in workers]
+    medians = [
+        {key: statistics.median(t[key] for t in measured[2:]) for key in ("total", "processor", *STAGES)}
+        for measured in times
+    ]
     rows = []
-    for name, pipeline in pipelines.items():
-        medians = {key: statistics.median(t[key] for t in times[name]) for key in ("total", *STAGES)}
-        memory = peak_memory(lambda p=pipeline, s=states[name]: p.step(frames[-1], s), pipeline.device.type)
-        row = {"path": name} | {f"{key}_ms": value for key, value in medians.items()}
-        row["speedup"] = statistics.median(t["total"] for t in times[first]) / medians["total"]
-        row["peak_memory_mb"] = None if memory is None else memory / 1e6
+    for path, median, peak in zip(paths, medians, memory, strict=True):
+        row = {"path": path.name} | {f"{key}_ms": value for key, value in median.items()}
+        row["speedup"] = medians[0]["total"] / median["total"]
+        row["processor_speedup"] = medians[0]["processor"] / median["processor"]
+        row["peak_memory_mb"] = None if peak is None else peak / 1e6
         rows.append(row)
     return rows
 
 
-def make_pipelines(model: str, device: str, compile: bool) -> dict[str, Pipeline]:
+def make_paths(model: str, device: str, compile: bool, threads: int | None = None) -> list[PathOptions]:
     """The PyTorch path first, then what this package does."""
-    pipelines: dict[str, Pipeline] = {"pytorch float32": PyTorchPath.from_preset(model, device=device)}
     precisions = ("float32", "bfloat16") if device == "cpu" else ("float32", "bfloat16", "float16")
-    for precision in precisions:
-        pipelines[precision] = Pipeline.from_preset(model, device=device, precision=precision)
+    paths = [PathOptions(model, device, precision, threads=threads) for precision in (None, *precisions)]
     if compile:
-        pipelines[f"{precisions[-1]} compiled"] = Pipeline.from_preset(
-            model, device=device, precision=precisions[-1], compile=True
-        )
-    return pipelines
+        paths.append(PathOptions(model, device, precisions[-1], compile=True, threads=threads))
+    return paths
 
 
 def table(rows: list[dict]) -> str:
@@ -118,8 +186,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m sparse4d_core.benchmark",
         description="Time a model on frames of noise, per stage, against the same model as plain PyTorch runs it "
-        "(no folded batch norms, the operator's reference, float32). Paths take turns frame by frame, so other load on "
-        "the machine meets all of them.",
+        "(no folded batch norms, the operator's reference, float32). Every path has a process of its own; they take "
+        "turns frame by frame, so other load on the machine meets all of them.",
         epilog="example: python -m sparse4d_core.benchmark --model demo --frames 20 --out out/bench/model.json",
     )
     parser.add_argument("--model", default="v3_r50", choices=PRESETS, help="preset (default: %(default)s)")
@@ -133,11 +201,10 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"--frames: expected at least 3 (two warm up), got {arguments.frames}")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    pipelines = make_pipelines(arguments.model, arguments.device, arguments.compile)
     facts = describe() | {"threads": torch.get_num_threads(), "kernels": kernels_loaded(), "model": arguments.model}
     facts["load_average"] = os.getloadavg()[0]  # above zero at the start: others were running too
-    frames = ring_frames(next(iter(pipelines.values())).config, arguments.frames)
-    rows = measure(pipelines, frames)
+    paths = make_paths(arguments.model, arguments.device, arguments.compile, arguments.threads)
+    rows = measure(paths, arguments.frames)
     print(", ".join(f"{key} {value}" for key, value in facts.items()))
     print(table(rows))
     if arguments.out:
