@@ -29,7 +29,7 @@ def growth_row(workload: Workload, device: str) -> Row:
         lambda i, run=run: run(*sets[i].plain()) for run in (deformable_aggregation, reference.deformable_aggregation)
     ]
     with torch.no_grad():
-        seconds, torch_seconds = interleaved_medians(runs, len(sets), [5, 2], device)
+        seconds, torch_seconds = interleaved_medians(runs, len(sets), [4, 1], device)
     return _row("forward", workload, torch.float32, seconds, torch_seconds)
 
 
@@ -142,7 +142,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
-    parser.add_argument("--repeats", type=int, default=7, help="runs of the PyTorch path; kernels four times as many")
+    parser.add_argument("--repeats", type=int, default=5, help="runs of the PyTorch path; kernels four times as many")
     parser.add_argument("--no-growth", action="store_true", help="leave out the growth over anchors, cameras, batch")
     parser.add_argument("--out", type=pathlib.Path, help="write the result as JSON")
     arguments = parser.parse_args(argv)

@@ -1,8 +1,8 @@
 """Convolutions of the image encoder as oneDNN runs them best on CPUs: addition and ReLU in the same pass.
 
-At the end of a residual block plain modules pass over memory three times (convolution, addition, ReLU), and PyTorch hands
-1x1 convolutions of one thread to a matrix product of half the speed. Values differ by rounding only; the modules they
-stand in for are the reference (test/core/test_encoder.py).
+At the end of a residual block plain modules pass over memory three times (convolution, addition, ReLU), and PyTorch
+hands 1x1 convolutions of one thread to a matrix product of half the speed. Values differ by rounding only; the modules
+they stand in for are the reference (test/core/test_encoder.py).
 """
 
 from __future__ import annotations
