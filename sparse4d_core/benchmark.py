@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import logging
 import math
 import multiprocessing
 import os
@@ -76,7 +75,6 @@ class PathRunner:
     current: PathRunner | None = None  # of this process
 
     def __init__(self, options: PathOptions, num_frames: int):
-        logging.disable(logging.WARNING)
         if options.threads:
             torch.set_num_threads(options.threads)
         if options.precision is None:
