@@ -123,7 +123,7 @@ class DeformableAggregation(nn.Module):
         return self.add_residual(gathered, feature)
 
     def attention_weights(self, query: Tensor, cameras: CameraFeatures) -> Tensor:
-        """query [B, A, C] (feature + embedding) -> weights [B, A, N, L, P, G] that sum to one over N, L, P per group."""
+        """query [B, A, C] (feature + embedding) -> weights [B, A, N, L, P, G] summing to 1 over N, L, P per group."""
         num_cameras = cameras.projection.shape[1]
         if self.config.camera_embed:
             logits = self._logits_per_camera(query, cameras.projection)

@@ -109,8 +109,8 @@ def encode_boxes(boxes: Tensor) -> Tensor:
 def transform_boxes(boxes: np.ndarray, T_b_from_a: np.ndarray) -> np.ndarray:
     """Decoded boxes [M, 10] (x y z, length width height, yaw, vx vy vz) of frame a in frame b, float64.
 
-    The box stays upright: its yaw is the heading's direction in b's x-y plane. Velocities are rotated, not carried along
-    by b's own motion.
+    The box stays upright: its yaw is the heading's direction in b's x-y plane. Velocities are rotated, not carried
+    along by b's own motion.
     """
     boxes = np.array(boxes, dtype=np.float64).reshape(-1, 10)
     R, t = T_b_from_a[:3, :3], T_b_from_a[:3, 3]

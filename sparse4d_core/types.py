@@ -3,7 +3,7 @@
     Frame ──preprocess──► ModelInput ──model(·, state)──► ModelOutput ──decode──► Detections ──tracking──► Tracks
 
 Frames of reference: *model* is the frame the network works in (the lidar frame for published weights: x right,
-y forward, z up), *cam* a camera's optical frame, *global* a world-fixed frame. ``T_a_from_b`` maps b points to a points.
+y forward, z up), *cam* a camera's optical frame, *global* a world-fixed frame. ``T_a_from_b`` maps b to a.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ _FRONT_CROSS = [(0, 3), (1, 2)]
 
 
 def box_corners(boxes: np.ndarray) -> np.ndarray:
-    """Corners [M, 8, 3] of boxes [M, >=7] (x y z, length width height, yaw) in the boxes' frame; 0 to 3 are in front."""
+    """Corners [M, 8, 3] of boxes [M, >=7] (x y z, length width height, yaw) in the boxes' frame; 0 to 3 in front."""
     boxes = np.asarray(boxes, dtype=np.float64)
     local = _CORNERS * boxes[:, None, 3:6]
     cos, sin = np.cos(boxes[:, 6])[:, None], np.sin(boxes[:, 6])[:, None]
@@ -56,7 +56,7 @@ def draw_boxes(
     captions: Sequence[str] = (),
     thickness: int = 2,
 ) -> None:
-    """Draw wire frames of boxes [M, >=7] (model frame) onto `image` [H, W, 3] in place; the front face carries a cross."""
+    """Draw wire frames of boxes [M, >=7] (model frame) onto `image` [H, W, 3], in place; a cross is in front."""
     corners = box_corners(boxes) @ T_cam_from_model[:3, :3].T + T_cam_from_model[:3, 3]
     order = np.argsort(-np.linalg.norm(corners.mean(axis=1), axis=1))  # far ones first, near ones over them
     for i in order:
@@ -111,7 +111,7 @@ def _captions(boxes: Detections) -> list[str]:
     ids = boxes.ids if boxes.ids is not None else [None] * len(boxes.labels)
     return [
         f"{CLASS_NAMES[label]} {score:.2f}" if number is None else f"{CLASS_NAMES[label]} #{number} {score:.2f}"
-        for label, score, number in zip(boxes.labels, boxes.scores, ids)
+        for label, score, number in zip(boxes.labels, boxes.scores, ids, strict=True)
     ]
 
 
