@@ -18,7 +18,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,7 +76,9 @@ def run_demo(options: DemoOptions) -> dict:
         _replay(options, bag, logs)
         bar.update()
         bar.set_description("score with the nuScenes devkit")
-        _score(dataset, bag, out, logs, with_tracks=preset(options.model).tracking)
+        facts = diagnostics["inference"]
+        notes = {name: facts[name] for name in ("model", "weights", "scene_reset")}
+        _score(dataset, bag, out, logs, with_tracks=preset(options.model).tracking, notes=notes)
         bar.update()
         bar.set_description("draw")
         draw_bev_picture(bag, out / "online.jsonl", out / "bev.png")
@@ -192,10 +194,11 @@ def _replay(options: DemoOptions, bag: Path, logs: Path) -> None:
     _run_step("replay", [*module, "--record", str(out / "offline.jsonl")], logs)
 
 
-def _score(dataset: Path, bag: Path, out: Path, logs: Path, with_tracks: bool) -> None:
+def _score(dataset: Path, bag: Path, out: Path, logs: Path, with_tracks: bool, notes: Mapping[str, str]) -> None:
     """Scores of what the node published; of a model without track ids (v1, v2) those of its detections alone."""
     results, tracking = str(out / "results.json"), str(out / "tracking.json")
     module = ["sparse4d_ros.score_record", str(out / "online.jsonl"), "--bag", str(bag), "--out", results]
+    module += [f"--note={name}={text}" for name, text in notes.items()]
     _run_step("submission", [*module, *(("--tracking-out", tracking) if with_tracks else ())], logs)
     module = ["sparse4d_core.evaluation.evaluate", "--dataroot", str(dataset), "--version", VERSION]
     module += ["--results", results, "--out", str(out / "scores")]

@@ -187,9 +187,17 @@ def run(arguments: argparse.Namespace) -> str:
                 file.write(record)
     text = f"{len(records)} sets"
     if arguments.out or arguments.tracking_out:
-        text += "; " + write_results(records, arguments.bag, arguments.out, arguments.tracking_out)
+        text += "; " + write_results(
+            records, arguments.bag, arguments.out, arguments.tracking_out, _notes(parameters, pipeline)
+        )
     dropped = dict(replay.drops + replay.synchronizer.drops)
     return text + (f"; dropped {dropped}" if dropped else "") + ("" if pipeline.trained else "; weights are UNTRAINED")
+
+
+def _notes(parameters: NodeParameters, pipeline: Pipeline) -> dict[str, str]:
+    """What results say about where they come from."""
+    weights = "trained" if pipeline.trained else "untrained"
+    return {"model": parameters.model, "weights": weights, "scene_reset": parameters.scene_reset}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -75,9 +75,16 @@ def submissions(
 
 
 def write_results(
-    records: Iterable[SetRecord], bag: str | Path, out: str | Path | None, tracking_out: str | Path | None
+    records: Iterable[SetRecord],
+    bag: str | Path,
+    out: str | Path | None,
+    tracking_out: str | Path | None,
+    notes: dict[str, str] | None = None,
 ) -> str:
     """Write the submissions asked for; returns a sentence about what was scored.
+
+    Args:
+        notes: goes into the submissions' meta.
 
     Raises:
         RecordError: a tracking submission of a record without ids.
@@ -87,6 +94,7 @@ def write_results(
         raise RecordError("tracking-out: the record has detections without ids (a model of v1 or v2): nothing to track")
     truth = read_truth(bag)
     writer, missing = submissions(records, truth)
+    writer.notes = dict(notes or {})
     if out:
         writer.write_detection(out)
     if tracking_out:
@@ -98,6 +106,13 @@ def _without_ids(record: SetRecord) -> bool:
     return record.detections.ids is None and len(record.tracks.scores) == 0
 
 
+def _note(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise RecordError(f"note: expected NAME=TEXT, got {text!r}")
+    return name, value
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -107,9 +122,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--bag", required=True, help="the bag that was played")
     parser.add_argument("--out", required=True, help="detection results to write (nuScenes format)")
     parser.add_argument("--tracking-out", help="tracking results to write (nuScenes format)")
+    parser.add_argument(
+        "--note", action="append", default=[], metavar="NAME=TEXT", help="kept in the results' meta; may be repeated"
+    )
     arguments = parser.parse_args(argv)
     try:
-        print(write_results(read_record(arguments.record), arguments.bag, arguments.out, arguments.tracking_out))
+        notes = dict(_note(text) for text in arguments.note)
+        records = read_record(arguments.record)
+        print(write_results(records, arguments.bag, arguments.out, arguments.tracking_out, notes))
     except (BagError, RecordError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

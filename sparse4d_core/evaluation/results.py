@@ -60,6 +60,9 @@ class ResultsWriter:
     """[4, 4]: boxes beyond the range of their class, counted from the ego frame's origin, are left out, as published
     results do; None = all are kept (the devkit applies the ranges itself when it scores)."""
 
+    notes: dict[str, str] = field(default_factory=dict)
+    """What else the submissions' meta says, such as the model and how it began new scenes."""
+
     detection: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     tracking: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
@@ -80,10 +83,10 @@ class ResultsWriter:
         self.tracking[token] = [] if tracks is None else self._tracking_records(token, tracks, T_global_from_model)
 
     def write_detection(self, path: str | Path) -> None:
-        write_json(path, {"meta": MODALITY, "results": self.detection})
+        write_json(path, {"meta": MODALITY | self.notes, "results": self.detection})
 
     def write_tracking(self, path: str | Path) -> None:
-        write_json(path, {"meta": MODALITY, "results": self.tracking})
+        write_json(path, {"meta": MODALITY | self.notes, "results": self.tracking})
 
     def _detection_records(self, token: str, detections: Detections, T: np.ndarray) -> list[dict[str, Any]]:
         records = []
