@@ -202,7 +202,9 @@ class DetectorNode(LifecycleNode):
         )
         pipeline.check_cameras(len(self._rig.cameras))
         log = self.get_logger()
-        log.info(f"model {values.model} on {values.device}, {values.precision}; scene reset: {values.scene_reset}")
+        weights = (values.checkpoint or "shipped") if pipeline.trained else "random"
+        log.info(f"model {values.model} on {values.device}, {values.precision}; weights: {weights}")
+        log.info(f"scene reset: {values.scene_reset}")
         if not pipeline.trained:
             log.warning(f"model {values.model}: the weights are UNTRAINED (random); set the parameter checkpoint")
         if not pipeline.config.tracking:

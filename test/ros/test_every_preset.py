@@ -50,9 +50,10 @@ def small(config: Sparse4DConfig) -> Sparse4DConfig:
 
 
 @pytest.fixture(autouse=True)
-def small_presets(monkeypatch):
+def small_presets(monkeypatch, tmp_path):
     for name, config in PRESETS.items():
         monkeypatch.setitem(PRESETS, name, small(config))
+    monkeypatch.setattr("sparse4d_core.pipeline.WEIGHTS", tmp_path)  # the shipped ones fit the full-size model alone
 
 
 @pytest.fixture(scope="module")

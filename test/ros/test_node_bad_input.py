@@ -93,7 +93,7 @@ class Driver:
 
 
 @pytest.fixture(autouse=True)
-def small_model(monkeypatch):
+def small_model(monkeypatch, tmp_path):
     """The same kind of model as `demo`, with less of everything: these tests are about messages."""
     small = replace(
         PRESETS["demo"],
@@ -107,6 +107,7 @@ def small_model(monkeypatch):
         num_output=16,
     )
     monkeypatch.setitem(PRESETS, "demo", small)
+    monkeypatch.setattr("sparse4d_core.pipeline.WEIGHTS", tmp_path)  # the shipped ones fit the full-size model alone
 
 
 @pytest.fixture(scope="module", autouse=True)

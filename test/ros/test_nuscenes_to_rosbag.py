@@ -199,12 +199,15 @@ def test_interrupted(tiny_dataset, tmp_path, monkeypatch, how):
 
     monkeypatch.setattr(bag_io.BagWriter, "write", interrupted)
     previous = signal.getsignal(signal.SIGTERM)
+    # A shell starts background jobs with SIGINT ignored; here it is Ctrl-C in a terminal.
+    before_interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         assert convert(tiny_dataset, out, "--force") == 130
     except SystemExit as stop:
         assert how == signal.SIGTERM and "no bag was written" in str(stop.code)
     finally:
         signal.signal(signal.SIGTERM, previous)
+        signal.signal(signal.SIGINT, before_interrupt)
     assert os.listdir(tmp_path) == ["bag"] and (out / "metadata.yaml").read_text() == before
 
 
