@@ -42,9 +42,9 @@ arrays were compared, and the one that came closest to its tolerance. Exact comp
 count the entries that differ. Made by `make test PYTEST_ARGS=--parity-report=docs/parity.md`; the tolerances are those
 that the recordings state, with their sources in the tests.
 
-Exact, and not in the table: names, order, shapes, types and trainability of every entry of the six `state_dict_*.json`
-of detectors and of the backbone's (`test/core/test_checkpoint.py`, `test_backbones.py`), and every value of `configs.json`
-(`test/core/test_models.py`, `test/training/test_config.py`).
+Exact, and not in the table: names, order, shapes, types and trainability of every entry of `state_dict_*.json`
+(`test/core/test_checkpoint.py`, `test_backbones.py`), and every value of `configs.json` (`test/core/test_models.py`,
+`test/training/test_config.py`).
 
 | golden file | arrays compared | closest to its tolerance | error | allowed |
 |---|---|---|---|---|
