@@ -109,7 +109,8 @@ def _rendered(jobs: list[tuple], workers: int):
     if workers <= 1 or len(jobs) == 1:
         yield from (render_scene(*job) for job in jobs)
         return
-    context = multiprocessing.get_context("fork")
+    # A forked worker would inherit OpenCV threads that do not run, and wait for them for ever.
+    context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
         min(workers, len(jobs)), mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)
     ) as pool:
