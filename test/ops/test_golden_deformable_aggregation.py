@@ -17,9 +17,11 @@ CASES = [f"case{i}" for i in range(8)]
 
 
 def _check(data: Golden, key: str, actual: torch.Tensor, path: str) -> None:
-    """1e-5 absolute (3e-5 in the large case), or some roundings of float32 at the array's magnitude where that is more.
+    """The stated 1e-5 absolute (3e-5 in case 7), or some roundings of float32 at the array's magnitude if that is more.
 
-    grid_sample in the reference rounds each location three times, the kernels once.
+    Gradients of locations reach 800, where float32 numbers are 6e-5 apart: no float32 result can be within 3e-5. The
+    kernels get 8 roundings, one part in a million; grid_sample in the reference rounds each location three times and
+    gets 16. That the definition itself has no error to hide is tested in float64, to 1e-9, below.
     """
     absolute = 3e-5 if key.startswith("case7") else 1e-5
     rounding = np.finfo(np.float32).eps * float(np.abs(data[key]).max(initial=0.0))
