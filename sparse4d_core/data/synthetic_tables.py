@@ -16,7 +16,7 @@ from .synthetic_rig import Rig
 from .synthetic_world import World
 
 KEYFRAME_RATE = 2.0  # Hz, as in nuScenes
-ANNOTATION_RANGE = 65.0  # m from the ego vehicle; objects beyond get no box
+ANNOTATION_RANGE = 30.0  # m from the ego vehicle; objects beyond get no box
 LIDAR = "LIDAR_TOP"
 
 CATEGORIES = {

@@ -131,6 +131,7 @@ def detection_losses(
     merged: NoisyQueries | None = None,
     num_first_layers: int = 1,
     average: Average = own,
+    carried: Tensor | None = None,
 ) -> Losses:
     """Losses of all decoder layers, named `cls_0`, `box_0`, ... as (loss, layer).
 
@@ -139,6 +140,7 @@ def detection_losses(
         queries: noisy queries as they were made; they are the targets of the first `num_first_layers` layers.
         merged: the same after the groups of the previous frame took their place.
         average: mean over processes of the number of objects.
+        carried: [B, A] confidences from the frame before of the rows behind the first layers (see `assign`).
     """
     losses: Losses = {}
     num_noisy = 0 if queries is None else queries.anchor.shape[1]
@@ -148,7 +150,7 @@ def detection_losses(
         rows = anchor.shape[1] - num_noisy
         ordinary = (value if value is None else value[:, :rows] for value in (logits, anchor, quality))
         logits_, anchor_, quality_ = ordinary
-        assignment = assign(logits_, anchor_, targets, matcher, config)
+        assignment = assign(logits_, anchor_, targets, matcher, config, carried if layer >= num_first_layers else None)
         terms = layer_losses(logits_, anchor_, quality_, assignment, config, average)
         if queries is not None:
             current = queries if layer < num_first_layers or merged is None else merged

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,13 +54,33 @@ def hungarian(cost: Tensor) -> tuple[np.ndarray, np.ndarray]:
     return linear_sum_assignment(np.where(np.isfinite(values), values, _IMPOSSIBLE))
 
 
+def continuity_bonus(boxes: Tensor, objects: Tensor, carried: Tensor, config: MatcherConfig) -> Tensor:
+    """What an object saves by staying with an instance that the memory carried to it: [A, n].
+
+    Args:
+        boxes: [A, 10] predictions.
+        objects: [n, 10].
+        carried: [A] confidence of the instance in the frame before, 0 for a new one.
+    """
+    distance = torch.cdist(boxes[:, :2], objects[:, :2].nan_to_num(math.inf))  # m, on the ground
+    return config.continuity * carried[:, None] * (distance < config.continuity_radius)
+
+
 @torch.no_grad()
-def assign(logits: Tensor, boxes: Tensor, targets: Targets, config: MatcherConfig, losses: LossConfig) -> Assignment:
+def assign(
+    logits: Tensor,
+    boxes: Tensor,
+    targets: Targets,
+    config: MatcherConfig,
+    losses: LossConfig,
+    carried: Tensor | None = None,
+) -> Assignment:
     """Match every sample's predictions with its objects.
 
     Args:
         logits: [B, A, C] class logits.
         boxes: [B, A, 10 or more] anchor states of the same decoder layer.
+        carried: [B, A] confidence that an instance brought from the frame before, 0 = new; None = all are new.
     """
     batch, anchors, num_classes = logits.shape
     boxes = boxes[..., :NUM_BOX_TARGETS]
@@ -75,6 +96,8 @@ def assign(logits: Tensor, boxes: Tensor, targets: Targets, config: MatcherConfi
         weights = object_weights(objects, labels, config)
         cost = config.class_weight * class_cost(logits[sample], labels, losses)
         cost = cost + config.box_weight * box_cost(boxes[sample], objects, weights * cost_weights)
+        if carried is not None and config.continuity:
+            cost = cost - continuity_bonus(boxes[sample], objects, carried[sample], config)
         rows, columns = (torch.as_tensor(index, device=logits.device) for index in hungarian(cost))
         result.classes[sample, rows] = labels[columns]
         result.boxes[sample, rows] = objects[columns]

@@ -9,8 +9,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ..aggregation import CameraFeatures
+from ..config import Sparse4DConfig
+from ..geometry import elapsed
 from ..history import PastFrame
 from ..model import Sparse4D
 from ..temporal import TemporalState
@@ -82,6 +85,7 @@ class TrainingObjective(nn.Module):
         if history:
             state = self._past_state(history)
         features = self._image_features(inputs.images, grid_rng)
+        carried = carried_confidence(state, inputs.timestamp, self.model.config)
         output, state = self.model.decode_features(features, inputs, state, queries)
         losses = detection_losses(
             output,
@@ -92,6 +96,7 @@ class TrainingObjective(nn.Module):
             output.noisy,
             self.model.config.num_single_frame_layers,
             self.average,
+            carried,
         )
         if output.depths:
             losses["dense_depth"] = self._dense_depth(output, targets)
@@ -130,6 +135,18 @@ class TrainingObjective(nn.Module):
         with half:
             features = self.model.image_features(images)
         return [level.float() for level in features]
+
+
+def carried_confidence(state: TemporalState | None, timestamp: Tensor, config: Sparse4DConfig) -> Tensor | None:
+    """[B, A]: what the rows behind the single-frame layers were worth in the frame before; 0 for new ones.
+
+    None where no sample remembers anything. Cached instances are the first rows (see temporal.merge).
+    """
+    if state is None or state.instances is None:
+        return None
+    same_scene = elapsed(timestamp, state.instances.timestamp).abs() <= config.temporal.max_interval
+    cached = state.instances.confidence * same_scene[:, None]
+    return functional.pad(cached, (0, config.num_anchors - cached.shape[1]))
 
 
 def restart(

@@ -8,10 +8,13 @@ import pytest
 import torch
 from golden_data import Golden, golden_parameters
 
+from sparse4d_core.config import preset
+from sparse4d_core.temporal import CachedInstances, TemporalState
 from sparse4d_core.training.config import DenoisingConfig, LossConfig, MatcherConfig
 from sparse4d_core.training.denoising import Draws, noisy_queries
 from sparse4d_core.training.losses import box_losses, focal_loss
 from sparse4d_core.training.matcher import assign, class_cost
+from sparse4d_core.training.objective import carried_confidence
 from sparse4d_core.training.targets import Targets, collate_targets
 
 LOSSES = LossConfig()
@@ -163,3 +166,47 @@ def test_batch_of_targets_keeps_depth_only_if_every_sample_has_it():
     joined = collate_targets([objects(1, depth=depth), objects(2, depth=depth)])
     assert [len(boxes) for boxes in joined.boxes] == [1, 2] and joined.depth[0].shape == (2, 6, 4, 4)
     assert collate_targets([objects(1, depth=depth), objects(1)]).depth is None
+
+
+CONTINUITY = MatcherConfig(continuity=8.0, continuity_radius=2.0)
+
+
+def test_an_object_stays_with_the_instance_that_brought_it():
+    """A new instance scores better, but the carried one is near: without continuity it would lose its object."""
+    target = objects(1)
+    boxes = torch.zeros(1, 3, 11)
+    boxes[0, :, :10] = target.encoded()[0]
+    boxes[0, 1, 0] += 1.5  # the carried one is a little off
+    logits = torch.full((1, 3, 10), -4.0)
+    logits[0, 0] = 2.0
+    carried = torch.tensor([[0.0, 0.9, 0.0]])
+    assert assign(logits, boxes, target, MatcherConfig(), LOSSES, carried).classes[0].tolist() == [0, 10, 10]
+    assert assign(logits, boxes, target, CONTINUITY, LOSSES, carried).classes[0].tolist() == [10, 0, 10]
+    assert assign(logits, boxes, target, CONTINUITY, LOSSES).classes[0].tolist() == [0, 10, 10]
+
+
+def test_an_instance_that_lost_sight_of_its_object_does_not_hold_it():
+    target = objects(1)
+    boxes = torch.zeros(1, 2, 11)
+    boxes[0, :, :10] = target.encoded()[0]
+    boxes[0, 1, 1] += 2.5  # m: beyond the radius
+    logits = torch.zeros(1, 2, 10)
+    carried = torch.tensor([[0.0, 1.0]])
+    assert assign(logits, boxes, target, CONTINUITY, LOSSES, carried).classes[0].tolist() == [0, 10]
+
+
+def test_only_instances_of_the_same_scene_are_carried():
+    config = preset("demo")
+    count = config.temporal.num_instances
+    cached = CachedInstances(
+        feature=torch.zeros(2, count, 1),
+        anchor=torch.zeros(2, count, 11),
+        confidence=torch.full((2, count), 0.5),
+        timestamp=torch.tensor([10.0, 10.0], dtype=torch.float64),
+        T_global_from_model=torch.eye(4, dtype=torch.float64).expand(2, 4, 4),
+    )
+    timestamp = torch.tensor([10.5, 10.5 + config.temporal.max_interval], dtype=torch.float64)
+    carried = carried_confidence(TemporalState(cached), timestamp, config)
+    assert carried.shape == (2, config.num_anchors)
+    assert (carried[0, :count] == 0.5).all() and (carried[0, count:] == 0).all() and (carried[1] == 0).all()
+    assert carried_confidence(TemporalState(), timestamp, config) is None
