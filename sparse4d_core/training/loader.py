@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import deque
 from typing import Any
 
@@ -68,7 +69,7 @@ class BatchLoader:
             batch_sampler=self._draws(),
             collate_fn=collate_batches,
             num_workers=self._workers,
-            worker_init_fn=_one_thread,
+            worker_init_fn=_prepare_worker,
             # A generator of its own: drawing the workers' seeds must not touch the global one, which a resumed run
             # continues.
             generator=torch.Generator().manual_seed(0),
@@ -83,7 +84,13 @@ class BatchLoader:
                 yield draws[start : start + self._batch_size]
 
 
-def _one_thread(worker: int) -> None:
-    """Several workers with several threads each would only wait for each other."""
+def _prepare_worker(worker: int) -> None:
+    """Several workers with several threads each would only wait for each other.
+
+    Schedulers, torchrun and the terminal send signals to the whole process group. The training process answers them; a
+    worker that died of one would take it down before it has saved.
+    """
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)

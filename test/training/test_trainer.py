@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import multiprocessing
 import os
 import pathlib
 import signal
@@ -35,12 +36,13 @@ def one_thread():
 
 
 def end_after(trainer, iterations: int) -> None:
-    """Ask the process to end, as a scheduler does, while a step is under way."""
+    """Ask all processes of the run to end, loader workers too, as a scheduler does, while a step is under way."""
     take = trainer.loader.take
 
     def taking(count: int):
         if trainer.iteration + 1 == iterations:
-            os.kill(os.getpid(), signal.SIGTERM)
+            for process in (os.getpid(), *(child.pid for child in multiprocessing.active_children())):
+                os.kill(process, signal.SIGTERM)
         return take(count)
 
     trainer.loader.take = taking

@@ -15,7 +15,7 @@ import torch
 from sparse4d_core.config import AggregationConfig, AnchorEncoderConfig, BackboneConfig, ImageConfig, preset
 from sparse4d_core.initialization import initialize_decoder
 from sparse4d_core.model import Sparse4D
-from sparse4d_core.training.config import training_config
+from sparse4d_core.training.config import AugmentationConfig, training_config
 from sparse4d_core.training.processes import Processes, start_processes
 from sparse4d_core.training.train import Streams, make_loader
 from sparse4d_core.training.trainer import RunSettings, Trainer
@@ -38,7 +38,7 @@ MODEL = replace(
 TRAINING = training_config("demo")
 TRAINING = replace(
     TRAINING,
-    augmentation=replace(TRAINING.augmentation, scale_range=(0.98, 1.1)),
+    augmentation=AugmentationConfig(scale_range=(0.98, 1.1), photometric=False),
     schedule=replace(TRAINING.schedule, batch_size=2, ema_decay=0.9),
     optimizer=replace(TRAINING.optimizer, warmup_iterations=2, lr=1e-3),
 )
