@@ -178,6 +178,10 @@ def test_two_processes_train_as_one(tmp_path):
     one, two = (torch.load(tmp_path / name / "model.pt", weights_only=True)["state_dict"] for name in ("one", "two"))
     assert one.keys() == two.keys()
     for name in one:
+        if name.endswith("in_proj_bias"):
+            # Softmax does not see the keys' bias: its gradient is rounding noise, which Adam scales up to whole steps.
+            keys = slice(len(one[name]) // 3, 2 * len(one[name]) // 3)
+            one[name][keys] = two[name][keys] = 0
         torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=2e-5, msg=lambda text, n=name: f"{n}: {text}")
     losses = [[line["loss"] for line in log_lines(tmp_path / name) if "loss" in line] for name in ("one", "two")]
     assert len(losses[0]) == len(losses[1]) == 2
