@@ -7,11 +7,12 @@ import pathlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .checkpoint import load_checkpoint
 from .config import Sparse4DConfig, preset
@@ -55,7 +56,8 @@ class Pipeline:
         precision: of the image encoder; boxes, scores and everything behind the encoder stay float32.
         compile: run the image encoder through torch.compile.
         temporal_stride: seconds between two advances of the instance memory; 0 advances every frame. Published models
-            were trained at 2 Hz; at a camera rate of 10 Hz, 0.5 lets frames in between look at the same memory.
+            were trained at 2 Hz; at a camera rate of 10 Hz, 0.5 lets frames in between look at the same memory. What
+            is new in them is detected at once and becomes a track when the memory advances.
     """
 
     def __init__(
@@ -145,11 +147,15 @@ class Pipeline:
             features = self._encoder(inputs.images)
         with self._timed("decoder", timings):
             output, new_state = self.model.decode_features(features, inputs, state)
+        if not self._advances(state, inputs):
+            # The ids of what is new would change from frame to frame until the memory takes one of them up.
+            output.instance_ids = known_ids(output.instance_ids, state)
+            new_state = state
         with self._timed("decode", timings):
             detections = decode(output, self.config)[0]
             check_finite(detections)
             tracks = track(detections, self.config.tracking_threshold)
-        return StepResult(detections, tracks, self._advance(state, new_state, inputs), timings, reset)
+        return StepResult(detections, tracks, new_state, timings, reset)
 
     def _begin(self, state: TemporalState | None, inputs: ModelInput) -> tuple[TemporalState | None, str | None]:
         """With clean resets: drops what another scene left, and says why."""
@@ -163,13 +169,11 @@ class Pipeline:
             return state.forget(), f"time gap of {age:.3f} s is above the limit of {limit:g} s"
         return state, None
 
-    def _advance(self, state: TemporalState | None, new: TemporalState, inputs: ModelInput) -> TemporalState:
-        """The new state, or between two strides the old one, which then only counts ids on."""
+    def _advances(self, state: TemporalState | None, inputs: ModelInput) -> bool:
+        """Whether this frame changes the memory, or only looks at it because the stride is not over."""
         age = memory_age(state, inputs)
         # Stamps jitter: a frame that comes up to a tenth of the stride early still counts.
-        if age is None or age >= 0.9 * self.temporal_stride:
-            return new
-        return replace(state, next_id=new.next_id)
+        return age is None or age >= 0.9 * self.temporal_stride
 
     @contextmanager
     def _timed(self, stage: str, timings: dict[str, float]) -> Iterator[None]:
@@ -178,6 +182,11 @@ class Pipeline:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         timings[stage] = (time.perf_counter() - start) * 1e3
+
+
+def known_ids(ids: Tensor | None, state: TemporalState) -> Tensor | None:
+    """Ids [B, A] that instances of the memory carry; -1 for those given in this frame."""
+    return None if ids is None else torch.where(ids < state.next_id, ids, -1)
 
 
 def memory_age(state: TemporalState | None, inputs: ModelInput) -> float | None:
