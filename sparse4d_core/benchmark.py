@@ -30,7 +30,7 @@ from .pipeline import Pipeline, StepResult
 from .temporal import TemporalState
 from .types import Frame
 
-STAGES = ("preprocess", "backbone", "decoder", "decode")
+STAGES = ("preprocess", "backbone", "decoder", "network", "decode")  # network: both in one, captured
 FRAME_INTERVAL_NS = 500_000_000
 
 
@@ -150,7 +150,11 @@ def measure(paths: list[PathOptions], num_frames: int) -> list[dict]:
                 measured.append(worker.submit(PathRunner.step, index).result())
         memory = [worker.submit(PathRunner.peak_memory).result() for worker in workers]
     medians = [
-        {key: statistics.median(t[key] for t in measured[2:]) for key in ("total", "processor", *STAGES)}
+        {
+            key: statistics.median(t[key] for t in measured[2:])
+            for key in ("total", "processor", *STAGES)
+            if key in measured[-1]
+        }
         for measured in times
     ]
     rows = []
@@ -174,9 +178,11 @@ def make_paths(model: str, device: str, compile: bool, threads: int | None = Non
 
 def table(rows: list[dict]) -> str:
     """The rows as a Markdown table."""
-    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for row in rows:
-        lines.append("| " + " | ".join(f"{v:.1f}" if isinstance(v, float) else str(v) for v in row.values()) + " |")
+        values = (row.get(column, "") for column in columns)
+        lines.append("| " + " | ".join(f"{v:.1f}" if isinstance(v, float) else str(v) for v in values) + " |")
     return "\n".join(lines)
 
 

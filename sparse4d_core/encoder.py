@@ -25,8 +25,7 @@ class ImageEncoder(nn.Module):
         model: in evaluation mode.
         dtype: of weights and computation; deformable convolutions locate their samples in float32, so models that
             have them keep float32 weights and lower their plain convolutions by autocast.
-        compile: run through torch.compile, on a GPU captured as a CUDA graph; where that fails, the log says why and
-            the encoder runs without.
+        compile: run through torch.compile; where that fails, the log says why and the encoder runs without.
     """
 
     def __init__(self, model: Sparse4D, dtype: torch.dtype = torch.float32, compile: bool = False):
@@ -40,7 +39,7 @@ class ImageEncoder(nn.Module):
             fuse_convolutions(self)
         stored = torch.float32 if self.autocast else dtype
         self.to(dtype=stored, memory_format=torch.channels_last).requires_grad_(False)
-        self._compiled = torch.compile(self._levels, mode=self._compile_mode()) if compile else None
+        self._compiled = torch.compile(self._levels) if compile else None
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """images [B, N, 3, H, W] -> L levels of [B, N, C, h, w] in `output_dtype`, finest first."""
@@ -55,12 +54,6 @@ class ImageEncoder(nn.Module):
         """The encoder's own where the aggregation operator takes it (its sums are float32), else float32."""
         taken = self.dtype == torch.bfloat16 or device.type == "cuda"
         return self.dtype if self.operator and taken else torch.float32
-
-    def _compile_mode(self) -> str:
-        """On a GPU the compiled encoder is captured as a CUDA graph, whose output the next frame overwrites: only where
-        no frame's maps are kept (v1's history keeps them)."""
-        on_gpu = next(self.parameters()).device.type == "cuda"
-        return "reduce-overhead" if on_gpu and self.operator else "default"
 
     def _run(self, batch: Tensor) -> list[Tensor]:
         if self._compiled is not None:

@@ -77,8 +77,19 @@ class Sparse4D(nn.Module):
         denoising: NoisyQueries | None = None,
     ) -> tuple[ModelOutput, TemporalState]:
         """The part behind the image encoder."""
-        cameras = CameraFeatures(feature_maps, inputs.projection.contiguous(), inputs.image_wh.contiguous())
         state, clean = self.usable_state(state, inputs)
+        return self.decode_usable(feature_maps, inputs, state, denoising, clean)
+
+    def decode_usable(
+        self,
+        feature_maps: list[Tensor],
+        inputs: ModelInput,
+        state: TemporalState,
+        denoising: NoisyQueries | None = None,
+        clean: bool = False,
+    ) -> tuple[ModelOutput, TemporalState]:
+        """The same with what `usable_state` gave: in evaluation the host waits for nothing from here on."""
+        cameras = CameraFeatures(feature_maps, inputs.projection.contiguous(), inputs.image_wh.contiguous())
         output, state = self.decoder(cameras, inputs, state, denoising, clean)
         if self.training:
             output.feature_maps = feature_maps

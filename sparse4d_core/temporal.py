@@ -51,10 +51,10 @@ class TemporalState:
     noisy: Any = None  # training: cached noisy queries, see decoder.NoisyQueries
 
     def to(self, device: torch.device | str) -> TemporalState:
-        return _map_tensors(self, lambda tensor: tensor.to(device))
+        return map_tensors(self, lambda tensor: tensor.to(device))
 
     def detach(self) -> TemporalState:
-        return _map_tensors(self, Tensor.detach)
+        return map_tensors(self, Tensor.detach)
 
     def forget(self) -> TemporalState:
         """No instances and no history; ids go on counting, so that no id is given twice."""
@@ -178,13 +178,13 @@ def take_rows(x: Tensor, rows: Tensor) -> Tensor:
     return x.gather(1, rows[..., None].expand(-1, -1, x.shape[-1]))
 
 
-def _map_tensors(value: Any, change) -> Any:
+def map_tensors(value: Any, change) -> Any:
     """`change` applied to every tensor of a nested dataclass, tuple or list."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, (tuple, list)):
-        return type(value)(_map_tensors(item, change) for item in value)
+        return type(value)(map_tensors(item, change) for item in value)
     if hasattr(value, "__dataclass_fields__"):
-        changed = {f.name: _map_tensors(getattr(value, f.name), change) for f in fields(value) if f.init}
+        changed = {f.name: map_tensors(getattr(value, f.name), change) for f in fields(value) if f.init}
         return replace(value, **changed)
     return value

@@ -30,7 +30,9 @@ def test_fast_path_equals_plain_pytorch():
 def test_a_row_holds_measured_times():
     PathRunner.start(PathOptions("demo", "cpu", "float32"), 2)
     times = [PathRunner.step(index) for index in range(2)]
-    assert all(set(t) == {"total", "processor", *STAGES} and t["total"] >= t["backbone"] > 0 for t in times)
+    assert all(
+        set(t) == {"total", "processor", *STAGES} - {"network"} and t["total"] >= t["backbone"] > 0 for t in times
+    )
     assert table(times).count("\n") == 3
 
 
