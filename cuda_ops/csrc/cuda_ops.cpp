@@ -1,9 +1,10 @@
 // The operators on CUDA.
-#include <ATen/cuda/CUDAContext.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
+#include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
 
 #include "cuda_kernels.h"
 #include "device_ops.h"
@@ -26,7 +27,7 @@ at::Tensor forward_cuda(Operands o) {
   const c10::cuda::CUDAGuard guard(o.features.device());
   at::Tensor output = at::empty({size.batch, size.anchors, size.channels}, o.features.options());
   o.arguments.output = output.mutable_data_ptr();
-  const int error = launch_forward(o.type, o.where.fused(), o.arguments, at::cuda::getCurrentCUDAStream().stream());
+  const int error = launch_forward(o.type, o.where.fused(), o.arguments, c10::cuda::getCurrentCUDAStream().stream());
   C10_CUDA_CHECK(cudaError_t(error));
   return output;
 }
@@ -42,7 +43,7 @@ Gradients backward_cuda(Operands o, const at::Tensor& grad_output, std::array<bo
   o.arguments.grad_features = wanted[0] ? features.mutable_data_ptr() : nullptr;
   o.arguments.grad_location = wanted[1] ? where.mutable_data_ptr() : nullptr;
   o.arguments.grad_weights = wanted[2] ? weights.mutable_data_ptr() : nullptr;
-  const int error = launch_backward(o.type, o.where.fused(), o.arguments, at::cuda::getCurrentCUDAStream().stream());
+  const int error = launch_backward(o.type, o.where.fused(), o.arguments, c10::cuda::getCurrentCUDAStream().stream());
   C10_CUDA_CHECK(cudaError_t(error));
   return {features.to(o.features.scalar_type()), where, weights};
 }

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import pathlib
 import subprocess
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils import cpp_extension
 
 from cuda_ops import reference
-from cuda_ops.build import CUDA_ARCHITECTURES, compile_cuda_kernels, find_nvcc
+from cuda_ops.build import CSRC, CUDA_ARCHITECTURES, compile_cuda_kernels, find_nvcc
 
 from . import cuda_on_host
 from .inputs import fused_arguments, plain_arguments
@@ -92,3 +94,23 @@ def test_compiles_for_every_architecture(architecture, tmp_path):
     binary = compile_cuda_kernels(tmp_path, (architecture,), quick=True)
     listing = subprocess.run(["strings", str(binary)], capture_output=True, text=True, check=True).stdout
     assert f"sm_{architecture}" in listing
+
+
+def _toolkit() -> pathlib.Path:
+    """nvcc's own idea of where it is installed; the one on PATH may be a wrapper."""
+    plan = subprocess.run([find_nvcc(), "--dryrun", "-c", "none.cu"], capture_output=True, text=True).stderr
+    return next(pathlib.Path(line.split("TOP=", 1)[1]) for line in plan.splitlines() if "TOP=" in line)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_nvcc() is None, reason="needs nvcc")
+@pytest.mark.parametrize("source", ["cuda_ops.cpp", "library.cpp"])
+def test_the_binding_compiles(source, tmp_path):
+    """Against torch's own CUDA headers, which CPU wheels carry too but for one that CMake generates (empty here)."""
+    generated = tmp_path / "c10/cuda/impl/cuda_cmake_macros.h"
+    generated.parent.mkdir(parents=True)
+    generated.write_text("#pragma once\n")
+    includes = [*cpp_extension.include_paths(), _toolkit() / "include", tmp_path]
+    command = ["c++", "-std=c++20", "-DSPARSE4D_CUDA", "-fsyntax-only", *(f"-isystem{path}" for path in includes)]
+    done = subprocess.run([*command, str(CSRC / source)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
