@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,7 +94,7 @@ def run_demo(options: DemoOptions) -> dict:
 
 
 def _prepare_input(options: DemoOptions, logs: Path) -> tuple[Path, Path]:
-    """Rendered scenes and their bag; those of an earlier run with the same options are used again."""
+    """Rendered scenes and their bag; those of an earlier run serve again while nothing that makes them has changed."""
     dataset, bag = options.out / "scenes", options.out / "bag"
     made_with = options.out / "input.json"
     settings = {
@@ -102,6 +103,9 @@ def _prepare_input(options: DemoOptions, logs: Path) -> tuple[Path, Path]:
         "duration": options.duration,
         "rate": options.rate,
         "image_size": list(options.image_size),
+        "made_by": _fingerprint(
+            (*(ROOT / "sparse4d_core" / "data").glob("*.py"), *ROOT.glob("sparse4d_ros/nuscenes_to_*.py"))
+        ),
     }
     if made_with.is_file() and bag.is_dir() and json.loads(made_with.read_text()) == settings:
         return dataset, bag
@@ -118,6 +122,11 @@ def _prepare_input(options: DemoOptions, logs: Path) -> tuple[Path, Path]:
     _run_step("convert", [*convert, "--out", str(bag)], logs, show=True)
     made_with.write_text(json.dumps(settings))
     return dataset, bag
+
+
+def _fingerprint(sources: Iterable[Path]) -> str:
+    """Changes with the files' contents."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(sources))).hexdigest()
 
 
 def _environment() -> dict[str, str]:

@@ -35,7 +35,9 @@ class NodeParameters:
     checkpoint: str = _parameter("", "Path of the weights; empty: those shipped with the preset")
     device: str = _parameter("cpu", "Where the model runs: cpu, cuda or cuda:N")
     precision: str = _parameter("float32", "Of the image encoder", choices=("float32", "bfloat16", "float16"))
-    compile: bool = _parameter(False, "torch.compile for the image encoder, on a GPU a CUDA graph of the whole step (slow first frames)")
+    compile: bool = _parameter(
+        False, "torch.compile for the image encoder, on a GPU a CUDA graph of the whole step (slow first frames)"
+    )
     scene_reset: str = _parameter(
         "clean", "Memory at a scene's start: clean, or as published weights were scored", choices=("clean", "reference")
     )
