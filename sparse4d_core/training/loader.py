@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections import deque
 from typing import Any
@@ -87,10 +88,11 @@ class BatchLoader:
 def _prepare_worker(worker: int) -> None:
     """Several workers with several threads each would only wait for each other.
 
-    Schedulers, torchrun and the terminal send signals to the whole process group. The training process answers them; a
-    worker that died of one would take it down before it has saved.
+    torchrun and the terminal send signals to the whole process group, which the training process answers by saving: a
+    worker in that group would die of them and take the training process down before. A worker that a scheduler
+    signals by itself ends without complaint, and so does one whose training process is through with it.
     """
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+    os.setpgrp()
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))

@@ -40,10 +40,11 @@ def end_after(trainer, iterations: int) -> None:
     take = trainer.loader.take
 
     def taking(count: int):
+        batches = take(count)
         if trainer.iteration + 1 == iterations:
             for process in (os.getpid(), *(child.pid for child in multiprocessing.active_children())):
                 os.kill(process, signal.SIGTERM)
-        return take(count)
+        return batches
 
     trainer.loader.take = taking
 
