@@ -40,7 +40,9 @@ PARITY_HEADER = """# Parity with the reference implementation
 Every array recorded from the reference implementation against ours, on the CPU in float32. Of each file: how many
 arrays were compared, and the one that came closest to its tolerance. Exact comparisons (labels, ids, masks, names)
 count the entries that differ. Made by `make test PYTEST_ARGS=--parity-report=docs/parity.md`; the tolerances are those
-that the recordings state, with their sources in the tests.
+that the recordings state, with their sources in the tests. One is wider: gradients of locations in
+`deformable_aggregation` reach 800, where float32 numbers are 6e-5 apart; there a few roundings at that magnitude are
+allowed, and the definition is compared in float64 as well.
 
 Exact, and not in the table: names, order, shapes, types and trainability of every entry of `state_dict_*.json`
 (`test/core/test_checkpoint.py`, `test_backbones.py`), and every value of `configs.json` (`test/core/test_models.py`,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from sparse4d_core.geometry import (
     project_anchors,
     relative_transform,
     transform,
+    transform_boxes,
 )
 
 lean = settings(max_examples=30, deadline=None)
@@ -93,3 +95,15 @@ def test_projection_of_the_principal_point():
     K = torch.tensor([[800.0, 0, 400, 0], [0, 800, 200, 0], [0, 0, 1, 0], [0, 0, 0, 1]])[None, None]
     location = project(torch.tensor([[[[0.0, 0.0, 7.0]]]]), K, torch.tensor([[[800.0, 400.0]]]))
     torch.testing.assert_close(location.flatten(), torch.tensor([0.5, 0.5]))
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 19, 33])
+def test_a_transformed_box_does_not_depend_on_those_beside_it(count):
+    """To the last digit: the same box is published among detections and among tracks."""
+    rng = np.random.default_rng(count)
+    boxes = rng.normal(size=(count, 10)) * 10
+    T = np.eye(4)
+    T[:3, :3], T[:3, 3] = np.linalg.qr(rng.normal(size=(3, 3)))[0], (0.9, 0.0, 1.8)
+    together = transform_boxes(boxes, T)
+    for row in range(count):
+        np.testing.assert_array_equal(together[row], transform_boxes(boxes[row], T)[0])
