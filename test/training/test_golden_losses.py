@@ -28,8 +28,8 @@ CASES = [parameter for file in PRESETS for parameter in golden_parameters(file, 
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """A fixed order of summation: the gradient of an L1 distance is a sign, and where a coordinate lies within a rounding
-    of its target, another order gives the other sign."""
+    """A fixed order of summation: the gradient of an L1 distance is a sign, and where a coordinate lies within a
+    rounding of its target, another order gives the other sign."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
