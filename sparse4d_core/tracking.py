@@ -39,11 +39,20 @@ def worth_showing(detections: Detections, tracks: Tracks, threshold: float = 0.2
     """What a picture shows: the tracks; of a model without instance ids the detections with at least that score."""
     if detections.ids is not None or len(tracks.scores):
         return tracks
-    rows = np.asarray(detections.scores) >= threshold
+    return above(detections, threshold)
+
+
+def above(detections: Detections, threshold: float) -> Detections:
+    """The detections with at least this score."""
+    if threshold <= 0:
+        return detections
+    keep = np.asarray(detections.scores) >= threshold
+    ids = None if detections.ids is None else detections.ids[keep]
     return replace(
         detections,
-        boxes=detections.boxes[rows],
-        scores=detections.scores[rows],
-        labels=detections.labels[rows],
+        boxes=detections.boxes[keep],
+        scores=detections.scores[keep],
+        labels=detections.labels[keep],
         class_scores=None,
+        ids=ids,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -30,7 +30,7 @@ from .record import SetRecord
 from .transforms import TransformBuffer, TransformError
 
 __all__ = [
-    "above", "build_frame", "camera_model", "CameraModel", "check_header", "ConversionError", "decode_image",
+    "build_frame", "camera_model", "CameraModel", "check_header", "ConversionError", "decode_image",
     "detections_from_messages", "DistortionPolicy", "insert_transforms", "make_header", "ns_from_stamp",
     "record_from_messages", "RigFrames", "stamp_from_ns", "STATE_FIELDS", "states_from_cloud", "to_base_frame",
     "to_compressed_image", "to_detection_array", "to_markers", "to_messages", "to_state_cloud",
@@ -229,22 +229,6 @@ def to_state_cloud(detections: Detections, boxes: np.ndarray, header: Header) ->
         header=header, height=1, width=len(points), fields=fields, point_step=STATE_FIELDS.itemsize,
         row_step=points.nbytes, data=points.tobytes(), is_dense=True,
     )  # fmt: skip
-
-
-def above(detections: Detections, threshold: float) -> Detections:
-    """The detections with at least this score."""
-    if threshold <= 0:
-        return detections
-    keep = np.asarray(detections.scores) >= threshold
-    ids = None if detections.ids is None else detections.ids[keep]
-    return replace(
-        detections,
-        boxes=detections.boxes[keep],
-        scores=detections.scores[keep],
-        labels=detections.labels[keep],
-        class_scores=None,
-        ids=ids,
-    )
 
 
 def to_messages(

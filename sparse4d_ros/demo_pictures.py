@@ -11,13 +11,13 @@ import numpy as np
 from tqdm import tqdm
 
 from sparse4d_core.geometry import transform_boxes
-from sparse4d_core.tracking import worth_showing
+from sparse4d_core.tracking import above, worth_showing
 from sparse4d_core.types import Detections
 from sparse4d_core.visualization import Trail, draw_drive, draw_overlay
 
 from .bag_frames import BagFrames
 from .bag_io import read_messages
-from .conversions import above, detections_from_messages, ns_from_stamp
+from .conversions import detections_from_messages, ns_from_stamp
 from .nuscenes_messages import ANNOTATION_TOPIC, BASE_FRAME, GLOBAL_FRAME
 from .record import SetRecord, read_record
 from .score_record import read_truth

@@ -12,12 +12,11 @@ from std_msgs.msg import Header
 from vision_msgs.msg import Detection3DArray
 from visualization_msgs.msg import MarkerArray
 
-from sparse4d_core.tracking import worth_showing
+from sparse4d_core.tracking import above, worth_showing
 from sparse4d_core.visualization import draw_overlay
 
 from .conversions import (
     RigFrames,
-    above,
     make_header,
     ns_from_stamp,
     to_base_frame,

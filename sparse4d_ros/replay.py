@@ -25,10 +25,11 @@ from sparse4d_core.config import preset
 from sparse4d_core.memory import keep_freed_memory
 from sparse4d_core.pipeline import Pipeline
 from sparse4d_core.threads import limit_threads
+from sparse4d_core.tracking import above
 
 from .bag_frames import BagFrames
 from .bag_io import BagError
-from .conversions import above, record_from_messages, to_messages
+from .conversions import record_from_messages, to_messages
 from .detector import Detector, FrameDropped
 from .node import default_rig
 from .parameters import NodeParameters, check_together
