@@ -14,7 +14,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from . import deformable_aggregation, fused_deformable_aggregation, kernels_loaded, reference
-from .measurement import cache_ceiling, flop_ceiling, hardware, interleaved_medians, peak_memory, read_ceiling
+from .measurement import (
+    cache_ceiling,
+    flop_ceiling,
+    hardware,
+    interleaved_medians,
+    markdown_table,
+    peak_memory,
+    read_ceiling,
+)
 from .workload import Inputs, Workload, make_inputs
 
 GROWTH = {"anchors": (300, 900, 1800, 3600), "cameras": (1, 3, 6, 12), "batch": (1, 2, 4, 8)}
@@ -124,12 +132,7 @@ def measure(device: str, repeats: int, growth: bool) -> list[Row]:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    for row in rows:
-        cells = (row.get(column) for column in columns)
-        lines.append("| " + " | ".join(f"{c:.4g}" if isinstance(c, float) else str(c or "") for c in cells) + " |")
-    return "\n".join(lines)
+    return markdown_table(rows, ".4g")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -6,7 +6,7 @@ import ctypes
 import pathlib
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -102,3 +102,16 @@ def hardware(device: str = "cpu") -> str:
     ]
     isa = torch.backends.cpu.get_cpu_capability()
     return f"{names[0] if names else 'unknown processor'}, {isa}, {torch.get_num_threads()} threads"
+
+
+def markdown_table(rows: Sequence[Mapping[str, object]], number: str) -> str:
+    """Rows with the columns of all of them, in the order of their first appearance; a missing value is an empty cell.
+
+    number: format of floating-point values, such as ".4g".
+    """
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for row in rows:
+        cells = ("" if row.get(column) is None else row[column] for column in columns)
+        lines.append("| " + " | ".join(f"{c:{number}}" if isinstance(c, float) else str(c) for c in cells) + " |")
+    return "\n".join(lines)

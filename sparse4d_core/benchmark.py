@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from cuda_ops import kernels_loaded, reference
-from cuda_ops.measurement import peak_memory
+from cuda_ops.measurement import markdown_table, peak_memory
 
 from . import aggregation, linear
 from .config import PRESETS, Sparse4DConfig
@@ -69,7 +69,7 @@ class PathOptions:
 class PathRunner:
     """Runs one path in a process of its own, so that its memory and the allocator's settings are its own.
 
-    `wall` is the time on the clock; `processor` the time of all its threads, which other load hardly disturbs.
+    `total` is the time on the clock; `processor` the time of all its threads, which other load hardly disturbs.
     """
 
     current: PathRunner | None = None  # of this process
@@ -178,12 +178,7 @@ def make_paths(model: str, device: str, compile: bool, threads: int | None = Non
 
 def table(rows: list[dict]) -> str:
     """The rows as a Markdown table."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    for row in rows:
-        values = (row.get(column, "") for column in columns)
-        lines.append("| " + " | ".join(f"{v:.1f}" if isinstance(v, float) else str(v) for v in values) + " |")
-    return "\n".join(lines)
+    return markdown_table(rows, ".1f")
 
 
 def main(argv: list[str] | None = None) -> None:
