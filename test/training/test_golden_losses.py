@@ -19,21 +19,15 @@ from sparse4d_core.training.matcher import assign
 from sparse4d_core.training.objective import ForwardResult, PastInput, TrainingObjective
 from sparse4d_core.training.targets import Targets
 
+# The gradient of an L1 distance is a sign: where a coordinate lies within a rounding of its target, another order of
+# summation gives the other one.
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LOSS, GRADIENT, GRADIENT_FLOOR = 1e-4, 2e-3, 1e-4  # relative; the floor is relative to the largest norm
 QUERIES, BOXES = 1e-5, 1e-3
 
 PRESETS = {"losses_v3": "v3_r50", "losses_v2": "v2_r50", "losses_v1_H1": "v1_r101_t1", "losses_v1_H4": "v1_r101_t4"}
 CASES = [parameter for file in PRESETS for parameter in golden_parameters(file, ["step"])]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """A fixed order of summation: the gradient of an L1 distance is a sign, and where a coordinate lies within a
-    rounding of its target, another order gives the other sign."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def without_dropout(config: Sparse4DConfig) -> Sparse4DConfig:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
+from keyframe_scores import keyframe_scores
 
 from sparse4d_core.checkpoint import load_checkpoint
 from sparse4d_core.config import preset
@@ -15,8 +15,6 @@ from sparse4d_core.data.anchors import kmeans_anchors
 from sparse4d_core.data.nuscenes import NuScenesDataset
 from sparse4d_core.data.synthetic import render_dataset
 from sparse4d_core.data.synthetic_rig import NUSCENES_RIG
-from sparse4d_core.evaluation.evaluate import DetectionScores, evaluate
-from sparse4d_core.evaluation.results import ResultsWriter
 from sparse4d_core.model import Sparse4D
 from sparse4d_core.pipeline import Pipeline
 from sparse4d_core.training.config import AugmentationConfig, SamplingConfig, TrainingConfig, training_config
@@ -26,7 +24,7 @@ from sparse4d_core.training.trainer import RunSettings, Trainer
 
 SEED = 17
 ITERATIONS = 400  # 0.8 is passed after 220 to 250; about 90 s of one core
-# The demo model with fewer instances: three seconds hold about forty objects per frame.
+# The demo model with fewer instances: three seconds hold about twenty objects per frame.
 MODEL = replace(
     preset("demo"), num_anchors=128, num_output=128, temporal=replace(preset("demo").temporal, num_instances=64)
 )
@@ -56,32 +54,16 @@ def train_by_heart(data: NuScenesDataset, out) -> None:
     Trainer(model, by_heart(), loader, settings, Processes()).run()
 
 
-def scores(data: NuScenesDataset, checkpoint, out) -> DetectionScores:
-    """Of the pipeline, frame after frame, as the node runs it."""
-    model = Sparse4D(MODEL)
-    load_checkpoint(checkpoint, model)
-    pipeline, state, writer = Pipeline(model), None, ResultsWriter()
-    for i in data.keyframes:
-        frame = data.frame(int(i))
-        step = pipeline.step(frame, state)
-        state = step.state
-        writer.add(frame.token, step.detections, step.tracks, frame.T_global_from_model)
-    writer.write_detection(out / "results.json")
-    return evaluate(data.dataroot, data.version, out / "results.json").detection
-
-
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
 def test_one_sequence_is_learned_by_heart(tmp_path):
     render_dataset(tmp_path / "world", 1, SEED, duration=3.0, rate=2, rig=NUSCENES_RIG.resized(704, 396))
     data = NuScenesDataset(tmp_path / "world", "v1.0-mini", cache=None)
     began, cpu_began = time.monotonic(), time.process_time()
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # enough, and the same result on any machine with other work to do
-    try:
-        train_by_heart(data, tmp_path)
-        found = scores(data, tmp_path / "run" / "model.pt", tmp_path)
-    finally:
-        torch.set_num_threads(before)
+    train_by_heart(data, tmp_path)
+    model = Sparse4D(MODEL)
+    load_checkpoint(tmp_path / "run" / "model.pt", model)
+    found = keyframe_scores(Pipeline(model), data, tmp_path).detection
     print(f"{time.monotonic() - began:.0f} s, {time.process_time() - cpu_began:.0f} s of one core: {found}")
     assert found.nds > 0.8
     assert found.map > 0.8 and found.errors["mAVE"] < 0.5

@@ -27,12 +27,7 @@ _SPEC.loader.exec_module(tiny_run)
 tiny_trainer = tiny_run.tiny_trainer
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def end_after(trainer, iterations: int) -> None:
