@@ -54,30 +54,31 @@ class StepGraph:
         capture: Callable[[Callable[[], Step]], tuple[Replay, Step]] = cuda_capture,
     ):
         self._network, self._capture = network, capture
-        self._signature: list[Any] | None = None
+        self._signature: list[Any] | None = None  # of the tensors that were captured
+        self._fixed: list[Tensor] = []  # what a replay reads
         self._failed = False
 
     def __call__(self, inputs: ModelInput, state: TemporalState) -> Step:
         if state.instances is None or self._failed:
             return self._network(inputs, state)
-        arguments = (inputs, state)
-        signature = [(tensor.shape, tensor.dtype, tensor.device) for tensor in tensors_of(arguments)]
-        if signature != self._signature and not self._prepare(arguments, signature):
+        values = tensors_of((inputs, state))
+        signature = [(tensor.shape, tensor.dtype, tensor.device) for tensor in values]
+        if signature != self._signature and not self._prepare(inputs, state, signature):
             return self._network(inputs, state)
-        for fixed, value in zip(tensors_of(self._arguments), tensors_of(arguments), strict=True):
+        for fixed, value in zip(self._fixed, values, strict=True):
             fixed.copy_(value)
         self._replay()
         return map_tensors(self._result, Tensor.clone)  # the next replay writes over the originals
 
-    def _prepare(self, arguments: tuple[ModelInput, TemporalState], signature: list[Any]) -> bool:
-        self._arguments = map_tensors(arguments, Tensor.clone)
+    def _prepare(self, inputs: ModelInput, state: TemporalState, signature: list[Any]) -> bool:
+        arguments = map_tensors((inputs, state), Tensor.clone)
         try:
-            self._replay, self._result = self._capture(lambda: self._network(*self._arguments))
+            self._replay, self._result = self._capture(lambda: self._network(*arguments))
         except Exception as error:  # a capture fails in many ways; the frame must not be lost
             log.warning("compile: no CUDA graph of the step, it runs without: %s", error)
             self._failed = True
             return False
-        self._signature = signature
+        self._signature, self._fixed = signature, tensors_of(arguments)
         return True
 
 

@@ -133,7 +133,7 @@ def build_world(seed: int, index: int, duration: float) -> World:
 
 def _draw_world(rng: np.random.Generator, seed: int, index: int, duration: float) -> World:
     mean = rng.uniform(2.0, 5.0)
-    road = Road(lanes=1)
+    road = Road(lanes=1)  # the world is kept small; everything else takes any number
     ego = EgoMotion(
         mean, mean * rng.uniform(0.0, 0.5), rng.uniform(0.3, 0.8), rng.uniform(0, 2 * np.pi), -road.lane_width / 2
     )
