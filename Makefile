@@ -78,10 +78,10 @@ test: $(VENV)/.dev operator
 bench: $(VENV)/.dev operator
 	@mkdir -p $(OUT)/bench
 	$(PY) -m cuda_ops.benchmark --out $(OUT)/bench/operator.json
-	$(LARGE_MESSAGES) $(PY) -m sparse4d_ros.transport_benchmark --out $(OUT)/bench/transport.json
-	$(LARGE_MESSAGES) $(PY) -m sparse4d_ros.intake_benchmark --out $(OUT)/bench/intake.json
+	$(LARGE_MESSAGES) $(PY) -m sparse4d_ros.benchmark.transport --out $(OUT)/bench/transport.json
+	$(LARGE_MESSAGES) $(PY) -m sparse4d_ros.benchmark.intake --out $(OUT)/bench/intake.json
 	$(PY) -m sparse4d_core.benchmark --out $(OUT)/bench/model.json
-	$(PY) -m sparse4d_core.training.loader_benchmark --model demo --out $(OUT)/bench/loader.json
+	$(PY) -m sparse4d_core.benchmark.loader_throughput --model demo --out $(OUT)/bench/loader.json
 	$(if $(KEEP),mkdir -p benchmarks/results && cp $(OUT)/bench/*.json benchmarks/results/)
 
 CPP = $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')

@@ -36,8 +36,8 @@ setup(
             "rosbag_to_nuscenes = sparse4d_ros.rosbag_to_nuscenes:main",
             "recorder = sparse4d_ros.recorder:main",
             "score_record = sparse4d_ros.score_record:main",
-            "demo = sparse4d_ros.demo:main",
-            "synthetic = sparse4d_core.data.synthetic:main",
+            "demo = sparse4d_ros.demo.__main__:main",
+            "synthetic = sparse4d_core.data.synthetic.__main__:main",
             "evaluate = sparse4d_core.evaluation.evaluate:main",
             "train = sparse4d_core.training.train:main",
         ]

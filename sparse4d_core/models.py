@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from .config import PRESETS, Sparse4DConfig, preset
-from .model import Sparse4D
+from .network.sparse4d import Sparse4D
 from .types import ModelInput
 
 EPILOG = """\

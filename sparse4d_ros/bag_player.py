@@ -31,7 +31,7 @@ from rosbags.interfaces import Connection, QosDurability
 from rosgraph_msgs.msg import Clock
 from tqdm import tqdm
 
-from .bag_io import BagError, open_bag
+from .bags.bag_io import BagError, open_bag
 
 NANOSECONDS = 1_000_000_000
 AWAITED_TYPES = ("Image", "CompressedImage", "CameraInfo", "TFMessage")  # what a detector subscribes to

@@ -30,20 +30,20 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
 
-from sparse4d_core.memory import keep_freed_memory
-from sparse4d_core.pipeline import Pipeline
-from sparse4d_core.threads import limit_threads
+from sparse4d_core.inference.pipeline import Pipeline
+from sparse4d_core.inference.process_settings import keep_freed_memory
+from sparse4d_core.inference.threads import limit_threads
 
 from . import parameters
-from .conversions import insert_transforms, make_header, ns_from_stamp
-from .detector import Detector, FrameDropped
-from .diagnostics import Statistics, diagnostics_message
-from .frame_builder import FrameBuilder
-from .outputs import Outputs
-from .rig import Rig, load_rig
-from .serialized import stamp_of_serialized
-from .synchronizer import SyncedSet, Synchronizer
-from .transforms import TransformBuffer, TransformError
+from .messages.conversions import insert_transforms, make_header, ns_from_stamp
+from .messages.diagnostics import Statistics, diagnostics_message
+from .messages.outputs import Outputs
+from .perception.frame_builder import FrameBuilder
+from .perception.rig import Rig, load_rig
+from .perception.serialized import stamp_of_serialized
+from .perception.set_processor import Detector, FrameDropped
+from .perception.synchronizer import SyncedSet, Synchronizer
+from .perception.transforms import TransformBuffer, TransformError
 
 NODE_NAME = "sparse4d"
 NANOSECONDS = 1_000_000_000

@@ -17,11 +17,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from sparse4d_core.data.tables import DatasetError, Record, SceneTables, load_scenes
+from sparse4d_core.data.nuscenes.tables import DatasetError, Record, SceneTables, load_scenes
 
-from . import nuscenes_messages as messages
-from .bag_io import STORAGE, BagError, check_replaceable, create_bag
-from .nuscenes_messages import (
+from .bags import nuscenes_messages as messages
+from .bags.bag_io import STORAGE, BagError, check_replaceable, create_bag
+from .bags.nuscenes_messages import (
     ANNOTATION_TOPIC,
     BASE_FRAME,
     GLOBAL_FRAME,

@@ -24,8 +24,8 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import PointCloud2
 from vision_msgs.msg import Detection3DArray
 
-from .conversions import ns_from_stamp, record_from_messages
-from .record import RecordFile, SetRecord
+from .bags.record import RecordFile, SetRecord
+from .messages.conversions import ns_from_stamp, record_from_messages
 
 TOPICS = {
     "detections": Detection3DArray,

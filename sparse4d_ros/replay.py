@@ -22,22 +22,22 @@ import yaml
 from tqdm import tqdm
 
 from sparse4d_core.config import preset
-from sparse4d_core.memory import keep_freed_memory
-from sparse4d_core.pipeline import Pipeline
-from sparse4d_core.threads import limit_threads
-from sparse4d_core.tracking import above
+from sparse4d_core.inference.pipeline import Pipeline
+from sparse4d_core.inference.process_settings import keep_freed_memory
+from sparse4d_core.inference.threads import limit_threads
+from sparse4d_core.inference.tracking import above
 
-from .bag_frames import BagFrames
-from .bag_io import BagError
-from .conversions import record_from_messages, to_messages
-from .detector import Detector, FrameDropped
+from .bags.bag_io import BagError
+from .bags.record import RecordError, RecordFile, SetRecord
+from .bags.sets import BagFrames
+from .messages.conversions import record_from_messages, to_messages
 from .node import default_rig
 from .parameters import NodeParameters, check_together
-from .record import RecordError, RecordFile, SetRecord
-from .rig import Rig, RigError, load_rig
+from .perception.rig import Rig, RigError, load_rig
+from .perception.set_processor import Detector, FrameDropped
+from .perception.synchronizer import SyncedSet
+from .perception.transforms import TransformError
 from .score_record import write_results
-from .synchronizer import SyncedSet
-from .transforms import TransformError
 
 log = logging.getLogger(__name__)
 

@@ -26,18 +26,18 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from sparse4d_core.data.table_writer import CATEGORY_OF, TableWriter, token
-from sparse4d_core.data.tables import DETECTION_NAMES, Record
+from sparse4d_core.data.nuscenes.table_writer import CATEGORY_OF, TableWriter, token
+from sparse4d_core.data.nuscenes.tables import DETECTION_NAMES, Record
 
-from .bag_io import BagError, read_messages
-from .conversions import ConversionError, camera_model, decode_image, insert_transforms, ns_from_stamp
-from .image_decoding import JPEG_START, check_complete
+from .bags.bag_io import BagError, read_messages
+from .bags.nuscenes_messages import ANNOTATION_TOPIC, MICROSECOND, SAMPLE_TOPIC
+from .messages.conversions import ConversionError, camera_model, decode_image, insert_transforms, ns_from_stamp
 from .node import default_rig
-from .nuscenes_messages import ANNOTATION_TOPIC, MICROSECOND, SAMPLE_TOPIC
-from .rig import Rig, RigError, load_rig
+from .perception.image_decoding import JPEG_START, check_complete
+from .perception.rig import Rig, RigError, load_rig
+from .perception.synchronizer import SyncedSet, Synchronizer
+from .perception.transforms import TransformBuffer, TransformError, quaternion_from_matrix, quaternion_matrix
 from .score_record import ALL_TIME
-from .synchronizer import SyncedSet, Synchronizer
-from .transforms import TransformBuffer, TransformError, quaternion_from_matrix, quaternion_matrix
 
 NANOSECONDS = 1_000_000_000
 LIDAR = "LIDAR_TOP"

@@ -17,11 +17,11 @@ from pathlib import Path
 from sparse4d_core.evaluation.results import ResultsWriter
 from sparse4d_core.types import Detections
 
-from .bag_io import BagError, read_messages
-from .conversions import insert_transforms
-from .nuscenes_messages import GLOBAL_FRAME, SAMPLE_TOPIC
-from .record import RecordError, SetRecord, read_record
-from .transforms import TransformBuffer
+from .bags.bag_io import BagError, read_messages
+from .bags.nuscenes_messages import GLOBAL_FRAME, SAMPLE_TOPIC
+from .bags.record import RecordError, SetRecord, read_record
+from .messages.conversions import insert_transforms
+from .perception.transforms import TransformBuffer
 
 ALL_TIME = 1e9  # s; keep every transform of the bag
 

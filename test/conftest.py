@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 
 import pytest
+import torch
 from golden_data import ERRORS
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -35,6 +36,15 @@ def golden(request) -> pathlib.Path:
     return request.config.getoption("--golden").resolve()
 
 
+@pytest.fixture
+def one_thread():
+    """A fixed order of summation, and no waiting for cores that others use."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 PARITY_HEADER = """# Parity with the reference implementation
 
 Every array recorded from the reference implementation against ours, on the CPU in float32. Of each file: how many
@@ -45,8 +55,8 @@ that the recordings state, with their sources in the tests. One is wider: gradie
 allowed, and the definition is compared in float64 as well.
 
 Exact, and not in the table: names, order, shapes, types and trainability of every entry of `state_dict_*.json`
-(`test/core/test_checkpoint.py`, `test_backbones.py`), and every value of `configs.json` (`test/core/test_models.py`,
-`test/training/test_config.py`).
+(`test/core/checkpoint/test_checkpoint.py`, `test/core/network/test_backbones.py`), and every value of `configs.json`
+(`test/core/test_models.py`, `test/core/training/test_schedule.py`).
 
 | golden file | arrays compared | closest to its tolerance | error | allowed |
 |---|---|---|---|---|

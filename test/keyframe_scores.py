@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pathlib
 
-from sparse4d_core.data.nuscenes import NuScenesDataset
+from sparse4d_core.data.nuscenes.dataset import NuScenesDataset
 from sparse4d_core.evaluation.evaluate import Scores, evaluate
 from sparse4d_core.evaluation.results import ResultsWriter
-from sparse4d_core.pipeline import Pipeline
+from sparse4d_core.inference.pipeline import Pipeline
 
 
 def keyframe_scores(pipeline: Pipeline, data: NuScenesDataset, out: pathlib.Path) -> Scores:

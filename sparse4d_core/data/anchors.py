@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 from tqdm import tqdm
 
 from ..types import COS_YAW, LOG_HEIGHT, LOG_LENGTH
-from .nuscenes import NuScenesDataset
+from .nuscenes.dataset import NuScenesDataset
 
 RANGE = 55.0  # m, distance of the centre in space: boxes beyond are not used
 _ITERATIONS = 50

@@ -25,8 +25,8 @@ from nuscenes import NuScenes
 from nuscenes.eval.common.config import config_factory
 from nuscenes.eval.detection.evaluate import DetectionEval
 
-from ..data.nuscenes import split_scenes
-from ..data.tables import DatasetError, load_scenes
+from ..data.nuscenes.dataset import split_scenes
+from ..data.nuscenes.tables import DatasetError, load_scenes
 from ..types import CLASS_NAMES
 from .results import TRACKED_CLASSES, write_json
 

@@ -13,23 +13,23 @@ import numpy as np
 import torch
 from torch import distributed
 
-from ..backbone_weights import load_backbone
-from ..checkpoint import load_checkpoint
+from ..checkpoint.backbone import load_backbone
+from ..checkpoint.weights import load_checkpoint
 from ..config import PRESETS, Sparse4DConfig, preset
-from ..data.lidar import LidarFiles
-from ..data.nuscenes import Annotations, NuScenesDataset
-from ..data.tables import DatasetError
-from ..initialization import initialize_decoder
-from ..model import Sparse4D
+from ..data.nuscenes.dataset import Annotations, NuScenesDataset
+from ..data.nuscenes.lidar import LidarFiles
+from ..data.nuscenes.tables import DatasetError
+from ..network.initialization import initialize_decoder
+from ..network.sparse4d import Sparse4D
 from ..types import Frame
-from .config import TrainingConfig, training_config
-from .loader import BatchLoader
-from .objective import PRECISIONS
-from .processes import Processes, start_processes
-from .sampler import SequenceSampler, sequence_ids
-from .samples import AnnotatedFrames, TrainingSamples
-from .store import write_atomically
-from .trainer import RunSettings, Trainer, TrainingDivergedError
+from .batches.loader import BatchLoader
+from .batches.sampler import SequenceSampler, sequence_ids
+from .batches.samples import AnnotatedFrames, TrainingSamples
+from .objective.frame_objective import PRECISIONS
+from .run.processes import Processes, start_processes
+from .run.store import write_atomically
+from .run.trainer import RunSettings, Trainer, TrainingDivergedError
+from .schedule import TrainingConfig, training_config
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,7 @@ import torch
 
 from cuda_ops import reference
 from cuda_ops.build import build
-
-from . import cuda_on_host
+from ops import cuda_on_host
 
 build()
 

@@ -9,8 +9,7 @@ import torch
 from cuda_ops import benchmark, reference
 from cuda_ops.measurement import interleaved_medians, peak_memory
 from cuda_ops.workload import Workload, make_inputs
-
-from . import paths  # noqa: F401  (builds and loads the kernels)
+from ops import paths  # noqa: F401  (builds and loads the kernels)
 
 SMALL = Workload(anchors=40, cameras=6, image_wh=(128, 64), channels=32, groups=4)
 

@@ -13,9 +13,8 @@ from torch.utils import cpp_extension
 
 from cuda_ops import reference
 from cuda_ops.build import CSRC, CUDA_ARCHITECTURES, compile_cuda_kernels, find_nvcc
-
-from . import cuda_on_host
-from .inputs import fused_arguments, plain_arguments
+from ops import cuda_on_host
+from ops.inputs import fused_arguments, plain_arguments
 
 KERNELS = {
     "plain": (cuda_on_host.deformable_aggregation, reference.deformable_aggregation, plain_arguments, (0, 3, 4)),

@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cuda_ops import kernels_loaded, reference
-
-from . import paths  # noqa: F401  (builds and loads the kernels)
-from .inputs import fused_arguments, plain_arguments
+from ops import paths  # noqa: F401  (builds and loads the kernels)
+from ops.inputs import fused_arguments, plain_arguments
 
 PLAIN = torch.ops.sparse4d.deformable_aggregation
 FUSED = torch.ops.sparse4d.fused_deformable_aggregation

@@ -15,7 +15,7 @@ SEED = 123_000  # rendered worlds of tests; seeds below 10,000 are for training
 @pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory) -> Path:
     """One rendered scene of 1.5 s, 176x99 pixels, ten sets per second."""
-    from sparse4d_core.data import synthetic
+    from sparse4d_core.data.synthetic import __main__ as synthetic
 
     out = tmp_path_factory.mktemp("tiny") / "world"
     size = ["--image-size", "176", "99"]
@@ -35,7 +35,7 @@ def dataset_copy(tiny_dataset, tmp_path) -> Path:
 def tiny_bag(tiny_dataset, tmp_path_factory) -> Path:
     """The tiny dataset as a bag."""
     pytest.importorskip("rosbags")
-    from sparse4d_core.data.tables import load_scenes
+    from sparse4d_core.data.nuscenes.tables import load_scenes
     from sparse4d_ros.nuscenes_to_rosbag import write_scenes
 
     out = tmp_path_factory.mktemp("bags") / "tiny"

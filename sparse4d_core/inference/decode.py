@@ -1,0 +1,75 @@
+"""From the last layer's output to boxes, best first."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..config import Sparse4DConfig
+from ..geometry import decode_boxes
+from ..types import Detections, ModelOutput
+
+
+def decode(output: ModelOutput, config: Sparse4DConfig) -> list[Detections]:
+    """Detections of every sample of the batch, see :func:`decode_instances`."""
+    num = config.num_anchors  # noisy queries behind them are no detections
+    quality = output.quality[-1]
+    return decode_instances(
+        output.class_logits[-1][:, :num],
+        output.anchors[-1][:, :num],
+        None if quality is None else quality[:, :num],
+        output.instance_ids,
+        config.num_output,
+        config.score_threshold,
+    )
+
+
+def decode_instances(
+    class_logits: Tensor,
+    anchor: Tensor,
+    quality: Tensor | None = None,
+    ids: Tensor | None = None,
+    num_output: int = 300,
+    score_threshold: float | None = None,
+) -> list[Detections]:
+    """The `num_output` best boxes of every sample.
+
+    With ids every instance gives one box, of its best class; without, every (instance, class) pair may give one.
+    With quality the scores are multiplied by the probability of centerness and sorted again, and `class_scores` keeps
+    the scores before that *in their old order* (published behaviour; the tracking threshold relies on it).
+
+    Args:
+        class_logits: [B, A, classes].
+        anchor: [B, A, 11] anchor states.
+        quality: [B, A, 2] (centerness, yawness) logits.
+        ids: [B, A] int64.
+        score_threshold: rows whose class score is below it are left out.
+    """
+    scores = class_logits.sigmoid()
+    if ids is not None:
+        best, classes = scores.max(-1)
+        scores, rows = best.topk(min(num_output, best.shape[1]), dim=1)
+        labels = classes.gather(1, rows)
+        ids = ids.gather(1, rows)
+    else:
+        num_classes = scores.shape[2]
+        scores, pairs = scores.flatten(1).topk(min(num_output, scores[0].numel()), dim=1)
+        rows, labels = pairs // num_classes, pairs % num_classes
+    class_scores = scores
+    kept = ~(scores < (-1.0 if score_threshold is None else score_threshold))  # NaN stays, for the check behind
+    if quality is not None:
+        scores, order = (scores * quality[..., 0].sigmoid().gather(1, rows)).sort(dim=1, descending=True)
+        rows, labels, kept = rows.gather(1, order), labels.gather(1, order), kept.gather(1, order)
+        ids = None if ids is None else ids.gather(1, order)
+    boxes = decode_boxes(anchor.gather(1, rows[..., None].expand(-1, -1, anchor.shape[-1])).float())
+    return _to_arrays(boxes, scores, labels, class_scores if quality is not None else None, ids, kept)
+
+
+def _to_arrays(
+    boxes: Tensor, scores: Tensor, labels: Tensor, class_scores: Tensor | None, ids: Tensor | None, kept: Tensor
+) -> list[Detections]:
+    """One transfer per tensor to the host, then plain arrays per sample."""
+    columns = [None if column is None else column.cpu() for column in (boxes, scores, labels, class_scores, ids)]
+    return [
+        Detections(*(None if column is None else column[b][mask].numpy() for column in columns))
+        for b, mask in enumerate(kept.cpu())
+    ]

@@ -1,0 +1,82 @@
+"""The image encoder as it runs in inference: the model's backbone and neck, prepared once."""
+
+from __future__ import annotations
+
+import copy
+import logging
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from ..network.linear import has_onednn
+from ..network.sparse4d import Sparse4D
+from .fused_convolution import fuse_convolutions
+
+log = logging.getLogger(__name__)
+
+
+class ImageEncoder(nn.Module):
+    """Backbone and neck of a model with batch norms folded into the convolutions, in channels-last memory order.
+
+    A copy: the model keeps its parameters as they are trained and saved.
+
+    Args:
+        model: in evaluation mode.
+        dtype: of weights and computation; deformable convolutions locate their samples in float32, so models that
+            have them keep float32 weights and lower their plain convolutions by autocast.
+        compile: run through torch.compile; where that fails, the log says why and the encoder runs without.
+    """
+
+    def __init__(self, model: Sparse4D, dtype: torch.dtype = torch.float32, compile: bool = False):
+        super().__init__()
+        self.dtype = dtype
+        self.operator = model.config.aggregation.sampling == "operator"
+        self.autocast = dtype != torch.float32 and any(model.config.backbone.deformable_stages)
+        self.backbone, self.neck = copy.deepcopy(model.backbone).eval(), copy.deepcopy(model.neck).eval()
+        fold_batch_norms(self)
+        if next(self.parameters()).device.type == "cpu" and has_onednn() and not (compile or self.autocast):
+            fuse_convolutions(self)
+        stored = torch.float32 if self.autocast else dtype
+        self.to(dtype=stored, memory_format=torch.channels_last).requires_grad_(False)
+        self._compiled = torch.compile(self._levels) if compile else None
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """images [B, N, 3, H, W] -> L levels of [B, N, C, h, w] in `output_dtype`, finest first."""
+        stored = torch.float32 if self.autocast else self.dtype
+        batch = images.flatten(0, 1).to(stored, memory_format=torch.channels_last)
+        with torch.autocast(images.device.type, self.dtype, enabled=self.autocast):
+            levels = self._run(batch)
+        output = self.output_dtype(images.device)
+        return [level.to(output).unflatten(0, images.shape[:2]) for level in levels]
+
+    def output_dtype(self, device: torch.device) -> torch.dtype:
+        """The encoder's own where the aggregation operator takes it (its sums are float32), else float32."""
+        taken = self.dtype == torch.bfloat16 or device.type == "cuda"
+        return self.dtype if self.operator and taken else torch.float32
+
+    def _run(self, batch: Tensor) -> list[Tensor]:
+        if self._compiled is not None:
+            try:
+                return self._compiled(batch)
+            except Exception as error:  # compilers fail in many ways; the frame must not be lost
+                log.warning("compile: torch.compile failed, the image encoder runs without it: %s", error)
+                self._compiled = None
+        return self._levels(batch)
+
+    def _levels(self, batch: Tensor) -> list[Tensor]:
+        return self.neck(self.backbone(batch))
+
+
+def fold_batch_norms(module: nn.Module) -> None:
+    """Folds every batch norm into the convolution registered just before it in the same module, which it follows there.
+
+    Batch norms after anything else (a deformable convolution) stay.
+    """
+    for parent in list(module.modules()):
+        previous: tuple[str, nn.Module] | None = None
+        for name, child in list(parent.named_children()):
+            if previous is not None and isinstance(child, nn.BatchNorm2d) and type(previous[1]) is nn.Conv2d:
+                setattr(parent, previous[0], fuse_conv_bn_eval(previous[1], child))
+                setattr(parent, name, nn.Identity())
+            previous = name, child

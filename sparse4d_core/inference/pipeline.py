@@ -1,0 +1,221 @@
+"""From a frame to tracks: what the node and the replay call, one line per set of images."""
+
+from __future__ import annotations
+
+import logging
+import pathlib
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..checkpoint.weights import load_checkpoint
+from ..config import Sparse4DConfig, preset
+from ..network.instance_memory import TemporalState
+from ..network.sparse4d import SceneReset, Sparse4D
+from ..preprocess import preprocess
+from ..types import Detections, Frame, ModelInput, Tracks
+from .cuda_graph import Step, StepGraph
+from .decode import decode
+from .image_encoder import ImageEncoder
+from .tracking import track
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+WEIGHTS = pathlib.Path(__file__).parents[1] / "weights"  # what the package ships: <preset>.pt
+UNTRAINED_SEED = 0
+
+log = logging.getLogger(__name__)
+
+
+class NonFiniteOutputError(RuntimeError):
+    """The network's output holds NaN or infinity; the state of the frame before is still good."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one frame gave."""
+
+    detections: Detections  # model frame
+    tracks: Tracks  # the confident ones of them; no rows for a model without ids (v1, v2)
+    state: TemporalState  # for the next step
+    timings_ms: dict[str, float]  # preprocess, backbone, decoder (captured as one: network), decode
+    reset: str | None = None  # why the instances of the frame before were forgotten, if they were
+
+
+class Pipeline:
+    """A model ready to run. Holds no recurrent state: it goes through `step`.
+
+    Args:
+        model: in evaluation mode and on its device from here on.
+        trained: False if the weights are random.
+        precision: of the image encoder; boxes, scores and everything behind the encoder stay float32.
+        compile: run the image encoder through torch.compile and, on a GPU, the whole network as one CUDA graph.
+        temporal_stride: seconds between two advances of the instance memory; 0 advances every frame. Published models
+            were trained at 2 Hz; at a camera rate of 10 Hz, 0.5 lets frames in between look at the same memory. What
+            is new in them is detected at once and becomes a track when the memory advances.
+    """
+
+    def __init__(
+        self,
+        model: Sparse4D,
+        trained: bool = True,
+        device: str = "cpu",
+        precision: Precision = "float32",
+        compile: bool = False,
+        temporal_stride: float = 0.0,
+    ):
+        if precision not in ("float32", "bfloat16", "float16"):
+            raise ValueError(f"precision: expected 'float32', 'bfloat16' or 'float16', got {precision!r}")
+        self.device = torch.device(device)
+        self.model = model.to(self.device).eval()
+        self.trained = trained
+        self.precision = precision
+        self.temporal_stride = temporal_stride
+        self._encoder = ImageEncoder(self.model, getattr(torch, precision), compile)
+        self._graph = StepGraph(self._network) if compile and self.device.type == "cuda" else None
+
+    @classmethod
+    def from_preset(
+        cls,
+        model: str,
+        checkpoint: str | pathlib.Path | None = None,
+        device: str = "cpu",
+        precision: Precision = "float32",
+        compile: bool = False,
+        scene_reset: SceneReset = "clean",
+        temporal_stride: float = 0.0,
+    ) -> Pipeline:
+        """A preset with its weights.
+
+        Args:
+            model: name of the preset.
+            checkpoint: file to load. None or "": the weights shipped for the preset, or deterministic random ones
+                where none are shipped (`trained` is False then, and the log says so).
+
+        Raises:
+            ValueError: unknown preset, or a checkpoint of another model.
+            FileNotFoundError: no such checkpoint.
+        """
+        config = preset(model)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(UNTRAINED_SEED)
+            network = Sparse4D(config, scene_reset)
+        shipped = WEIGHTS / f"{model}.pt"
+        path = pathlib.Path(checkpoint) if checkpoint else shipped if shipped.is_file() else None
+        if path is None:
+            log.warning("model %s: no checkpoint given and none shipped; the weights are random, UNTRAINED", model)
+        else:
+            load_checkpoint(path, network)
+            log.info("model %s: weights from %s", model, path)
+        log.info("model %s: scene reset %r", model, scene_reset)
+        return cls(network, path is not None, device, precision, compile, temporal_stride)
+
+    @property
+    def config(self) -> Sparse4DConfig:
+        return self.model.config
+
+    def check_cameras(self, count: int) -> None:
+        """Whether the model takes a rig of so many cameras: with camera embedding (v2, v3) any number.
+
+        Raises:
+            ValueError: the weights are made for another number.
+        """
+        expected = self.model.decoder.layers[0].aggregation.num_cameras
+        if not self.config.aggregation.camera_embed and count != expected:
+            raise ValueError(
+                f"rig: {count} cameras, but the weights of {self.config.name} are made for {expected}; "
+                "take a v2 or v3 preset for this rig"
+            )
+
+    @torch.inference_mode()
+    def step(self, frame: Frame, state: TemporalState | None = None) -> StepResult:
+        """One frame; `state` is what the last step returned, None at the start.
+
+        Raises:
+            ValueError: for a frame that cannot be used; says which field.
+            NonFiniteOutputError: NaN or infinity in the boxes or scores.
+        """
+        timings: dict[str, float] = {}
+        with self._timed("preprocess", timings):
+            inputs = preprocess(frame, self.config).to(self.device)
+        state, reset = self._begin(state, inputs)
+        output, new_state = self._run_network(inputs, state, timings)
+        if not self._advances(state, inputs):
+            # The ids of what is new would change from frame to frame until the memory takes one of them up.
+            output.instance_ids = known_ids(output.instance_ids, state)
+            new_state = state
+        with self._timed("decode", timings):
+            detections = decode(output, self.config)[0]
+            check_finite(detections)
+            tracks = track(detections, self.config.tracking_threshold)
+        return StepResult(detections, tracks, new_state, timings, reset)
+
+    def _run_network(self, inputs: ModelInput, state: TemporalState | None, timings: dict[str, float]) -> Step:
+        if self._graph is not None:
+            with self._timed("network", timings):
+                usable, _ = self.model.usable_state(state, inputs)  # one stream: of one scene or of none
+                return self._graph(inputs, usable)
+        with self._timed("backbone", timings):
+            features = self._encoder(inputs.images)
+        with self._timed("decoder", timings):
+            return self.model.decode_features(features, inputs, state)
+
+    def _network(self, inputs: ModelInput, state: TemporalState) -> Step:
+        return self.model.decode_usable(self._encoder(inputs.images), inputs, state)
+
+    def _begin(self, state: TemporalState | None, inputs: ModelInput) -> tuple[TemporalState | None, str | None]:
+        """With clean resets: drops what another scene left, and says why."""
+        age = memory_age(state, inputs)
+        if age is None or self.model.scene_reset != "clean":
+            return state, None
+        limit = (self.config.temporal or self.config.history).max_interval
+        if age < 0:
+            return state.forget(), f"time went back by {-age:.3f} s"
+        if age > limit:
+            return state.forget(), f"time gap of {age:.3f} s is above the limit of {limit:g} s"
+        return state, None
+
+    def _advances(self, state: TemporalState | None, inputs: ModelInput) -> bool:
+        """Whether this frame changes the memory, or only looks at it because the stride is not over."""
+        age = memory_age(state, inputs)
+        # Stamps jitter: a frame that comes up to a tenth of the stride early still counts.
+        return age is None or age >= 0.9 * self.temporal_stride
+
+    @contextmanager
+    def _timed(self, stage: str, timings: dict[str, float]) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        timings[stage] = (time.perf_counter() - start) * 1e3
+
+
+def known_ids(ids: Tensor | None, state: TemporalState) -> Tensor | None:
+    """Ids [B, A] that instances of the memory carry; -1 for those given in this frame."""
+    return None if ids is None else torch.where(ids < state.next_id, ids, -1)
+
+
+def memory_age(state: TemporalState | None, inputs: ModelInput) -> float | None:
+    """Seconds since the frame that the state remembers (batch 1); None without one."""
+    if state is None or (state.instances is None and not state.history):
+        return None
+    remembered = state.instances.timestamp if state.instances is not None else state.history[0].timestamp
+    return float(inputs.timestamp[0] - remembered[0])
+
+
+def check_finite(detections: Detections) -> None:
+    """Raises NonFiniteOutputError; NaN sorts before every score, so it cannot hide behind the best rows."""
+    for name in ("boxes", "scores"):
+        values = getattr(detections, name)
+        bad = int((~np.isfinite(values)).sum())
+        if bad:
+            raise NonFiniteOutputError(
+                f"{name}: {bad} of {values.size} values of the network's output are NaN or infinite; "
+                "check the checkpoint, the precision and the calibration"
+            )

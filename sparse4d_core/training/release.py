@@ -1,0 +1,143 @@
+"""Ship the weights of a run: one small file, and beside it what it was made from.
+
+    weights/demo.pt          averaged weights, matrices in half precision (every loader makes float32 of them)
+    weights/demo.json        configuration, training command, versions, score sheet
+    weights/demo_log.jsonl   the run's log
+
+Works on finished runs and on running ones: without model.pt the newest intact checkpoint is taken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..checkpoint.file import CheckpointError, config_from_dict, write_checkpoint
+from ..checkpoint.weights import read_checkpoint
+from ..config import Sparse4DConfig
+from .run.store import CheckpointStore, write_atomically
+
+_MODULE = "python -m sparse4d_core.training.train"
+_NOT_HALVED = ("decoder.anchor",)  # metres: half precision would move far anchors by centimetres
+
+EXAMPLES = """\
+examples:
+  python -m sparse4d_core.training.release out/run --out sparse4d_core/weights/demo.pt
+  python -m sparse4d_core.training.release out/run --out sparse4d_core/weights/demo.pt --scores out/scores/metrics.json
+"""
+
+
+@dataclass(frozen=True)
+class RunWeights:
+    state: dict[str, Tensor]  # under our names
+    config: Sparse4DConfig
+    iterations: int  # optimiser steps they have seen
+    averaged: bool  # a moving average over the steps
+
+
+def run_weights(run: pathlib.Path) -> RunWeights:
+    """The weights to use of a run: model.pt if it is finished, else the newest intact checkpoint's.
+
+    Raises:
+        FileNotFoundError: the folder holds neither.
+        CheckpointError: a configuration this version does not know.
+    """
+    record = run_record(run)
+    training = record["training"]
+    if (run / "model.pt").is_file():
+        file = read_checkpoint(run / "model.pt")
+        averaged = bool(training["schedule"]["ema_decay"])
+        return RunWeights(file.state, file.config, int(file.meta["iterations"]), averaged)
+    content = CheckpointStore(run / "checkpoints").newest()
+    if content is None:
+        raise FileNotFoundError(f"run: {run} holds neither model.pt nor an intact checkpoint in checkpoints/")
+    average = content["average"]
+    state = content["model"] if average is None else average["model"]
+    return RunWeights(state, config_from_dict(record["model"]), content["iteration"], average is not None)
+
+
+def run_record(run: pathlib.Path) -> dict[str, Any]:
+    """What RUN/config.json says: command, model, training."""
+    path = run / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"run: {path} is missing; expected the folder given to training as --out")
+    return json.loads(path.read_text())
+
+
+def halved(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Matrices and convolutions in float16; norms, biases and anchors stay as they are.
+
+    Raises:
+        CheckpointError: a weight beyond the range of float16.
+    """
+    result = {}
+    for name, tensor in state.items():
+        half = tensor.is_floating_point() and tensor.ndim >= 2 and name not in _NOT_HALVED
+        result[name] = tensor.half() if half else tensor
+        if not bool(result[name].isfinite().all()):
+            raise CheckpointError(f"{name}: holds a value that is not finite in {result[name].dtype}; use --float32")
+    return result
+
+
+def portable_command(argv: list[str]) -> str:
+    """The command line that trains the same again; folders by their last part, as data lies elsewhere elsewhere."""
+    return " ".join([_MODULE, *(pathlib.Path(a).name if pathlib.Path(a).is_absolute() else a for a in argv[1:])])
+
+
+def export(run: pathlib.Path, out: pathlib.Path, half: bool = True, scores: dict[str, Any] | None = None) -> RunWeights:
+    """Write `out` and the two files beside it.
+
+    Args:
+        out: file of weights to write, such as weights/demo.pt.
+        scores: score sheet to keep with them.
+    """
+    weights, record = run_weights(run), run_record(run)
+    state = halved(weights.state) if half else weights.state
+    meta = {"iterations": weights.iterations, "averaged": weights.averaged, "training": record["training"]}
+    write_checkpoint(out, state, weights.config, meta)
+    sheet = {
+        "command": portable_command(record["command"]),
+        "iterations": weights.iterations,
+        "averaged": weights.averaged,
+        "stored_as": "float16" if half else "float32",
+        "versions": {"torch": torch.__version__, "numpy": np.__version__},
+        "scores": scores,
+        "model": record["model"],
+        "training": record["training"],
+    }
+    write_atomically(out.with_suffix(".json"), json.dumps(sheet, indent=1) + "\n")
+    write_atomically(out.with_name(f"{out.stem}_log.jsonl"), (run / "log.jsonl").read_text())
+    return weights
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m sparse4d_core.training.release",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", type=pathlib.Path, metavar="RUN", help="folder of the run, finished or not")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="file to write, such as weights/demo.pt")
+    parser.add_argument("--float32", action="store_true", help="keep full precision: twice the size")
+    parser.add_argument("--scores", type=pathlib.Path, help="metrics.json of the evaluation, kept in the sheet")
+    args = parser.parse_args(arguments)
+    try:
+        scores = None if args.scores is None else json.loads(args.scores.read_text())
+        weights = export(args.run, args.out, not args.float32, scores)
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    kind = "averaged weights" if weights.averaged else "weights"
+    print(f"{args.out}: {kind} of {weights.config.name} after {weights.iterations} iterations, "
+          f"{args.out.stat().st_size / 1e6:.1f} MB")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

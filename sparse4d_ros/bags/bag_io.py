@@ -1,0 +1,153 @@
+"""Reading and writing rosbag2 with the official message definitions; no ROS process involved.
+
+A bag appears under its name only when it is complete: it is written to a hidden sibling folder and renamed at the end.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from rosbags.highlevel import AnyReader
+from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.typesys.store import Typestore
+
+STORAGE = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
+_BAG_VERSION = 8  # the newest metadata layout that every distribution from Humble on reads
+_FOREVER = QosTime(9223372036, 854775807)  # RMW_DURATION_INFINITE
+
+
+class BagError(ValueError):
+    """A bag that cannot be written or read as asked."""
+
+
+@cache
+def typestore() -> Typestore:
+    """Message types by name: those of ROS 2 Humble (unchanged since) and vision_msgs as installed."""
+    store = get_typestore(Stores.ROS2_HUMBLE)
+    types = {}
+    for path in sorted(_definitions("vision_msgs").glob("*.msg")):
+        types.update(get_types_from_msg(path.read_text(encoding="utf-8"), f"vision_msgs/msg/{path.stem}"))
+    store.register({name: fields for name, fields in types.items() if name not in store.fielddefs})
+    return store
+
+
+def _definitions(package: str) -> Path:
+    """Folder of an interface package's .msg files: in a ROS installation, a virtual environment, or the sources."""
+    prefixes = [*filter(None, os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)), sys.prefix]
+    folders = [Path(prefix) / "share" / package / "msg" for prefix in prefixes]
+    folders.append(Path(__file__).resolve().parents[2] / "underlay" / package / "msg")
+    for folder in folders:
+        if folder.is_dir():
+            return folder
+    raise BagError(
+        f"{package}: no message definitions in {', '.join(map(str, folders))}; install ros-<distro>-{package}"
+    )
+
+
+def quality_of_service(latched: bool = False, depth: int = 10) -> Qos:
+    """Reliable, as publishers offer it; `latched` = transient local, so that late subscribers get it too."""
+    return Qos(
+        QosHistory.KEEP_LAST, depth, QosReliability.RELIABLE,
+        QosDurability.TRANSIENT_LOCAL if latched else QosDurability.VOLATILE,
+        _FOREVER, _FOREVER, QosLiveliness.AUTOMATIC, _FOREVER, False,
+    )  # fmt: skip
+
+
+class BagWriter:
+    """Messages of rosbags' types into an open bag; topics are declared by their first message."""
+
+    def __init__(self, writer: Writer, latched: Sequence[str] = ("/tf_static",)):
+        self._writer, self._latched = writer, latched
+        self._connections: dict[str, Any] = {}
+        self.count = 0
+
+    def write(self, topic: str, stamp_ns: int, message: Any) -> None:
+        """Append one message; the log time is the message's own stamp."""
+        if topic not in self._connections:
+            self._connections[topic] = self._writer.add_connection(
+                topic,
+                message.__msgtype__,
+                typestore=typestore(),
+                offered_qos_profiles=[quality_of_service(topic in self._latched)],
+            )
+        self._writer.write(self._connections[topic], stamp_ns, typestore().serialize_cdr(message, message.__msgtype__))
+        self.count += 1
+
+
+@contextmanager
+def create_bag(out: str | Path, storage: str = "mcap", force: bool = False) -> Iterator[BagWriter]:
+    """A bag folder that exists under its name only after everything was written.
+
+    Args:
+        out: folder to create.
+        storage: mcap or sqlite3.
+        force: replace an existing bag (at the end, when the new one is complete).
+
+    Raises:
+        BagError: `out` exists and `force` is not set, or exists and is no bag; unknown storage.
+    """
+    out = Path(out).absolute()
+    if storage not in STORAGE:
+        raise BagError(f"storage: {storage!r}; expected one of {', '.join(STORAGE)}")
+    check_replaceable(out, force)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
+    try:
+        with Writer(scratch / out.name, version=_BAG_VERSION, storage_plugin=STORAGE[storage]) as writer:
+            yield BagWriter(writer)
+        if out.exists():
+            shutil.rmtree(out)
+        os.replace(scratch / out.name, out)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def check_replaceable(out: Path, force: bool) -> None:
+    """Refuse to overwrite a bag without `force`, and anything that is not a bag in any case."""
+    if not out.exists():
+        return
+    if not (out / "metadata.yaml").is_file() and not (out.is_dir() and not any(out.iterdir())):
+        raise BagError(f"out: {out} exists and is not a bag; choose another name")
+    if not force:
+        raise BagError(f"out: {out} exists; choose another name or replace it with --force")
+
+
+@contextmanager
+def open_bag(path: str | Path) -> Iterator[AnyReader]:
+    """An open reader; the bag's own message definitions are used where it has some.
+
+    Raises:
+        BagError: no such folder, not a bag, or a damaged one.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise BagError(f"bag: {path} does not exist")
+    try:
+        reader = AnyReader([path], default_typestore=typestore())
+        reader.open()
+    except Exception as error:  # the reader's errors have no common base
+        raise BagError(f"bag: {path} cannot be read: {error}") from error
+    try:
+        yield reader
+    finally:
+        reader.close()
+
+
+def read_messages(path: str | Path, topics: Sequence[str] | None = None) -> Iterator[tuple[str, int, Any]]:
+    """(topic, log time in nanoseconds, deserialized message) in log order; `topics` None = all."""
+    with open_bag(path) as reader:
+        connections = [c for c in reader.connections if topics is None or c.topic in topics]
+        if not connections:
+            return
+        for connection, log_ns, data in reader.messages(connections=connections):
+            yield connection.topic, log_ns, reader.deserialize(data, connection.msgtype)

@@ -1,0 +1,158 @@
+"""The rig file: which cameras in which order, on which topics, and the frames that they hang together by.
+
+A rig has 1 to 12 cameras, of any image sizes; the order is the one the model was trained with. Example, a robot with
+two cameras whose model frame is given by numbers, as pose in the base frame (metres; quaternion x y z w):
+
+    base_frame: base_link
+    global_frame: odom
+    model_frame:
+      translation: [0.2, 0.0, 1.1]
+      rotation_xyzw: [0.0, 0.0, -0.7071068, 0.7071068]   # published models: x right, y forward, z up
+    cameras:
+      - {name: front, frame: front_optical, image_topic: /front/image_rect, transport: raw}
+      - {name: rear, frame: rear_optical, image_topic: /rear/image_rect/compressed}
+
+`model_frame: lidar_top` instead takes the frame from TF.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+
+from ..messages.conversions import RigFrames
+from .transforms import quaternion_matrix
+
+MAX_CAMERAS = 12
+
+
+class RigError(ValueError):
+    """A rig file that does not describe a rig."""
+
+
+@dataclass(frozen=True)
+class RigCamera:
+    name: str
+    frame: str  # optical frame: x right, y down, z forward; header.frame_id of its images
+    image_topic: str
+    info_topic: str
+    transport: Literal["raw", "compressed"]
+
+
+@dataclass(frozen=True)
+class Rig:
+    cameras: tuple[RigCamera, ...]  # in the order of the model
+    frames: RigFrames
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(camera.name for camera in self.cameras)
+
+
+def load_rig(path: str | pathlib.Path) -> Rig:
+    """Reads a rig file.
+
+    Raises:
+        RigError: no such file, or something in it that is not as it must be; the message names the key.
+    """
+    path = pathlib.Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RigError(f"rig: cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RigError(f"rig: {path} is not YAML: {error}") from error
+    try:
+        return parse_rig(content)
+    except RigError as error:
+        raise RigError(f"{path}: {error}") from None
+
+
+def parse_rig(content: Any) -> Rig:
+    """A rig from the content of its file; see the module's example."""
+    _check_keys("rig", content, {"cameras"}, {"base_frame", "global_frame", "model_frame"})
+    listed = content["cameras"]
+    if not isinstance(listed, list) or not 1 <= len(listed) <= MAX_CAMERAS:
+        raise RigError(f"cameras: expected a list of 1 to {MAX_CAMERAS} cameras, got {listed!r}")
+    cameras = tuple(_camera(entry, f"cameras[{i}]") for i, entry in enumerate(listed))
+    for key in ("name", "image_topic", "frame"):
+        values = [getattr(camera, key) for camera in cameras]
+        if len(set(values)) != len(values):
+            raise RigError(f"cameras: two have the same {key}: {', '.join(values)}")
+    base_frame = _text(content.get("base_frame", "base_link"), "base_frame")
+    model_frame, T_base_from_model = _model_frame(content.get("model_frame", "lidar_top"))
+    frames = RigFrames(
+        cameras={camera.name: camera.frame for camera in cameras},
+        global_frame=_text(content.get("global_frame", "map"), "global_frame"),
+        base_frame=base_frame,
+        model_frame=model_frame or base_frame,
+        T_base_from_model=T_base_from_model,
+    )
+    return Rig(cameras, frames)
+
+
+def _camera(entry: Any, where: str) -> RigCamera:
+    _check_keys(where, entry, {"name"}, {"frame", "image_topic", "info_topic", "transport"})
+    name = _text(entry["name"], f"{where}.name")
+    image_topic = _text(entry.get("image_topic", f"/{name}/image_rect/compressed"), f"{where}.image_topic")
+    transport = entry.get("transport", "compressed" if image_topic.endswith("/compressed") else "raw")
+    if transport not in ("raw", "compressed"):
+        raise RigError(f"{where}.transport: expected 'raw' or 'compressed', got {transport!r}")
+    return RigCamera(
+        name=name,
+        frame=_text(entry.get("frame", name), f"{where}.frame"),
+        image_topic=image_topic,
+        info_topic=_text(entry.get("info_topic", _sibling(image_topic)), f"{where}.info_topic"),
+        transport=transport,
+    )
+
+
+def _sibling(image_topic: str) -> str:
+    """camera_info beside the image topic, where image_transport puts it."""
+    return image_topic.removesuffix("/compressed").rsplit("/", 1)[0] + "/camera_info"
+
+
+def _model_frame(value: Any) -> tuple[str, np.ndarray | None]:
+    """(TF frame, None), or ("", T_base_from_model [4, 4] metres) for a frame given by numbers."""
+    if isinstance(value, str):
+        return _text(value, "model_frame"), None
+    _check_keys("model_frame", value, {"translation", "rotation_xyzw"}, set())
+    translation = _numbers(value["translation"], 3, "model_frame.translation")
+    rotation = _numbers(value["rotation_xyzw"], 4, "model_frame.rotation_xyzw")
+    if abs(float(np.linalg.norm(rotation)) - 1.0) > 1e-3:
+        raise RigError(f"model_frame.rotation_xyzw: expected a quaternion of length 1, got {rotation.tolist()}")
+    T_base_from_model = quaternion_matrix(rotation / np.linalg.norm(rotation))
+    T_base_from_model[:3, 3] = translation
+    return "", T_base_from_model
+
+
+def _numbers(value: Any, count: int, where: str) -> np.ndarray:
+    try:
+        numbers = np.array(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        numbers = np.empty(0)
+    if numbers.shape != (count,) or not np.isfinite(numbers).all():
+        raise RigError(f"{where}: expected {count} finite numbers, got {value!r}")
+    return numbers
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise RigError(f"{where}: expected a name, got {value!r}")
+    return value
+
+
+def _check_keys(where: str, entry: Any, required: set[str], optional: set[str]) -> None:
+    if not isinstance(entry, Mapping):
+        raise RigError(f"{where}: expected a mapping with {', '.join(sorted(required))}, got {entry!r}")
+    missing, unknown = required - entry.keys(), entry.keys() - required - optional
+    if missing or unknown:
+        raise RigError(
+            f"{where}: missing {sorted(missing)}, unknown {sorted(map(str, unknown))}; known keys: "
+            f"{', '.join(sorted(required | optional))}"
+        )

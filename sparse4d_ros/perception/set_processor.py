@@ -1,0 +1,83 @@
+"""A synchronized set ► frame ► tracks, and the memory in between. The node and the replay both run this.
+
+Whatever can go wrong with a set ends in one exception, `FrameDropped`, with the cause to count it under.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sparse4d_core.inference.pipeline import NonFiniteOutputError, Pipeline, StepResult
+from sparse4d_core.types import Frame
+
+from ..messages.conversions import ConversionError
+from .frame_builder import FrameBuilder
+from .synchronizer import SyncedSet
+from .transforms import TransformError
+
+
+class FrameDropped(Exception):
+    """A set that gave no output; `cause` is a short constant name to count it under."""
+
+    def __init__(self, cause: str, message: str):
+        super().__init__(message)
+        self.cause = cause
+
+
+@dataclass(frozen=True)
+class Processed:
+    """What one set gave."""
+
+    frame: Frame
+    result: StepResult
+    reset: str | None  # why the memory was cleared before this frame, if it was
+    timings_ms: dict[str, float]  # decode_images, transforms, and the pipeline's stages
+
+
+class Detector:
+    """Runs sets through the model. Not for two threads at once, except `request_reset`."""
+
+    def __init__(self, pipeline: Pipeline, builder: FrameBuilder):
+        self.pipeline, self._builder = pipeline, builder
+        self._state = None
+        self._epoch: int | None = None
+        self._reset_reason: str | None = None
+
+    def request_reset(self, reason: str) -> None:
+        """Forget all instances before the next set."""
+        self._reset_reason = reason
+
+    def close(self) -> None:
+        """Ends the threads."""
+        self._builder.close()
+
+    def process(self, synced: SyncedSet) -> Processed:
+        """One set through the model.
+
+        Raises:
+            FrameDropped: nothing came out; the memory is that of the frame before (or empty after bad output).
+        """
+        reset = self._apply_resets(synced.epoch)
+        try:
+            frame, timings = self._builder.build(synced)
+            result = self.pipeline.step(frame, self._state)
+        except ConversionError as error:
+            raise FrameDropped(error.cause, str(error)) from error
+        except TransformError as error:
+            raise FrameDropped(f"tf_{error.kind}", str(error)) from error
+        except NonFiniteOutputError as error:
+            self.request_reset("the network's output was not finite")
+            raise FrameDropped("non_finite_output", str(error)) from error
+        except (ValueError, TypeError) as error:
+            raise FrameDropped("unusable_frame", str(error)) from error
+        self._state = result.state
+        return Processed(frame, result, reset or result.reset, timings | result.timings_ms)
+
+    def _apply_resets(self, epoch: int) -> str | None:
+        reason, self._reset_reason = self._reset_reason, None
+        if self._epoch is not None and epoch != self._epoch:
+            reason = "time jumped back"
+        self._epoch = epoch
+        if reason is not None and self._state is not None:
+            self._state = self._state.forget()
+        return reason

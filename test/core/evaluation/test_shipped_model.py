@@ -1,0 +1,28 @@
+"""The shipped weights find and follow what they have never seen: the figures that the demo promises."""
+
+from __future__ import annotations
+
+import pytest
+from keyframe_scores import keyframe_scores
+
+from sparse4d_core.data.nuscenes.dataset import NuScenesDataset
+from sparse4d_core.data.synthetic.__main__ import render_dataset
+from sparse4d_core.data.synthetic.cameras import NUSCENES_RIG
+from sparse4d_core.inference.pipeline import WEIGHTS, Pipeline
+
+SEED = 100_700  # training has 0 to 9,999
+
+
+@pytest.mark.slow
+def test_shipped_weights_reach_their_figures_on_unseen_scenes(tmp_path):
+    render_dataset(tmp_path, 3, SEED, rate=2, rig=NUSCENES_RIG.resized(704, 396), workers=2)
+    pipeline = Pipeline.from_preset("demo")
+    assert pipeline.trained
+    scores = keyframe_scores(pipeline, NuScenesDataset(tmp_path, cache=None), tmp_path)
+    print(scores.table())
+    assert scores.detection.nds >= 0.50 and scores.detection.map >= 0.40
+    assert scores.tracking.amota >= 0.45
+
+
+def test_the_shipped_file_is_small():
+    assert (WEIGHTS / "demo.pt").stat().st_size < 12_000_000

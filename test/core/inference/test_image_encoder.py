@@ -1,0 +1,65 @@
+"""The prepared image encoder gives what the model's backbone and neck give."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+from golden_data import fill
+from torch import nn
+
+from sparse4d_core.config import BackboneConfig, preset
+from sparse4d_core.inference.image_encoder import ImageEncoder
+from sparse4d_core.network.sparse4d import Sparse4D
+
+BACKBONES = {
+    "basic": BackboneConfig(depth=18, base_width=16),
+    "bottleneck": BackboneConfig(depth=50, base_width=8),
+    "deformable": BackboneConfig(depth=50, base_width=8, deformable_stages=(False, False, True, True)),
+}
+
+
+def _model(kind: str) -> Sparse4D:
+    return fill(Sparse4D(replace(preset("demo"), backbone=BACKBONES[kind])), seed=3)
+
+
+def _images() -> torch.Tensor:
+    return torch.randn(2, 2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+
+
+def _relative_errors(model: Sparse4D, encoder: ImageEncoder) -> list[float]:
+    with torch.inference_mode():
+        expected, actual = model.image_features(_images()), encoder(_images())
+    assert all(a.dtype == encoder.dtype and a.shape == e.shape for a, e in zip(actual, expected, strict=True))
+    return [float((a - e).abs().max() / e.abs().max()) for a, e in zip(actual, expected, strict=True)]
+
+
+@pytest.mark.parametrize("kind", BACKBONES)
+def test_folded_equals_model(kind):
+    model = _model(kind)
+    encoder = ImageEncoder(model)
+    assert max(_relative_errors(model, encoder)) < 1e-4
+    norms = [m for m in encoder.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert bool(norms) == (kind == "deformable")
+    assert any(isinstance(m, nn.BatchNorm2d) for m in model.modules()), "the model itself stays as it was"
+
+
+@pytest.mark.parametrize("kind", BACKBONES)
+def test_bfloat16_stays_close(kind):
+    model = _model(kind)
+    assert max(_relative_errors(model, ImageEncoder(model, torch.bfloat16))) < 0.1
+
+
+def test_compiler_failure_is_said_and_survived(caplog):
+    model = _model("basic")
+    encoder = ImageEncoder(model, compile=True)
+
+    def broken(_):
+        raise RuntimeError("no C++ compiler")
+
+    encoder._compiled = broken
+    with caplog.at_level(logging.WARNING):
+        assert max(_relative_errors(model, encoder)) < 1e-4
+    assert "no C++ compiler" in caplog.text and len(caplog.records) == 1

@@ -1,0 +1,211 @@
+"""Augmentation, sampling, grid mask and depth maps against recorded draws and results."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from golden_data import Golden, golden_parameters
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sparse4d_core.config import preset
+from sparse4d_core.preprocess import ImageTransform, model_input
+from sparse4d_core.training.batches.augment import (
+    PhotometricDistortion,
+    draw_augmentation,
+    rotate_boxes,
+    rotate_world,
+)
+from sparse4d_core.training.batches.depth_maps import DEPTH_STRIDES, depth_maps
+from sparse4d_core.training.batches.sampler import SequenceSampler, sequence_ids
+from sparse4d_core.training.batches.samples import training_targets
+from sparse4d_core.training.objective.grid_mask import Grid
+from sparse4d_core.training.schedule import GridMaskConfig, SamplingConfig, training_config
+from sparse4d_core.types import Frame
+
+
+class Objects:
+    def __init__(self, boxes, labels, instance_ids):
+        self.boxes, self.labels, self.instance_ids = boxes, labels, instance_ids
+
+
+def recorded_frame(data: Golden, T_cam_from_model=None) -> Frame:
+    cameras = len(data["cal_intrinsic_f64"])
+    T = np.tile(np.eye(4), (cameras, 1, 1)) if T_cam_from_model is None else T_cam_from_model
+    stamp = round(float(data["cal_timestamp_f64"]) * 1e9)
+    return Frame((None,) * cameras, data["cal_intrinsic_f64"], T, data["cal_lidar2global_f64"], stamp)
+
+
+CASES = ["aug_train", "photometric", "depth", "rot3d", "final", "sequences", "sampler"]
+
+
+@pytest.mark.parametrize(("file", "case"), golden_parameters("preprocess", CASES))
+def test_golden(golden, file, case):
+    data = Golden(golden, file)
+    globals()[f"check_{case}"](data)
+
+
+def check_aug_train(data: Golden) -> None:
+    meta = data.json("meta_json")
+    rng = np.random.RandomState(meta["aug_train_seed"])
+    config, image = training_config("v3_r50").augmentation, preset("v3_r50").image
+    for expected in meta["aug_train_samples"]:
+        drawn = draw_augmentation(config, image, (1600, 900), rng)
+        assert drawn.image == transform_of(expected)
+        assert drawn.bev_rotation == expected["rotate_3d"]
+
+
+def check_photometric(data: Golden) -> None:
+    for i, seed in enumerate(data.json("meta_json")["photo_seeds"]):
+        distort = PhotometricDistortion(np.random.RandomState(seed))
+        images = np.stack([distort(data["photo_input"]) for _ in data[f"photo{i}_image"]])
+        data.check(f"photo{i}_image", images, atol=1e-3)
+
+
+def check_depth(data: Golden) -> None:
+    expected = [data[f"depth_map{level}"] for level in range(len(DEPTH_STRIDES))]
+    height, width = (size * DEPTH_STRIDES[0] for size in expected[0].shape[1:])
+    maps = depth_maps(data["depth_points"], data["depth_lidar2img_f64"], (width, height))
+    for level, values in enumerate(maps):
+        data.check(f"depth_map{level}", values, atol=1e-4)
+
+
+def check_rot3d(data: Golden) -> None:
+    angle = float(data["rot3d_angle"])  # recorded in float32
+    frame = rotate_world(recorded_frame(data, data["depth_lidar2img_f64"]), angle)
+    data.check("rot3d_lidar2img_f64", frame.T_cam_from_model, atol=1e-4, rtol=1e-7)
+    data.check("rot3d_lidar2global_f64", frame.T_global_from_model, atol=1e-6)
+    data.check("rot3d_boxes_f64", rotate_boxes(data["gt_loaded_boxes_f64"], angle), atol=1e-5)
+
+
+def check_final(data: Golden) -> None:
+    """The last step: within range, yaw wrapped, float32; calibration of the rotated world."""
+    objects = Objects(data["gt_loaded_boxes_f64"], data["gt_loaded_labels"], data["gt_loaded_instance_inds"])
+    angle = float(data["rot3d_angle"])
+    targets = training_targets(objects, angle, training_config("v3_r50"))
+    order = np.argsort(targets.instance_ids[0].numpy())
+    expected_order = np.argsort(data["final_instance_id"])
+    data.check("final_boxes", targets.boxes[0][order], 1e-5, expected=data["final_boxes"][expected_order])
+    data.check("final_labels", targets.labels[0][order], 0, expected=data["final_labels"][expected_order])
+    data.check(
+        "final_instance_id", targets.instance_ids[0][order], 0, expected=data["final_instance_id"][expected_order]
+    )
+    intrinsics = np.tile(np.eye(4), (len(data["cal_intrinsic_f64"]), 1, 1))
+    intrinsics[:, :3, :3] = data["cal_intrinsic_f64"]
+    T_cam_from_lidar = np.linalg.inv(intrinsics) @ data["cal_lidar2img_f64"]
+    frame = rotate_world(recorded_frame(data, T_cam_from_lidar), angle)
+    transform = transform_of(data.json("meta_json")["ida_configs"]["test"])
+    width, height = transform.output_wh
+    pixels = np.zeros((len(intrinsics), 3, height, width), np.float32)
+    inputs = model_input(frame, [transform] * len(intrinsics), pixels, (width, height))
+    data.check("final_projection_mat", inputs.projection[0], atol=1e-4, rtol=1e-6)
+    data.check("final_image_wh", inputs.image_wh[0], atol=0)
+    data.check("final_focal", inputs.focal[0], atol=1e-4)
+    # The recorded rotation is rounded to float32, and the world's origin is more than a kilometre away.
+    data.check("final_T_global_f64", frame.T_global_from_model, atol=1e-5)
+    data.check("final_T_global_inv_f64", np.linalg.inv(frame.T_global_from_model), atol=1e-5)
+
+
+def transform_of(record: dict) -> ImageTransform:
+    return ImageTransform(record["resize"], tuple(record["crop"]), record["flip"], record["rotate"])
+
+
+def check_sequences(data: Golden) -> None:
+    record = data.json("meta_json")["seqflag"]
+    for name in [key for key in record if key.startswith("split_")]:
+        splits = name.removeprefix("split_")
+        assert sequence_ids(record["num_sweeps"], splits if splits == "all" else int(splits)) == record[name]
+
+
+def check_sampler(data: Golden) -> None:
+    record = data.json("meta_json")["sampler"]
+    config = SamplingConfig(skip_probability=record["skip_prob"], reverse_probability=record["sequence_flip_prob"])
+    for run in record["runs"]:
+        # The reference draws all slots of a process from one generator.
+        random = [np.random.RandomState(record["numpy_seed"])] * record["batch_size"]
+        sampler = SequenceSampler(
+            record["flag"], record["batch_size"], config, record["seed"], run["rank"], record["world_size"], random
+        )
+        for batch in run["batches"]:
+            assert [[draw.index, draw.sequence_number] for draw in sampler.draw()] == batch
+
+
+@pytest.mark.parametrize(("file", "case"), golden_parameters("blocks_v3", [f"gridmask{i}" for i in range(4)]))
+def test_golden_grid_mask(golden, file, case):
+    data = Golden(golden, file)
+    if f"{case}_mask" not in data:
+        pytest.skip(f"the folder's file does not hold this case: {case}")
+    config = GridMaskConfig()
+    height, width = data[f"{case}_mask"].shape
+    period = int(data[f"{case}_d"])
+    grid = Grid(period, int(data[f"{case}_l"]), (int(data[f"{case}_st_h"]), int(data[f"{case}_st_w"])))
+    assert grid.stripe == min(max(int(period * config.ratio + 0.5), 1), period - 1)
+    applied = float(data[f"{case}_u"]) <= config.probability
+    mask = grid.mask(height, width) if applied else np.ones((height, width), bool)
+    data.check(f"{case}_mask", mask.astype(np.uint8), 0)
+
+
+def test_grid_mask_is_drawn_as_often_as_configured():
+    rng = np.random.RandomState(0)
+    drawn = [Grid.draw(48, GridMaskConfig(), rng) is not None for _ in range(2000)]
+    assert abs(np.mean(drawn) - 0.7) < 0.04
+
+
+@settings(max_examples=25, deadline=None)
+@given(angle=st.floats(-3.1, 3.1), seed=st.integers(0, 1000))
+def test_a_turned_world_looks_the_same_to_the_cameras(angle, seed):
+    """Boxes and calibration turn together: every box centre stays at its pixel and at its place in the world."""
+    rng = np.random.default_rng(seed)
+    T_cam = np.tile(np.eye(4), (2, 1, 1))
+    T_cam[:, :3, :3] = np.linalg.qr(rng.normal(size=(2, 3, 3)))[0]
+    T_cam[:, :3, 3] = rng.normal(size=(2, 3))
+    intrinsics = np.tile(np.array([[500.0, 0, 350], [0, 500, 200], [0, 0, 1]]), (2, 1, 1))
+    T_global = np.eye(4)
+    T_global[:3, 3] = rng.normal(size=3) * 100
+    before = Frame((None, None), intrinsics, T_cam, T_global, 0)
+    after = rotate_world(before, angle)
+    boxes = rng.normal(size=(5, 9)) * 10
+    turned = rotate_boxes(boxes, angle)
+    for frame_matrix, turned_matrix in (
+        (before.T_cam_from_model[1], after.T_cam_from_model[1]),
+        (before.T_global_from_model, after.T_global_from_model),
+    ):
+        old = frame_matrix[:3, :3] @ boxes[:, :3].T + frame_matrix[:3, 3:]
+        new = turned_matrix[:3, :3] @ turned[:, :3].T + turned_matrix[:3, 3:]
+        np.testing.assert_allclose(new, old, atol=1e-9)
+    np.testing.assert_allclose(np.linalg.norm(turned[:, 7:], axis=1), np.linalg.norm(boxes[:, 7:], axis=1))
+    transform = ImageTransform(0.5, (0, 0, 350, 200))
+    assert model_input(after, [transform] * 2, np.zeros((2, 3, 200, 350), np.float32), (350, 200)).focal[0, 0] == 250
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=6),
+    splits=st.integers(1, 3),
+    world=st.sampled_from([1, 2, 4]),
+    seed=st.integers(0, 100),
+)
+def test_streams_do_not_depend_on_the_number_of_processes(lengths, splits, world, seed):
+    sequences = sequence_ids([i for length in lengths for i in range(length)], splits)
+    one = SequenceSampler(sequences, 4, SamplingConfig(), seed)
+    many = [SequenceSampler(sequences, 4 // world, SamplingConfig(), seed, rank, world) for rank in range(world)]
+    for _ in range(10):
+        together = [draw for sampler in many for draw in sampler.draw()]
+        alone = one.draw()
+        assert [(d.index, d.slot, d.position, d.step) for d in together] == [
+            (d.index, d.slot, d.position, d.step) for d in alone
+        ]
+
+
+@given(seed=st.integers(0, 50), before=st.integers(0, 30))
+@settings(max_examples=20, deadline=None)
+def test_a_restored_sampler_continues(seed, before):
+    sequences = sequence_ids([0, 1, 2, 3, 0, 1, 2, 0], 2)
+    original = SequenceSampler(sequences, 3, SamplingConfig(), seed)
+    for _ in range(before):
+        original.draw()
+    copy = SequenceSampler(sequences, 3, SamplingConfig(), seed)
+    copy.restore(original.state())
+    assert [copy.draw() for _ in range(20)] == [original.draw() for _ in range(20)]
+    with pytest.raises(ValueError, match="3 slots per process, this run has 2"):
+        SequenceSampler(sequences, 2, SamplingConfig(), seed).restore(original.state())

@@ -1,0 +1,200 @@
+"""Long runs: exact resumption, interrupted and damaged checkpoints, steps that are not finite, several processes."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+import tiny_run
+import torch
+
+from sparse4d_core.training.run.optimizer import MovingAverage, learning_rate
+from sparse4d_core.training.run.store import CheckpointStore, damage
+from sparse4d_core.training.run.trainer import TrainingDivergedError
+from sparse4d_core.training.schedule import OptimizerConfig
+
+tiny_trainer = tiny_run.tiny_trainer
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def end_after(trainer, iterations: int) -> None:
+    """Ask all processes of the run to end, loader workers too, as a scheduler does, while a step is under way."""
+    take = trainer.loader.take
+
+    def taking(count: int):
+        batches = take(count)
+        if trainer.iteration + 1 == iterations:
+            for process in (os.getpid(), *(child.pid for child in multiprocessing.active_children())):
+                os.kill(process, signal.SIGTERM)
+        return batches
+
+    trainer.loader.take = taking
+
+
+def log_lines(out: pathlib.Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_ended_by_sigterm_continues_bit_for_bit(tmp_path, workers):
+    straight = tiny_trainer(tmp_path / "straight", workers=workers)
+    straight.run()
+    first = tiny_trainer(tmp_path / "split", workers=workers)
+    end_after(first, 3)
+    first.run()
+    assert first.iteration == 3 and not (tmp_path / "split" / "model.pt").exists()
+    second = tiny_trainer(tmp_path / "split", workers=workers)
+    assert second.resume() and second.iteration == 3
+    second.run()
+    assert same(second.model.state_dict(), straight.model.state_dict())
+    assert same(second.average.model.state_dict(), straight.average.model.state_dict())
+    assert (tmp_path / "split" / "model.pt").exists()
+
+
+def test_a_run_writes_what_it_promises(tmp_path):
+    trainer = tiny_trainer(tmp_path)
+    start = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.run()
+    reports = [line for line in log_lines(tmp_path) if "loss" in line]
+    assert [line["iteration"] for line in reports] == [2, 4, 6]
+    assert {"loss/cls_1", "loss/box_dn_0", "lr", "grad_norm", "samples_per_second", "skipped"} <= reports[0].keys()
+    assert any((tmp_path / "tensorboard").iterdir())
+    content = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert content["meta"]["iterations"] == 6 and content["config"]["num_anchors"] == 24
+    assert not same(start, trainer.model.state_dict())
+
+
+def test_accumulated_batches_have_streams_of_their_own(tmp_path):
+    trainer = tiny_trainer(tmp_path, iterations=4, accumulation=2)
+    trainer.run()
+    assert len(trainer.states) == 2 and all(state.batch_size == 1 for state in trainer.states)
+
+
+def test_damaged_checkpoints_are_passed_over(tmp_path, caplog):
+    store = CheckpointStore(tmp_path)
+    for iteration in range(1, 5):
+        store.save(iteration, {"iteration": iteration, "weights": torch.arange(1000)})
+    names = sorted(path.name for path in tmp_path.glob("*.pt"))
+    assert names == ["000000002.pt", "000000003.pt", "000000004.pt"]
+    cut, flipped = tmp_path / names[2], tmp_path / names[1]
+    cut.write_bytes(cut.read_bytes()[:500])
+    content = bytearray(flipped.read_bytes())
+    content[len(content) // 2] ^= 1
+    flipped.write_bytes(content)
+    assert store.newest()["iteration"] == 2
+    assert "instead of" in damage(cut) and "another SHA-256" in damage(flipped)
+    assert "000000004.pt" in caplog.text and "000000003.pt" in caplog.text
+    flipped.with_suffix(".json").unlink()
+    assert "no readable size" in damage(flipped)
+
+
+def test_a_full_disk_leaves_earlier_checkpoints(tmp_path, monkeypatch):
+    store = CheckpointStore(tmp_path)
+    store.save(1, {"iteration": 1})
+
+    def full(content, path):
+        pathlib.Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="000000002.pt: checkpoint could not be written.*No space left"):
+        store.save(2, {"iteration": 2})
+    assert store.newest()["iteration"] == 1
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_checkpoint_of_another_preset_is_refused(tmp_path):
+    trainer = tiny_trainer(tmp_path, iterations=1)
+    trainer.run()
+    content = trainer.store.newest()
+    trainer.store.save(2, {**content, "preset": "v3_r50"})
+    with pytest.raises(ValueError, match="holds a run of v3_r50, this one is demo"):
+        tiny_trainer(tmp_path).resume()
+
+
+def spoil(trainer, iterations: range) -> list[list[str]]:
+    """Batches of these iterations hold a picture that is not finite; returns the tokens of all batches."""
+    take, tokens = trainer.loader.take, []
+
+    def taking(count: int):
+        batches = take(count)
+        tokens.append([token for batch in batches for token in batch.tokens])
+        if trainer.iteration in iterations:
+            batches[0].inputs.images[0, 0, 0, 0, 0] = float("nan")
+        return batches
+
+    trainer.loader.take = taking
+    return tokens
+
+
+def test_one_bad_step_is_skipped_and_named(tmp_path):
+    trainer = tiny_trainer(tmp_path)
+    tokens = spoil(trainer, range(3, 4))
+    trainer.run()
+    events = [line for line in log_lines(tmp_path) if "event" in line]
+    assert trainer.skipped == 1 and len(events) == 1
+    assert events[0]["iteration"] == 4 and events[0]["samples"] == tokens[3] and "not finite" in events[0]["event"]
+    for model in (trainer.model, trainer.average.model):
+        assert all(value.isfinite().all() for value in model.state_dict().values())
+
+
+def test_bad_steps_in_a_row_end_the_run(tmp_path):
+    trainer = tiny_trainer(tmp_path, iterations=20)
+    tokens = spoil(trainer, range(2, 20))
+    with pytest.raises(TrainingDivergedError, match="5 steps in a row") as error:
+        trainer.run()
+    assert trainer.iteration == 7 and all(token in str(error.value) for token in tokens[-1])
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path):
+    program = [tiny_run.__file__]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(tiny_run.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    for name, start in (("one", [sys.executable]), ("two", launcher)):
+        command = [*start, *program, str(tmp_path / name), "4"]
+        subprocess.run(command, check=True, env=environment, timeout=240, capture_output=True)
+    one, two = (torch.load(tmp_path / name / "model.pt", weights_only=True)["state_dict"] for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name in one:
+        if name.endswith("in_proj_bias"):
+            # Softmax does not see the keys' bias: its gradient is rounding noise, which Adam scales up to whole steps.
+            keys = slice(len(one[name]) // 3, 2 * len(one[name]) // 3)
+            one[name][keys] = two[name][keys] = 0
+        torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=2e-5, msg=lambda text, n=name: f"{n}: {text}")
+    losses = [[line["loss"] for line in log_lines(tmp_path / name) if "loss" in line] for name in ("one", "two")]
+    assert len(losses[0]) == len(losses[1]) == 2
+
+
+def test_learning_rate():
+    config = OptimizerConfig(lr=1.0, warmup_iterations=10, warmup_ratio=0.25, min_lr_ratio=0.01)
+    assert learning_rate(0, 100, config) == pytest.approx(0.25)
+    assert learning_rate(50, 100, config) == pytest.approx(0.505)
+    assert learning_rate(100, 100, config) == pytest.approx(0.01)
+    rates = [learning_rate(i, 100, config) for i in range(101)]
+    assert rates[:10] == sorted(rates[:10]) and rates[11:] == sorted(rates[11:], reverse=True)
+
+
+def test_moving_average_follows_weights_and_statistics():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    average = MovingAverage(model, decay=0.5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(3.0)
+        model[1].running_mean.fill_(5.0)
+    for _ in range(60):
+        average.update(model)
+    for name, value in average.model.state_dict().items():
+        torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-4, atol=1e-4)

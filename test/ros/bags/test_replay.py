@@ -1,0 +1,216 @@
+"""The replay: every set of a bag through the node's own pieces, and the same boxes as the node over DDS."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("rclpy")
+from sparse4d_core.config import preset
+from sparse4d_core.evaluation.evaluate import main as evaluate
+from sparse4d_core.geometry import transform_boxes
+from sparse4d_core.inference.pipeline import Pipeline
+from sparse4d_core.network.sparse4d import Sparse4D
+from sparse4d_core.types import CLASS_NAMES, Detections, Tracks
+from sparse4d_ros.bags.bag_io import create_bag, read_messages
+from sparse4d_ros.bags.record import SetRecord, differences, read_record
+from sparse4d_ros.node import default_rig
+from sparse4d_ros.parameters import NodeParameters
+from sparse4d_ros.perception.rig import load_rig
+from sparse4d_ros.replay import Replay, main
+from sparse4d_ros.score_record import read_truth, submissions, write_results
+
+DOMAIN = 72
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Pipeline:
+    """The demo's network, smaller: what it says does not matter here."""
+    torch.manual_seed(0)
+    demo = preset("demo")
+    image = replace(demo.image, input_wh=(176, 64))
+    temporal = replace(demo.temporal, num_instances=16)
+    return Pipeline(Sparse4D(replace(demo, image=image, num_anchors=32, num_output=32, temporal=temporal)))
+
+
+def replay(bag, pipeline, **parameters) -> Replay:
+    return Replay(bag, load_rig(default_rig()), pipeline, NodeParameters(model="demo", **parameters))
+
+
+def test_every_set_once(tiny_bag, pipeline):
+    """Fifteen sets of six images; a second pass gives the same; a part of the sets gives those alone."""
+    run = replay(tiny_bag, pipeline)
+    records = list(run.run())
+    assert len(records) == 15 and not run.drops and not +run.synchronizer.drops
+    images = {t for topic, t, _ in read_messages(tiny_bag) if topic.endswith("/compressed")}
+    assert all(record.stamp_ns in images and record.frame_id == "base_link" for record in records)
+    again = list(replay(tiny_bag, pipeline).run())
+    assert differences(records, again) == []
+    chosen = {record.stamp_ns for record in records[::4]}
+    assert {record.stamp_ns for record in replay(tiny_bag, pipeline).run(chosen)} == chosen
+
+
+def test_score_threshold(tiny_bag, pipeline):
+    everything = next(replay(tiny_bag, pipeline).run())
+    threshold = float(np.median(everything.detections.scores))
+    good = next(replay(tiny_bag, pipeline, score_threshold=threshold).run())
+    kept = everything.detections.scores >= threshold
+    assert 0 < kept.sum() < len(kept)
+    np.testing.assert_array_equal(good.detections.boxes, everything.detections.boxes[kept])
+
+
+def test_late_transforms(tiny_bag, tmp_path, pipeline):
+    """Poses that arrive 50 ms after their image are waited for, like online; without waiting every set is lost."""
+    delayed = tmp_path / "delayed"
+    messages = [(t + 50_000_000 if topic == "/tf" else t, topic, m) for topic, t, m in read_messages(tiny_bag)]
+    with create_bag(delayed) as bag:
+        for log_ns, topic, message in sorted(messages, key=lambda row: row[0]):
+            bag.write(topic, log_ns, message)
+    assert differences(replay(delayed, pipeline).run(), replay(tiny_bag, pipeline).run()) == []
+    hasty = replay(delayed, pipeline, tf_timeout=0.0)
+    assert len(list(hasty.run())) < 3
+    assert sum(hasty.drops.values()) > 12 and all(cause.startswith("tf_") for cause in hasty.drops)
+
+
+def test_command_line(tiny_dataset, tiny_bag, tmp_path, capsys):
+    out, tracking, record = (tmp_path / name for name in ("results.json", "tracking.json", "record.jsonl"))
+    command = [str(tiny_bag), "--model", "demo", "--record", str(record)]
+    command += ["--out", str(out), "--tracking-out", str(tracking)]
+    assert main(command) == 0
+    assert "15 sets; 3 of 3 samples have results" in capsys.readouterr().out
+    samples = {s["token"] for s in json.loads((tiny_dataset / "v1.0-mini" / "sample.json").read_text())}
+    for path in (out, tracking):
+        assert set(json.loads(path.read_text())["results"]) == samples
+    first = next(read_record(record)).stamp_ns
+    (tmp_path / "sets").write_text(f"{first}\n")
+    assert main([*command, "--sets", str(tmp_path / "sets")]) == 0
+    assert [r.stamp_ns for r in read_record(record)] == [first]
+
+
+def annotated_record(tiny_bag) -> list[SetRecord]:
+    """The visible annotations as if a detector had found them: boxes in the base frame, ids from the instances."""
+    visible = {}
+    for _, stamp_ns, message in read_messages(tiny_bag, ["/nuscenes/sample"]):
+        visible[stamp_ns] = [a["num_lidar_pts"] > 0 for a in json.loads(message.data)["annotations"]]
+    ids: dict[str, int] = defaultdict(lambda: len(ids))
+    truth, records = read_truth(tiny_bag), []
+    for _, _, message in read_messages(tiny_bag, ["/nuscenes/annotations"]):
+        stamp_ns = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+        T_base_from_map = truth.buffer.lookup("base_link", "map", stamp_ns).matrix
+        rows = [d for d, seen in zip(message.detections, visible[stamp_ns], strict=True) if seen]
+        boxes = np.zeros((len(rows), 10))
+        for box, d in zip(boxes, rows, strict=True):
+            c, q, s = d.bbox.center.position, d.bbox.center.orientation, d.bbox.size
+            box[:7] = c.x, c.y, c.z, s.x, s.y, s.z, 2 * np.arctan2(q.z, q.w)
+        labels = np.array([CLASS_NAMES.index(d.results[0].hypothesis.class_id) for d in rows])
+        boxes = transform_boxes(boxes, T_base_from_map)
+        numbers = np.array([ids[d.id] for d in rows])
+        found = (boxes, np.ones(len(rows)), labels)
+        records.append(SetRecord(stamp_ns, "base_link", Detections(*found), Tracks(*found, ids=numbers)))
+    return records
+
+
+def test_submissions_lie_on_the_annotations(tiny_dataset, tiny_bag):
+    """Boxes that a perfect detector would publish end where the dataset has them, metre by metre."""
+    writer, missing = submissions(annotated_record(tiny_bag), read_truth(tiny_bag))
+    assert missing == 0
+    stored = defaultdict(list)
+    for a in json.loads((tiny_dataset / "v1.0-mini" / "sample_annotation.json").read_text()):
+        stored[a["sample_token"]].append([*a["translation"], *a["size"]])
+    for token, boxes in writer.detection.items():
+        assert len(boxes) > 5
+        for box in boxes:
+            distance = np.abs(np.array(stored[token]) - [*box["translation"], *box["size"]]).max(axis=1)
+            assert distance.min() < 1e-6
+
+
+def test_the_official_score_of_a_perfect_detector(tiny_dataset, tiny_bag, tmp_path):
+    """From the bag's annotations through record and submission to the devkit: everything is found, nothing is lost."""
+    paths = [tmp_path / name for name in ("results.json", "tracking.json")]
+    write_results(annotated_record(tiny_bag), tiny_bag, *paths)
+    command = ["--dataroot", tiny_dataset, "--results", paths[0], "--tracking", paths[1], "--out", tmp_path]
+    evaluate([str(word) for word in command])
+    scores = json.loads((tmp_path / "metrics.json").read_text())
+    errors, tracking = scores["detection"]["errors"], scores["tracking"]
+    found = {name: ap for name, ap in scores["detection"]["class_ap"].items() if ap > 0}
+    assert len(found) >= 3 and min(found.values()) > 0.999  # classes that are not in the scene score zero
+    assert tracking["amotp"] < 1e-3 and tracking["ids"] == 0
+    assert errors["mATE"] <= 1 - len(found) / len(CLASS_NAMES) + 1e-6  # absent classes count as one
+    assert set(json.loads(paths[0].read_text())["results"]) == set(json.loads(paths[1].read_text())["results"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--checkpoint", "no/such.pt"], "no/such.pt"),
+        (["--rig", "no/rig.yaml"], "cannot read no/rig.yaml"),
+        (["--params-file", "no/params.yaml"], "No such file"),
+        (["--sets", "no/sets"], "No such file"),
+    ],
+)
+def test_bad_arguments(tiny_bag, capsys, arguments, message):
+    assert main([str(tiny_bag), "--model", "demo", "--record", os.devnull, *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_bag_without_the_rig(tiny_bag, tmp_path, capsys):
+    with create_bag(tmp_path / "front") as bag:
+        for topic, log_ns, message in read_messages(tiny_bag, ["/cam_front/camera_info", "/tf"]):
+            bag.write(topic, log_ns, message)
+    assert main([str(tmp_path / "front"), "--model", "demo", "--record", str(tmp_path / "r")]) == 2
+    assert "lacks /cam_front/image_rect/compressed" in capsys.readouterr().err
+
+
+def test_parameter_file(tiny_bag, tmp_path, capsys):
+    path = tmp_path / "parameters.yaml"
+    path.write_text("/**:\n  ros__parameters:\n    model: demo\n    speed: 3\n")
+    assert main([str(tiny_bag), "--params-file", str(path), "--record", str(tmp_path / "r")]) == 2
+    assert "unknown speed" in capsys.readouterr().err
+
+
+def start(module: str, *arguments: str) -> subprocess.Popen:
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(DOMAIN), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-m", f"sparse4d_ros.{module}", *map(str, arguments)], env=environment)
+
+
+def stop(*processes: subprocess.Popen) -> None:
+    for process in processes:
+        process.send_signal(signal.SIGINT)
+    for process in processes:
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+
+
+@pytest.mark.ros
+@pytest.mark.slow
+def test_node_and_replay_agree_to_the_last_digit(tiny_bag, tmp_path):
+    """Node, recorder and player as processes of their own; the replay repeats the sets that the node processed."""
+    online, offline = tmp_path / "online.jsonl", tmp_path / "offline.jsonl"
+    recorder = start("recorder", "--out", online)
+    node = start("node", "--ros-args", "-p", "model:=demo", "-p", "autostart:=true")
+    try:
+        assert start("bag_player", tiny_bag, "--rate", "0.2", "--wait", 90).wait(150) == 0
+        deadline, before = time.monotonic() + 20, -1
+        while time.monotonic() < deadline and before != (size := online.stat().st_size):  # until no more results come
+            before = size
+            time.sleep(2.0)
+    finally:
+        stop(node, recorder)
+    published = list(read_record(online))
+    assert len(published) >= 2  # a busy machine drops sets
+    offline_run = start("replay", tiny_bag, "--model", "demo", "--record", offline, "--sets", online)
+    assert offline_run.wait(240) == 0
+    assert differences(published, read_record(offline)) == []

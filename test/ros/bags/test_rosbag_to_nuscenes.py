@@ -1,0 +1,144 @@
+"""A bag back into a dataset: nothing that the bag has is lost, and what cannot be learned from is counted."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy")
+from nuscenes import NuScenes
+
+from sparse4d_core.data.nuscenes.tables import load_scenes
+from sparse4d_ros.bags.bag_io import create_bag, read_messages
+from sparse4d_ros.nuscenes_to_rosbag import write_scenes
+from sparse4d_ros.rosbag_to_nuscenes import main
+
+VERSION = "v1.0-mini"
+
+
+@pytest.fixture(scope="module")
+def rewritten(tiny_bag, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("rewritten") / "world"
+    assert main([str(tiny_bag), "--out", str(out)]) == 0
+    return out
+
+
+def contents(bag: Path) -> dict[tuple, list]:
+    """Everything in a bag, comparable: (topic, stamp) -> fields."""
+    found = defaultdict(list)
+    for topic, log_ns, message in read_messages(bag):
+        if topic.endswith("compressed"):
+            value = bytes(message.data)
+        elif topic.endswith("camera_info"):
+            value = [message.width, message.height, *message.k.round(9)]
+        elif topic in ("/tf", "/tf_static"):
+            value = sorted(
+                (
+                    t.child_frame_id,
+                    *np.round([t.transform.translation.x, t.transform.translation.y, t.transform.rotation.z], 9),
+                )
+                for t in message.transforms
+            )
+        elif topic == "/nuscenes/annotations":
+            boxes = [(d, d.bbox.center.position, d.bbox.center.orientation, d.bbox.size) for d in message.detections]
+            value = sorted(
+                (d.id, d.results[-1].hypothesis.class_id, c.x, c.y, c.z, q.z, q.w, s.x, s.y) for d, c, q, s in boxes
+            )
+        else:
+            sample = json.loads(message.data)
+            extras = sorted(
+                (a["token"], a["num_lidar_pts"], a["visibility"], *a["attributes"]) for a in sample["annotations"]
+            )
+            value = (sample["token"], sample["scene"], sample["timestamp"], extras)
+        found[topic, log_ns].append(value)
+    return found
+
+
+def test_round_trip(tiny_bag, rewritten, tmp_path):
+    """dataset -> bag -> dataset -> bag: the two bags say the same."""
+    again = tmp_path / "again"
+    write_scenes(load_scenes(rewritten, VERSION), str(again), progress=False)
+    first, second = contents(tiny_bag), contents(again)
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        assert second[key] == value, key
+
+
+def test_the_devkit_reads_it(tiny_dataset, rewritten):
+    """Same objects, boxes and velocities as the original dataset, through the official devkit."""
+    original, copy = (NuScenes(VERSION, str(folder), verbose=False) for folder in (tiny_dataset, rewritten))
+    assert [s["token"] for s in original.sample] == [s["token"] for s in copy.sample]
+    assert len(original.sample_annotation) == len(copy.sample_annotation) > 50
+    for annotation in original.sample_annotation:
+        twin = copy.get("sample_annotation", annotation["token"])
+        for name in ("translation", "size", "rotation", "instance_token", "category_name", "num_lidar_pts"):
+            assert twin[name] == annotation[name], name
+        np.testing.assert_array_equal(copy.box_velocity(twin["token"]), original.box_velocity(annotation["token"]))
+    for sample in copy.sample:
+        for channel, token in sample["data"].items():
+            if channel.startswith("CAM"):
+                assert Path(copy.get_sample_data_path(token)).is_file()
+    assert json.loads((rewritten / VERSION / "splits.json").read_text()) == {"all": [copy.scene[0]["name"]]}
+
+
+def test_scenes_are_told_apart(tiny_bag, tmp_path):
+    """By name where one follows the other at once, and by a silence."""
+    with create_bag(tmp_path / "drive") as writer:
+        last = 0
+        for topic, log_ns, message in read_messages(tiny_bag):
+            if topic == "/nuscenes/sample":
+                last, content = last + 1, json.loads(message.data)
+                message.data = json.dumps(content | {"scene": f"scene-{min(last, 2)}"})
+            writer.write(topic, log_ns, message)
+    assert main([str(tmp_path / "drive"), "--out", str(tmp_path / "named")]) == 0
+    nusc = NuScenes(VERSION, str(tmp_path / "named"), verbose=False)
+    assert [(s["name"], s["nbr_samples"]) for s in nusc.scene] == [("scene-1", 1), ("scene-2", 2)]
+    assert main([str(tmp_path / "drive"), "--out", str(tmp_path / "cut"), "--max-gap", "0.01"]) == 0
+    nusc = NuScenes(VERSION, str(tmp_path / "cut"), verbose=False)
+    assert len({s["name"] for s in nusc.scene}) == 3 == len({s["token"] for s in nusc.scene})
+
+
+def test_unlearnable_boxes_are_counted(tiny_bag, tmp_path, capsys):
+    bag, broken = tmp_path / "bag", {1: ("size", "x", 0.0), 2: ("position", "y", math.nan)}
+    with create_bag(bag) as writer:
+        for topic, log_ns, message in read_messages(tiny_bag):
+            if topic == "/nuscenes/sample":
+                continue  # a bag of one's own has no sample tokens
+            if topic == "/nuscenes/annotations":
+                box = message.detections[1].bbox.size
+                box.x = broken[1][2]
+                message.detections[2].bbox.center.position.y = broken[2][2]
+                message.detections[3].results = message.detections[3].results[:1]
+                message.detections[3].results[0].hypothesis.class_id = "tram"
+            if topic == "/cam_back/image_rect/compressed" and log_ns % 7 == 0:
+                message.data = message.data[:100]
+            writer.write(topic, log_ns, message)
+    assert main([str(bag), "--out", str(tmp_path / "world")]) == 0
+    printed = capsys.readouterr().out
+    assert "'image: image_data': " in printed
+    for cause in ("box of size zero", "box with a number that is not finite", "box of unknown class"):
+        assert f"'{cause}': 3" in printed
+    nusc = NuScenes(VERSION, str(tmp_path / "world"), verbose=False)
+    assert len(nusc.scene) == 1 and nusc.scene[0]["name"] == "bag-0000" and len(nusc.sample) == 3
+
+
+def test_bad_bags(tiny_bag, tmp_path, capsys):
+    out = tmp_path / "world"
+    assert main([str(tiny_bag), "--out", str(out), "--annotations", "/labels"]) == 2
+    assert "no annotations on /labels" in capsys.readouterr().err
+    with create_bag(tmp_path / "shifted") as writer:
+        for topic, log_ns, message in read_messages(tiny_bag):
+            if topic == "/nuscenes/annotations":
+                message.header.stamp.nanosec += 1
+            writer.write(topic, log_ns, message)
+    assert main([str(tmp_path / "shifted"), "--out", str(out)]) == 2
+    assert "must carry the stamp of the newest image" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["shifted"]
+    out.mkdir()
+    assert main([str(tiny_bag), "--out", str(out)]) == 2
+    assert "exists" in capsys.readouterr().err

@@ -1,0 +1,253 @@
+"""The node as its own process, over DDS: what a user sees of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.srv import DescribeParameters, SetParameters
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rig_messages import CAMERAS, camera_info, compressed, ego_pose, image_stamps, set_stamp, static_transforms
+from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2
+from std_srvs.srv import Trigger
+from tf2_msgs.msg import TFMessage
+from vision_msgs.msg import Detection3DArray
+from visualization_msgs.msg import Marker, MarkerArray
+
+from sparse4d_core.types import CLASS_NAMES
+from sparse4d_ros.messages.conversions import ns_from_stamp
+
+pytestmark = pytest.mark.ros
+ROOT = Path(__file__).resolve().parents[3]
+DOMAIN = 62
+OUTPUTS = {
+    "detections": Detection3DArray,
+    "tracks": Detection3DArray,
+    "track_states": PointCloud2,
+    "markers": MarkerArray,
+    "overlay/compressed": CompressedImage,
+}
+
+
+class Process:
+    """`python -m sparse4d_ros.node` with its log in a file."""
+
+    def __init__(self, folder: Path, *arguments: str):
+        self.log_file = folder / "node.log"
+        command = [sys.executable, "-m", "sparse4d_ros.node", "--ros-args", *arguments]
+        environment = os.environ | {"ROS_DOMAIN_ID": str(DOMAIN), "OMP_NUM_THREADS": "1"}
+        with self.log_file.open("wb") as log:
+            self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text(errors="replace")
+
+    def stop(self) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+        try:
+            return self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+
+
+class Peer:
+    """A node beside it that publishes what the cameras would, and listens."""
+
+    def __init__(self):
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context, domain_id=DOMAIN)
+        self.node = rclpy.create_node("peer", context=self.context)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        create = self.node.create_publisher
+        self.static, self.tf = create(TFMessage, "/tf_static", latched), create(TFMessage, "/tf", 100)
+        self.images = {c: create(CompressedImage, f"/{c}/image_rect/compressed", 10) for c in CAMERAS}
+        self.infos = {c: create(CameraInfo, f"/{c}/camera_info", 10) for c in CAMERAS}
+        self.static.publish(static_transforms())
+        self.received: dict[str, list] = {name: [] for name in [*OUTPUTS, "diagnostics"]}
+        for name, kind in OUTPUTS.items():
+            self.node.create_subscription(kind, f"/sparse4d/{name}", self.received[name].append, 10)
+        self.node.create_subscription(DiagnosticArray, "/diagnostics", self.received["diagnostics"].append, 10)
+
+    def close(self) -> None:
+        self.executor.shutdown()
+        self.node.destroy_node()
+        rclpy.shutdown(context=self.context)
+
+    def spin_until(self, condition, seconds: float = 40.0) -> bool:
+        end = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > end:
+                return False
+            self.executor.spin_once(timeout_sec=0.02)
+        return True
+
+    def call(self, kind, service: str, request=None):
+        client = self.node.create_client(kind, f"/sparse4d/{service}")
+        assert self.spin_until(client.service_is_ready), f"no service {service}"
+        future = client.call_async(request or kind.Request())
+        assert self.spin_until(future.done), f"service {service} did not answer"
+        self.node.destroy_client(client)
+        return future.result()
+
+    def state(self) -> str:
+        return self.call(GetState, "get_state").current_state.label
+
+    def change_state(self, transition: int) -> bool:
+        return self.call(ChangeState, "change_state", ChangeState.Request(transition=Transition(id=transition))).success
+
+    def connected(self) -> bool:
+        """Whether the node has found every publisher, and we the node's."""
+        publishers = [self.tf, *self.images.values(), *self.infos.values()]
+        topics = [f"/sparse4d/{name}" for name in OUTPUTS]
+        return all(publisher.get_subscription_count() for publisher in publishers) and all(
+            self.node.count_publishers(topic) for topic in topics
+        )
+
+    def publish_set(self, k: int) -> None:
+        for camera, stamp in image_stamps(k).items():
+            self.tf.publish(ego_pose(stamp))
+            self.infos[camera].publish(camera_info(camera, stamp))
+            self.images[camera].publish(compressed(camera, stamp))
+
+    def play_set(self, k: int) -> None:
+        """Publishes a set and waits for what comes of it."""
+        count = len(self.received["tracks"])
+        self.publish_set(k)
+        assert self.spin_until(lambda: len(self.received["tracks"]) > count), f"no tracks for set {k}"
+
+
+@pytest.fixture
+def peer():
+    peer = Peer()
+    yield peer
+    peer.close()
+
+
+@pytest.fixture
+def start(tmp_path):
+    started: list[Process] = []
+
+    def start(*arguments: str) -> Process:
+        started.append(Process(tmp_path, *arguments))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.stop()
+
+
+def test_from_images_to_tracks(start, peer):
+    """The command of the README, all outputs, services, live parameters, and a clean end."""
+    overrides = ("model:=demo", "image_reliability:=reliable", "use_sim_time:=true")
+    node = start("--params-file", "config/detector.yaml", *(word for text in overrides for word in ("-p", text)))
+    assert peer.spin_until(lambda: peer.state() == "active"), node.log
+    assert peer.spin_until(peer.connected), node.log
+    assert "weights: shipped" in node.log
+    assert "scene reset: clean" in node.log
+    for k in range(3):
+        peer.play_set(k)
+    assert peer.spin_until(lambda: all(len(peer.received[name]) >= 3 for name in OUTPUTS))
+    assert [ns_from_stamp(m.header.stamp) for m in peer.received["tracks"]] == [set_stamp(k) for k in range(3)]
+    check_detections(peer.received["detections"][-1])
+    markers = peer.received["markers"][-1].markers
+    assert markers[0].action == Marker.DELETEALL
+    states = peer.received["track_states"][-1]
+    assert states.width == len(peer.received["tracks"][-1].detections) and states.header.frame_id == "base_link"
+    assert bytes(peer.received["overlay/compressed"][-1].data[:2]) == b"\xff\xd8"
+
+    assert peer.call(Trigger, "reset").success
+    peer.play_set(3)
+    assert peer.spin_until(lambda: "memory cleared: asked for" in node.log), node.log
+    check_parameters(peer)
+    check_diagnostics(peer)
+
+    assert peer.change_state(Transition.TRANSITION_DEACTIVATE) and peer.state() == "inactive"
+    assert "4 sets processed; sets dropped: none; images dropped before: none" in node.log
+    assert peer.change_state(Transition.TRANSITION_CLEANUP) and peer.state() == "unconfigured"
+    assert node.stop() == 0, node.log
+    assert "Traceback" not in node.log
+
+
+def check_detections(message: Detection3DArray) -> None:
+    assert message.header.frame_id == "base_link" and message.detections
+    for detection in message.detections:
+        hypothesis, size = detection.results[0].hypothesis, detection.bbox.size
+        assert hypothesis.class_id in CLASS_NAMES and 0 <= hypothesis.score <= 1
+        assert min(size.x, size.y, size.z) > 0
+    scores = [detection.results[0].hypothesis.score for detection in message.detections]
+    assert scores == sorted(scores, reverse=True)
+
+
+def check_parameters(peer: Peer) -> None:
+    def change(name: str, value) -> tuple[bool, str]:
+        request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
+        result = peer.call(SetParameters, "set_parameters", request).results[0]
+        return result.successful, result.reason
+
+    assert change("score_threshold", 0.1) == (True, "")
+    accepted, reason = change("score_threshold", 1.5)
+    assert not accepted and "out of range" in reason
+    accepted, reason = change("model", "v9")
+    assert not accepted and "expected one of v1_r101_t1" in reason
+    accepted, reason = change("sync_slop", 0.05)
+    assert not accepted and "clean up the node first" in reason
+    request = DescribeParameters.Request(names=["sync_slop", "missing_camera"])
+    slop, missing = peer.call(DescribeParameters, "describe_parameters", request).descriptors
+    assert slop.floating_point_range[0].to_value == 1.0 and "Seconds" in slop.description
+    assert missing.additional_constraints == "one of skip, mask"
+
+
+def check_diagnostics(peer: Peer) -> None:
+    def latest() -> dict[str, dict[str, str]]:
+        statuses = peer.received["diagnostics"][-1].status if peer.received["diagnostics"] else []
+        return {status.name: {pair.key: pair.value for pair in status.values} for status in statuses}
+
+    assert peer.spin_until(lambda: latest().get("sparse4d: inference", {}).get("sets_processed") == "4")
+    inference, synchronization = latest()["sparse4d: inference"], latest()["sparse4d: synchronization"]
+    assert inference["scene_reset"] == "clean" and inference["resets.asked for"] == "1"
+    assert float(inference["memory_mib"]) > 50 and float(inference["sync_spread_p50"]) == 35.0
+    for stage in ("decode_images", "transforms", "preprocess", "backbone", "decoder", "decode", "publish", "intake"):
+        assert 0 <= float(inference[f"{stage}_p50"]) <= float(inference[f"{stage}_p99"])
+    assert float(inference["arrival_to_publish_p99"]) > 0
+    assert synchronization["images_received"] == synchronization["images_in_sets"] == "24"
+    assert "sparse4d: transforms" in latest()
+
+
+def test_a_checkpoint_that_is_not_there_leaves_the_process_alive_and_unconfigured(start, peer):
+    node = start("-p", "model:=demo", "-p", "autostart:=true", "-p", "checkpoint:=no_such_file.pt")
+    assert peer.state() == "unconfigured"
+    assert peer.spin_until(lambda: "configure failed: checkpoint: no file no_such_file.pt" in node.log), node.log
+    assert not peer.change_state(Transition.TRANSITION_CONFIGURE)
+    request = SetParameters.Request(parameters=[Parameter("checkpoint", value="").to_parameter_msg()])
+    assert peer.call(SetParameters, "set_parameters", request).results[0].successful
+    assert peer.change_state(Transition.TRANSITION_CONFIGURE) and peer.state() == "inactive"
+    assert node.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("sync_slop:=7.0", "out of range"),
+        ("missing_camera:=guess", "missing_camera: expected one of skip, mask, got 'guess'"),
+    ],
+)
+def test_a_bad_start_up_parameter_ends_the_process_with_the_reason(start, override, reason):
+    node = start("-p", override)
+    assert node.process.wait(30) == 2
+    assert reason in node.log and "Traceback" not in node.log

@@ -1,0 +1,112 @@
+"""Real nuScenes keyframes as bags: photographs, calibration, poses, annotations; and through the full-size model."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy")
+from nuscenes import NuScenes
+from nuscenes.utils.geometry_utils import BoxVisibility, view_points
+
+from sparse4d_core.types import Frame
+from sparse4d_ros.bags.bag_io import read_messages
+from sparse4d_ros.bags.record import differences, read_record
+from sparse4d_ros.messages.conversions import build_frame, camera_model, decode_image, insert_transforms, ns_from_stamp
+from sparse4d_ros.node import default_rig
+from sparse4d_ros.nuscenes_to_rosbag import main as convert
+from sparse4d_ros.perception.rig import load_rig
+from sparse4d_ros.perception.transforms import TransformBuffer, quaternion_matrix
+from sparse4d_ros.replay import main as replay
+
+DOMAIN = 73
+MAX_PIXELS = 0.5
+
+
+@pytest.fixture(scope="module")
+def bag(real_sample, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("real") / real_sample.name
+    assert convert(["--dataroot", str(real_sample), "--out", str(out)]) == 0
+    return out
+
+
+def frame_and_annotations(bag: Path) -> tuple[Frame, list]:
+    """The bag's only set, through the conversions alone."""
+    rig, buffer = load_rig(default_rig()), TransformBuffer()
+    images, cameras, annotations, stamp_ns = {}, {}, [], 0
+    by_image = {camera.image_topic: camera.name for camera in rig.cameras}
+    by_info = {camera.info_topic: camera.name for camera in rig.cameras}
+    for topic, log_ns, message in read_messages(bag):
+        if topic in ("/tf", "/tf_static"):
+            insert_transforms(buffer, message, static=topic == "/tf_static")
+        elif topic in by_image:
+            images[by_image[topic]] = (log_ns, decode_image(message))
+        elif topic in by_info:
+            cameras[by_info[topic]] = camera_model(message)
+        elif topic == "/nuscenes/annotations":
+            annotations, stamp_ns = message.detections, ns_from_stamp(message.header.stamp)
+    return build_frame(images, stamp_ns, cameras, rig.frames, buffer), annotations
+
+
+def corners_in_map(detection) -> np.ndarray:
+    """[4, 8] homogeneous corners; the order of nuScenes' Box.corners."""
+    c, q, s = detection.bbox.center.position, detection.bbox.center.orientation, detection.bbox.size
+    T = quaternion_matrix((q.x, q.y, q.z, q.w))
+    T[:3, 3] = c.x, c.y, c.z
+    x = s.x / 2 * np.array([1, 1, 1, 1, -1, -1, -1, -1])
+    y = s.y / 2 * np.array([1, -1, -1, 1, 1, -1, -1, 1])
+    z = s.z / 2 * np.array([1, 1, -1, -1, 1, 1, -1, -1])
+    return T @ np.stack([x, y, z, np.ones(8)])
+
+
+def test_annotations_project_as_the_devkit_projects_them(real_sample, bag):
+    """Bag -> TF, CameraInfo, annotations -> pixels, against the official devkit, in every camera that sees a box."""
+    frame, annotations = frame_and_annotations(bag)
+    nusc = NuScenes("v1.0-mini", str(real_sample), verbose=False)
+    by_instance = {d.id: d for d in annotations}
+    T_model_from_map = np.linalg.inv(frame.T_global_from_model)
+    worst, seen = 0.0, 0
+    for index, camera in enumerate(frame.camera_names):
+        _, boxes, K = nusc.get_sample_data(nusc.sample[0]["data"][camera.upper()], BoxVisibility.ANY)
+        np.testing.assert_array_equal(frame.intrinsics[index], K)
+        for box in boxes:
+            detection = by_instance[nusc.get("sample_annotation", box.token)["instance_token"]]
+            points = frame.T_cam_from_model[index] @ T_model_from_map @ corners_in_map(detection)
+            ahead = points[2] > 0.1
+            pixels = frame.intrinsics[index] @ points[:3, ahead]
+            expected = view_points(box.corners()[:, ahead], K, normalize=True)[:2]
+            worst = max(worst, float(np.abs(pixels[:2] / pixels[2] - expected).max()))
+            seen += 1
+    assert seen > 20 and worst < MAX_PIXELS, f"{seen} boxes, off by up to {worst:.3g} px"
+    assert all(image.shape == (900, 1600, 3) for image in frame.images)
+
+
+@pytest.mark.slow
+@pytest.mark.ros
+def test_full_size_model_with_and_without_dds(bag, tmp_path):
+    """v3_r50 on the photographs: replayed, and played over DDS into the node; both give the same finite boxes."""
+    offline, online = tmp_path / "offline.jsonl", tmp_path / "online.jsonl"
+    assert replay([str(bag), "--model", "v3_r50", "--record", str(offline)]) == 0
+    (record,) = read_record(offline)
+    assert len(record.detections.scores) == 300 and np.isfinite(record.detections.boxes).all()
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(DOMAIN)}
+
+    def start(module: str, *arguments: object) -> subprocess.Popen:
+        return subprocess.Popen([sys.executable, "-m", f"sparse4d_ros.{module}", *map(str, arguments)], env=environment)
+
+    recorder = start("recorder", "--out", online, "--count", 1)
+    node = start("node", "--ros-args", "-p", "model:=v3_r50", "-p", "autostart:=true")
+    try:
+        assert start("bag_player", bag, "--wait", 120).wait(180) == 0
+        assert recorder.wait(180) == 0
+    finally:
+        for process in (node, recorder):
+            process.send_signal(signal.SIGINT)
+            process.wait(30)
+    assert differences(read_record(online), read_record(offline)) == []

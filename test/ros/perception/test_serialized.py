@@ -1,0 +1,32 @@
+"""The stamp of a message that nobody has deserialized."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rclpy.serialization import serialize_message
+from sensor_msgs.msg import CompressedImage, Image
+
+from sparse4d_ros.messages.conversions import make_header
+from sparse4d_ros.perception.serialized import stamp_of_serialized
+
+pytestmark = pytest.mark.ros
+
+
+@given(
+    stamp=st.integers(0, 2**31 * 10**9 - 1), kind=st.sampled_from([Image, CompressedImage]), frame=st.text(max_size=9)
+)
+def test_the_stamp_is_that_of_the_header(stamp, kind, frame):
+    assert stamp_of_serialized(bytes(serialize_message(kind(header=make_header(frame, stamp))))) == stamp
+
+
+def test_big_endian_messages_are_read():
+    assert stamp_of_serialized(b"\x00\x00\x00\x00" + struct.pack(">iI", 12, 34)) == 12_000_000_034
+
+
+def test_a_message_without_room_for_a_header_is_an_error():
+    with pytest.raises(ValueError, match="7 bytes; a header needs 12"):
+        stamp_of_serialized(bytes(7))
