@@ -199,14 +199,15 @@ class DetectorNode(LifecycleNode):
             compile=values.compile,
             scene_reset=values.scene_reset,
             temporal_stride=values.temporal_stride,
+            allow_untrained=values.allow_untrained,
         )
         pipeline.check_cameras(len(self._rig.cameras))
         log = self.get_logger()
-        weights = (values.checkpoint or "shipped") if pipeline.trained else "random"
+        weights = (values.checkpoint or "by name") if pipeline.trained else "random"
         log.info(f"model {values.model} on {values.device}, {values.precision}; weights: {weights}")
         log.info(f"scene reset: {values.scene_reset}")
         if not pipeline.trained:
-            log.warning(f"model {values.model}: the weights are UNTRAINED (random); set the parameter checkpoint")
+            log.warning(f"model {values.model}: the weights are UNTRAINED (random), as allow_untrained permits")
         if not pipeline.config.tracking:
             log.info(f"model {values.model} gives no ids: ~/tracks stays empty, markers and overlay show detections")
         self._buffer = TransformBuffer(values.tf_cache)

@@ -32,7 +32,10 @@ def _parameter(
 class NodeParameters:
     rig: str = _parameter("", "Path of the rig file; empty: the nuScenes rig of the package")
     model: str = _parameter("v3_r50", "Preset of the model", choices=tuple(PRESETS))
-    checkpoint: str = _parameter("", "Path of the weights; empty: those shipped with the preset")
+    checkpoint: str = _parameter("", "Path of the weights; empty: by name, those shipped or fetched for the preset")
+    allow_untrained: bool = _parameter(
+        False, "Run random weights where no trained ones are found, for tests and benchmarks; otherwise refuse"
+    )
     device: str = _parameter("cpu", "Where the model runs: cpu, cuda or cuda:N")
     precision: str = _parameter("float32", "Of the image encoder", choices=("float32", "bfloat16", "float16"))
     compile: bool = _parameter(

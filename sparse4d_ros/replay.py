@@ -124,6 +124,7 @@ def read_parameters(path: str | Path) -> dict[str, Any]:
 
 
 OVERRIDES = ("rig", "model", "checkpoint", "device", "precision", "scene_reset", "temporal_stride", "torch_threads")
+SWITCHES = ("allow_untrained",)
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -144,6 +145,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.add_argument(
             f"--{name.replace('_', '-')}", type=kind, choices=field.metadata["choices"] or None, help=text
         )
+    for name in SWITCHES:
+        field = NodeParameters.__dataclass_fields__[name]
+        text = field.metadata["description"]
+        parser.add_argument(f"--{name.replace('_', '-')}", action="store_true", default=None, help=text)
     arguments = parser.parse_args(argv)
     if not (arguments.out or arguments.tracking_out or arguments.record):
         parser.error("nothing to write: give --out, --tracking-out or --record")
@@ -153,7 +158,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def parameters_of(arguments: argparse.Namespace) -> NodeParameters:
     """Defaults of the node, then the parameter file, then the command line."""
     values = read_parameters(arguments.params_file) if arguments.params_file else {}
-    values |= {name: getattr(arguments, name) for name in OVERRIDES if getattr(arguments, name) is not None}
+    values |= {name: getattr(arguments, name) for name in OVERRIDES + SWITCHES if getattr(arguments, name) is not None}
     parameters = replace(NodeParameters(), **values)
     check_together(parameters)
     return parameters
@@ -176,6 +181,7 @@ def run(arguments: argparse.Namespace) -> str:
         parameters.compile,
         parameters.scene_reset,
         parameters.temporal_stride,
+        parameters.allow_untrained,
     )
     rig = load_rig(parameters.rig or default_rig())
     pipeline.check_cameras(len(rig.cameras))

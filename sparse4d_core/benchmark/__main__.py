@@ -78,11 +78,17 @@ class PathRunner:
         if options.threads:
             torch.set_num_threads(options.threads)
         if options.precision is None:
-            self.pipeline: Pipeline = PyTorchPath.from_preset(options.model, device=options.device)
+            self.pipeline: Pipeline = PyTorchPath.from_preset(
+                options.model, device=options.device, allow_untrained=True
+            )
         else:
             keep_freed_memory()  # as the node and the replay do
             self.pipeline = Pipeline.from_preset(
-                options.model, device=options.device, precision=options.precision, compile=options.compile
+                options.model,
+                device=options.device,
+                precision=options.precision,
+                compile=options.compile,
+                allow_untrained=True,
             )
         self.frames = ring_frames(self.pipeline.config, num_frames)
         self.state: TemporalState | None = None

@@ -53,7 +53,7 @@ class Measurement:
 def measure(name: str, dataroot: pathlib.Path, version: str, checkpoint: str | None = None) -> Measurement:
     """In this process; `peak_memory` includes whatever it did before."""
     config = preset(name)
-    pipeline = Pipeline.from_preset(name, checkpoint)
+    pipeline = Pipeline.from_preset(name, checkpoint, allow_untrained=True)
     dataset = NuScenesDataset(dataroot, version)
     frame = dataset.frame(int(dataset.keyframes[0]))
     past_frames = config.history.num_frames if config.history else 1 if config.temporal else 0

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checkpoint.published import NoWeightsError, find_weights
 from ..checkpoint.weights import load_checkpoint
 from ..config import Sparse4DConfig, preset
 from ..network.instance_memory import TemporalState
@@ -27,7 +28,6 @@ from .tracking import track
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
-WEIGHTS = pathlib.Path(__file__).parents[1] / "weights"  # what the package ships: <preset>.pt
 UNTRAINED_SEED = 0
 
 log = logging.getLogger(__name__)
@@ -90,27 +90,27 @@ class Pipeline:
         compile: bool = False,
         scene_reset: SceneReset = "clean",
         temporal_stride: float = 0.0,
+        allow_untrained: bool = False,
     ) -> Pipeline:
         """A preset with its weights.
 
         Args:
             model: name of the preset.
-            checkpoint: file to load. None or "": the weights shipped for the preset, or deterministic random ones
-                where none are shipped (`trained` is False then, and the log says so).
+            checkpoint: file to load. None or "": by name, see `find_weights`.
+            allow_untrained: where there are no trained weights, take deterministic random ones (`trained` is False
+                then, and the log has a warning) instead of refusing.
 
         Raises:
             ValueError: unknown preset, or a checkpoint of another model.
+            NoWeightsError: no checkpoint given and no trained weights found.
             FileNotFoundError: no such checkpoint.
         """
         config = preset(model)
+        path = pathlib.Path(checkpoint) if checkpoint else _weights_by_name(model, allow_untrained)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(UNTRAINED_SEED)
             network = Sparse4D(config, scene_reset)
-        shipped = WEIGHTS / f"{model}.pt"
-        path = pathlib.Path(checkpoint) if checkpoint else shipped if shipped.is_file() else None
-        if path is None:
-            log.warning("model %s: no checkpoint given and none shipped; the weights are random, UNTRAINED", model)
-        else:
+        if path is not None:
             load_checkpoint(path, network)
             log.info("model %s: weights from %s", model, path)
         log.info("model %s: scene reset %r", model, scene_reset)
@@ -194,6 +194,16 @@ class Pipeline:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         timings[stage] = (time.perf_counter() - start) * 1e3
+
+
+def _weights_by_name(model: str, allow_untrained: bool) -> pathlib.Path | None:
+    try:
+        return find_weights(model)
+    except NoWeightsError:
+        if not allow_untrained:
+            raise
+        log.warning("model %s: no trained weights found; they are random, UNTRAINED", model)
+        return None
 
 
 def known_ids(ids: Tensor | None, state: TemporalState) -> Tensor | None:

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from sparse4d_core.checkpoint.published import NoWeightsError, find_weights
 from sparse4d_core.config import PRESETS, preset
 
 from .listener import DiagnosticsListener
@@ -53,7 +54,8 @@ class DemoOptions:
     rate: int = 10  # camera sets per second
     image_size: tuple[int, int] = (704, 396)
     model: str = "demo"
-    checkpoint: str = ""
+    checkpoint: str = ""  # "": by name
+    allow_untrained: bool = False
     video: bool = True
 
 
@@ -62,13 +64,17 @@ def run_demo(options: DemoOptions) -> dict:
 
     Raises:
         DemoError: a step failed.
+        NoWeightsError: no trained weights, and random ones not allowed.
     """
+    if not (options.checkpoint or options.allow_untrained):
+        find_weights(options.model)  # before minutes of rendering
     out = options.out
     logs = out / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     dataset, bag = _prepare_input(options, logs)
     node_arguments = ["-p", f"model:={options.model}"]
     node_arguments += ["-p", f"checkpoint:={options.checkpoint}"] if options.checkpoint else []
+    node_arguments += ["-p", "allow_untrained:=true"] if options.allow_untrained else []
     with tqdm(total=5, desc="demo", unit="step", bar_format="{desc}: {n_fmt}/{total_fmt} {bar}") as bar:
         bar.set_description("node and bag over DDS, in real time")
         diagnostics = _play_to_node(bag, out, logs, node_arguments)
@@ -200,6 +206,7 @@ def _replay(options: DemoOptions, bag: Path, logs: Path) -> None:
     out = options.out
     module = ["sparse4d_ros.replay", str(bag), "--params-file", "config/demo.yaml", "--model", options.model]
     module += ["--checkpoint", options.checkpoint, "--sets", str(out / "online.jsonl")]
+    module += ["--allow-untrained"] if options.allow_untrained else []
     _run_step("replay", [*module, "--record", str(out / "offline.jsonl")], logs)
 
 
@@ -226,7 +233,10 @@ def parse_arguments(argv: Sequence[str] | None) -> DemoOptions:
     )
     parser.add_argument("--duration", type=float, default=8.0, help="seconds per scene (%(default)s)")
     parser.add_argument("--model", default="demo", choices=sorted(PRESETS), help="preset (%(default)s)")
-    parser.add_argument("--checkpoint", default="", help="weights (default: those shipped with the preset)")
+    parser.add_argument("--checkpoint", default="", help="weights (default: those shipped or fetched for the preset)")
+    parser.add_argument(
+        "--allow-untrained", action="store_true", help="run random weights where no trained ones are found"
+    )
     parser.add_argument("--no-video", action="store_true", help="skip overlay.mp4")
     arguments = parser.parse_args(argv)
     return DemoOptions(
@@ -236,6 +246,7 @@ def parse_arguments(argv: Sequence[str] | None) -> DemoOptions:
         duration=arguments.duration,
         model=arguments.model,
         checkpoint=str(Path(arguments.checkpoint).resolve()) if arguments.checkpoint else "",
+        allow_untrained=arguments.allow_untrained,
         video=not arguments.no_video,
     )
 
@@ -245,6 +256,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse_arguments(argv)
     try:
         print_report(run_demo(options), options.out)
+    except NoWeightsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except DemoError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

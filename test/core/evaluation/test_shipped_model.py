@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 from keyframe_scores import keyframe_scores
 
+from sparse4d_core.checkpoint.published import SHIPPED
 from sparse4d_core.data.nuscenes.dataset import NuScenesDataset
 from sparse4d_core.data.synthetic.__main__ import render_dataset
 from sparse4d_core.data.synthetic.cameras import NUSCENES_RIG
-from sparse4d_core.inference.pipeline import WEIGHTS, Pipeline
+from sparse4d_core.inference.pipeline import Pipeline
 
 SEED = 100_700  # training has 0 to 9,999
 
@@ -25,4 +26,4 @@ def test_shipped_weights_reach_their_figures_on_unseen_scenes(tmp_path):
 
 
 def test_the_shipped_file_is_small():
-    assert (WEIGHTS / "demo.pt").stat().st_size < 12_000_000
+    assert (SHIPPED / "demo.pt").stat().st_size < 12_000_000

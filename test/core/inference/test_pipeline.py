@@ -59,9 +59,9 @@ def test_same_frames_give_the_same_result(untrained):
 
 
 def test_untrained_weights_are_deterministic_and_said_to_be_untrained(caplog, monkeypatch, tmp_path):
-    monkeypatch.setattr("sparse4d_core.inference.pipeline.WEIGHTS", tmp_path)
+    monkeypatch.setattr("sparse4d_core.checkpoint.published.SHIPPED", tmp_path)
     with caplog.at_level(logging.WARNING):
-        a, b = (Pipeline.from_preset("demo", "") for _ in range(2))
+        a, b = (Pipeline.from_preset("demo", "", allow_untrained=True) for _ in range(2))
     assert not a.trained and "UNTRAINED" in caplog.text
     for (name, x), y in zip(a.model.state_dict().items(), b.model.state_dict().values(), strict=True):
         assert torch.equal(x, y), name

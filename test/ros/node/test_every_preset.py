@@ -20,6 +20,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 from sparse4d_core.config import PRESETS, Sparse4DConfig
 from sparse4d_ros.bags.record import read_record
 from sparse4d_ros.bags.sets import BagFrames
+from sparse4d_ros.demo.__main__ import main as demo
 from sparse4d_ros.demo.listener import unfinished_sets
 from sparse4d_ros.node import DetectorNode
 from sparse4d_ros.replay import main as replay
@@ -53,9 +54,8 @@ def small(config: Sparse4DConfig) -> Sparse4DConfig:
 def small_presets(monkeypatch, tmp_path):
     for name, config in PRESETS.items():
         monkeypatch.setitem(PRESETS, name, small(config))
-    monkeypatch.setattr(
-        "sparse4d_core.inference.pipeline.WEIGHTS", tmp_path
-    )  # the shipped ones fit the full-size model alone
+    # The shipped ones fit the full-size model alone.
+    monkeypatch.setattr("sparse4d_core.checkpoint.published.SHIPPED", tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def stamps(tiny_bag, tmp_path_factory) -> str:
 @pytest.mark.parametrize("name", WIDE)
 def test_replay(tiny_bag, stamps, tmp_path, capsys, name):
     record = tmp_path / "record.jsonl"
-    arguments = [str(tiny_bag), "--model", name, "--sets", stamps, "--record", str(record)]
+    arguments = [str(tiny_bag), "--model", name, "--sets", stamps, "--record", str(record), "--allow-untrained"]
     assert replay([*arguments, "--out", str(tmp_path / "results.json")]) == 0
     assert f"{SETS} sets" in capsys.readouterr().out
     records = list(read_record(record))
@@ -80,7 +80,7 @@ def test_replay(tiny_bag, stamps, tmp_path, capsys, name):
 
 def test_tracks_of_a_model_without_ids_are_refused(tiny_bag, stamps, tmp_path, capsys):
     record, tracking = tmp_path / "record.jsonl", tmp_path / "tracking.json"
-    arguments = [str(tiny_bag), "--model", "v2_r50", "--sets", stamps, "--record", str(record)]
+    arguments = [str(tiny_bag), "--model", "v2_r50", "--sets", stamps, "--record", str(record), "--allow-untrained"]
     assert replay([*arguments, "--tracking-out", str(tracking)]) == 2
     assert "model v2_r50 gives no track ids" in capsys.readouterr().err
     assert not record.exists(), "said before the bag is read, not after"
@@ -94,10 +94,26 @@ def test_tracks_of_a_model_without_ids_are_refused(tiny_bag, stamps, tmp_path, c
 def test_models_for_six_cameras_refuse_another_rig_at_once(tiny_bag, tmp_path, capsys):
     rig = tmp_path / "rig.yaml"
     rig.write_text("cameras:\n- {name: cam_front}\n- {name: cam_back}\n")
-    arguments = [str(tiny_bag), "--rig", str(rig), "--record", str(tmp_path / "record.jsonl"), "--model"]
+    arguments = [
+        str(tiny_bag),
+        "--rig",
+        str(rig),
+        "--record",
+        str(tmp_path / "record.jsonl"),
+        "--allow-untrained",
+        "--model",
+    ]
     assert replay([*arguments, "v1_r101_t4"]) == 2
     assert "2 cameras, but the weights of v1_r101_t4 are made for 6; take a v2 or v3 preset" in capsys.readouterr().err
     assert replay([*arguments, "v2_r50"]) == 0
+
+
+def test_without_trained_weights_replay_and_demo_refuse_with_the_command_that_gets_them(tiny_bag, tmp_path, capsys):
+    assert replay([str(tiny_bag), "--model", "v3_r50", "--record", str(tmp_path / "record.jsonl")]) == 2
+    assert "python -m sparse4d_core.checkpoint fetch v3_r50" in capsys.readouterr().err
+    assert demo(["--model", "v3_r50", "--out", str(tmp_path / "demo")]) == 2
+    assert "python -m sparse4d_core.checkpoint fetch v3_r50" in capsys.readouterr().err
+    assert not (tmp_path / "demo").exists(), "before anything is rendered"
 
 
 # ------------------------------------------------------------------------------------------------------------ the node
@@ -131,9 +147,20 @@ class Listener:
             self.executor.spin_once(timeout_sec=0.05)
 
 
+def test_without_trained_weights_the_node_stays_unconfigured(context, capfd):
+    node = DetectorNode(context=context, parameter_overrides=[Parameter("model", value="v3_r50")])
+    assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
+    assert "python -m sparse4d_core.checkpoint fetch v3_r50" in capfd.readouterr().err
+    node.close()
+
+
 def configured(context, name: str) -> DetectorNode:
     """The node with that model, all of whose boxes are confident."""
-    overrides = [Parameter("model", value=name), Parameter("decode_threads", value=1)]
+    overrides = [
+        Parameter("model", value=name),
+        Parameter("decode_threads", value=1),
+        Parameter("allow_untrained", value=True),
+    ]
     node = DetectorNode(context=context, parameter_overrides=overrides)
     assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
     for layer in node._detector.pipeline.model.decoder.layers:

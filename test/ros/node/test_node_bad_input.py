@@ -37,7 +37,7 @@ from sparse4d_ros.node import DetectorNode
 
 pytestmark = pytest.mark.ros
 DOMAIN = 61
-DEFAULTS = {"model": "demo", "worker_niceness": 0}
+DEFAULTS = {"model": "demo", "worker_niceness": 0, "allow_untrained": True}
 
 
 class Driver:
@@ -107,9 +107,8 @@ def small_model(monkeypatch, tmp_path):
         num_output=16,
     )
     monkeypatch.setitem(PRESETS, "demo", small)
-    monkeypatch.setattr(
-        "sparse4d_core.inference.pipeline.WEIGHTS", tmp_path
-    )  # the shipped ones fit the full-size model alone
+    # The shipped ones fit the full-size model alone.
+    monkeypatch.setattr("sparse4d_core.checkpoint.published.SHIPPED", tmp_path)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -92,7 +92,7 @@ def test_annotations_project_as_the_devkit_projects_them(real_sample, bag):
 def test_full_size_model_with_and_without_dds(bag, tmp_path):
     """v3_r50 on the photographs: replayed, and played over DDS into the node; both give the same finite boxes."""
     offline, online = tmp_path / "offline.jsonl", tmp_path / "online.jsonl"
-    assert replay([str(bag), "--model", "v3_r50", "--record", str(offline)]) == 0
+    assert replay([str(bag), "--model", "v3_r50", "--allow-untrained", "--record", str(offline)]) == 0
     (record,) = read_record(offline)
     assert len(record.detections.scores) == 300 and np.isfinite(record.detections.boxes).all()
     environment = {**os.environ, "ROS_DOMAIN_ID": str(DOMAIN)}
@@ -101,7 +101,7 @@ def test_full_size_model_with_and_without_dds(bag, tmp_path):
         return subprocess.Popen([sys.executable, "-m", f"sparse4d_ros.{module}", *map(str, arguments)], env=environment)
 
     recorder = start("recorder", "--out", online, "--count", 1)
-    node = start("node", "--ros-args", "-p", "model:=v3_r50", "-p", "autostart:=true")
+    node = start("node", "--ros-args", "-p", "model:=v3_r50", "-p", "allow_untrained:=true", "-p", "autostart:=true")
     try:
         assert start("bag_player", bag, "--wait", 120).wait(180) == 0
         assert recorder.wait(180) == 0
