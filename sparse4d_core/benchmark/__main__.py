@@ -26,7 +26,7 @@ from ..config import PRESETS, Sparse4DConfig
 from ..inference.pipeline import Pipeline, StepResult
 from ..inference.process_settings import keep_freed_memory
 from ..network import aggregation, linear
-from ..network.instance_memory import TemporalState
+from ..network.state import TemporalState
 from ..types import Frame
 from .machine import describe
 

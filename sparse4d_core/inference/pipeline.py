@@ -17,8 +17,8 @@ from torch import Tensor
 from ..checkpoint.published import NoWeightsError, find_weights
 from ..checkpoint.weights import load_checkpoint
 from ..config import Sparse4DConfig, preset
-from ..network.instance_memory import TemporalState
 from ..network.sparse4d import SceneReset, Sparse4D
+from ..network.state import TemporalState
 from ..preprocess import preprocess
 from ..types import Detections, Frame, ModelInput, Tracks
 from .cuda_graph import Step, StepGraph

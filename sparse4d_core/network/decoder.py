@@ -17,9 +17,10 @@ from .aggregation import CameraFeatures, DeformableAggregation
 from .attention import InstanceAttention
 from .decoder_layer import DecoderLayer
 from .initial_anchors import spread_anchors
-from .instance_memory import Memory, TemporalState, assign_ids, decayed_confidence, merge, recall, remember
+from .instance_memory import Memory, assign_ids, decayed_confidence, merge, recall, remember
 from .layers import AnchorEncoder
 from .linear import Linear
+from .state import TemporalState
 
 
 class NoisyQueries(Protocol):

@@ -20,24 +20,10 @@ from ..types import ModelInput, ModelOutput
 from .aggregation import CameraFeatures, DeformableAggregation, gather_points
 from .decoder_layer import DecoderLayer
 from .initial_anchors import spread_anchors
-from .instance_memory import TemporalState
 from .keypoints import move_to_past
 from .layers import AnchorEncoder, FeedForward
 from .linear import Linear
-
-
-@dataclass(frozen=True)
-class PastFrame:
-    """One entry of the queue. Detached."""
-
-    cameras: CameraFeatures
-    timestamp: Tensor  # [B] float64 seconds
-    T_global_from_model: Tensor  # [B, 4, 4] float64
-    valid: Tensor | None = None  # [B] bool, False = of another scene, not to be used; None = all
-
-    @staticmethod
-    def of(cameras: CameraFeatures, inputs: ModelInput) -> PastFrame:
-        return PastFrame(cameras.detach(), inputs.timestamp, inputs.T_global_from_model)
+from .state import PastFrame, TemporalState
 
 
 @dataclass

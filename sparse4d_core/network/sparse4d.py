@@ -18,8 +18,8 @@ from .backbones import FPN, build_backbone
 from .decoder import NoisyQueries, RecurrentDecoder
 from .decoder_v1 import HistoryDecoder
 from .initialization import initialize_decoder
-from .instance_memory import TemporalState
 from .layers import DepthHead
+from .state import TemporalState
 
 SceneReset = Literal["reference", "clean"]
 

@@ -14,9 +14,8 @@ from torch.nn import functional
 from ...config import Sparse4DConfig
 from ...geometry import elapsed
 from ...network.aggregation import CameraFeatures
-from ...network.decoder_v1 import PastFrame
-from ...network.instance_memory import TemporalState
 from ...network.sparse4d import Sparse4D
+from ...network.state import PastFrame, TemporalState
 from ...types import ModelInput, ModelOutput
 from ..batches.targets import Targets
 from ..schedule import TrainingConfig

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from ...network.aggregation import CameraFeatures
-from ...network.decoder_v1 import PastFrame
-from ...network.instance_memory import CachedInstances, TemporalState
+from ...network.state import CachedInstances, PastFrame, TemporalState
 from ..objective.denoising import CarriedQueries
 
 _KINDS = {kind.__name__: kind for kind in (TemporalState, CachedInstances, CarriedQueries, PastFrame, CameraFeatures)}

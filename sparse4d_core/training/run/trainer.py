@@ -18,8 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ...checkpoint.weights import save_checkpoint
 from ...data.nuscenes.tables import DatasetError
-from ...network.instance_memory import TemporalState
 from ...network.sparse4d import Sparse4D
+from ...network.state import TemporalState
 from ..batches.loader import BatchLoader
 from ..batches.samples import Batch
 from ..objective.frame_objective import ForwardResult, TrainingObjective, restart

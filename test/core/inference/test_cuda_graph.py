@@ -11,11 +11,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparse4d_core.benchmark.__main__ import ring_frames
 from sparse4d_core.config import preset
-from sparse4d_core.inference.cuda_graph import StepGraph, tensors_of
+from sparse4d_core.inference.cuda_graph import StepGraph
 from sparse4d_core.inference.pipeline import Pipeline
 from sparse4d_core.network.sparse4d import Sparse4D
 from sparse4d_core.preprocess import preprocess
-from sparse4d_core.types import Frame
+from sparse4d_core.types import Frame, tensors_of
 
 CONFIG = preset("demo")
 

@@ -9,7 +9,7 @@ import torch
 from golden_data import Golden, golden_parameters
 
 from sparse4d_core.config import preset
-from sparse4d_core.network.instance_memory import CachedInstances, TemporalState
+from sparse4d_core.network.state import CachedInstances, TemporalState
 from sparse4d_core.training.batches.targets import Targets, collate_targets
 from sparse4d_core.training.objective.denoising import Draws, noisy_queries
 from sparse4d_core.training.objective.frame_objective import carried_confidence
