@@ -16,7 +16,7 @@ from golden_data import Golden, weight
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from sparse4d_core.checkpoint.weights import from_reference, to_reference
+from sparse4d_core.checkpoint.reference_names import from_reference, to_reference
 from sparse4d_core.config import Sparse4DConfig, preset
 from sparse4d_core.network.sparse4d import Sparse4D
 from sparse4d_core.types import ModelInput

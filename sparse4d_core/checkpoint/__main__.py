@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from .download import DownloadError
 from .file import CheckpointError, CheckpointFile, read_checkpoint
+from .identity import identify
 from .published import PUBLIC_FILES, default_folder, fetch
 
 EPILOG = """\
@@ -31,8 +32,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def describe(file: CheckpointFile) -> str:
     """What a file is, line by line."""
-    from .identity import identify
-
     identity = identify(file.state)
     tensors = list(file.state.values())
     kinds = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors})

@@ -19,8 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checkpoint.file import CheckpointError, config_from_dict, write_checkpoint
-from ..checkpoint.weights import read_checkpoint
+from ..checkpoint.file import CheckpointError, config_from_dict, read_checkpoint, write_checkpoint
 from ..config import Sparse4DConfig
 from .run.store import CheckpointStore, write_atomically
 

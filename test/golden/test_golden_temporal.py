@@ -9,7 +9,7 @@ import pytest
 import torch
 from golden_data import Golden, golden_parameters, weight
 
-from sparse4d_core.checkpoint.weights import from_reference, to_reference
+from sparse4d_core.checkpoint.reference_names import from_reference, to_reference
 from sparse4d_core.config import BackboneConfig, TemporalConfig, preset
 from sparse4d_core.geometry import elapsed, project_anchors, relative_transform
 from sparse4d_core.network.decoder import MemoryKeys, Rows

@@ -17,7 +17,8 @@ from golden_data import Golden
 from sparse4d_core.checkpoint.__main__ import main
 from sparse4d_core.checkpoint.file import CheckpointError, config_from_dict, config_to_dict, read_checkpoint
 from sparse4d_core.checkpoint.identity import identify
-from sparse4d_core.checkpoint.weights import from_reference, load_checkpoint, save_checkpoint, to_reference
+from sparse4d_core.checkpoint.reference_names import from_reference, to_reference
+from sparse4d_core.checkpoint.weights import load_checkpoint, save_checkpoint
 from sparse4d_core.config import PRESETS, preset
 from sparse4d_core.network.sparse4d import Sparse4D
 

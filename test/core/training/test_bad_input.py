@@ -15,7 +15,8 @@ import pytest
 import tiny_run
 import torch
 
-from sparse4d_core.checkpoint.weights import CheckpointError, save_checkpoint
+from sparse4d_core.checkpoint.file import CheckpointError
+from sparse4d_core.checkpoint.weights import save_checkpoint
 from sparse4d_core.config import preset
 from sparse4d_core.data.nuscenes.dataset import NuScenesDataset
 from sparse4d_core.data.nuscenes.tables import DatasetError

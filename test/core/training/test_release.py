@@ -10,7 +10,8 @@ import pytest
 import tiny_run
 import torch
 
-from sparse4d_core.checkpoint.weights import CheckpointError, load_checkpoint
+from sparse4d_core.checkpoint.file import CheckpointError
+from sparse4d_core.checkpoint.weights import load_checkpoint
 from sparse4d_core.network.sparse4d import Sparse4D
 from sparse4d_core.training.release import halved, main, portable_command
 
