@@ -277,13 +277,17 @@ def test_info_about_a_backbone_and_a_broken_file(demo, tmp_path, capsys):
     assert main(["info", str(tmp_path / "backbone.pth")]) == 0
     assert "no detector, but a ResNet-18" in capsys.readouterr().out
     (tmp_path / "broken.pth").write_bytes(b"PK\x03\x04")
-    assert main(["info", str(tmp_path / "broken.pth")]) == 1
+    assert main(["info", str(tmp_path / "broken.pth")]) == 2
     assert "damaged or incomplete" in capsys.readouterr().err
 
 
-def test_fetch_of_an_unknown_name(tmp_path, capsys):
-    assert main(["fetch", "v9", "--out", str(tmp_path)]) == 1
+def test_exit_status_tells_bad_input_from_failure(tmp_path, capsys):
+    assert main(["fetch", "v9", "--out", str(tmp_path)]) == 2
     assert "v3_r50" in capsys.readouterr().err
+    assert main(["info", str(tmp_path / "missing.pth")]) == 2
+    (tmp_path / "file").write_text("no folder")
+    assert main(["fetch", "v3_r50", "--out", str(tmp_path / "file")]) == 1
+    assert capsys.readouterr().err.startswith("error: ")
 
 
 def test_help_teaches(capsys):
