@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from ..config import Sparse4DConfig
 from ..types import ModelInput, ModelOutput
-from .aggregation import CameraFeatures
+from .aggregation import CameraFeatures, DeformableAggregation
 from .backbones import FPN, build_backbone
+from .backbones.deformable_conv import ModulatedDeformConv2d
 from .decoder import NoisyQueries, RecurrentDecoder
 from .decoder_v1 import HistoryDecoder
 from .initialization import initialize_decoder
 from .layers import DepthHead
+from .linear import Linear
 from .state import TemporalState
 
 SceneReset = Literal["reference", "clean"]
@@ -51,6 +53,15 @@ class Sparse4D(nn.Module):
         self.depth_head = DepthHead(config.embed_dims, config.num_depth_layers) if config.num_depth_layers else None
         self.decoder = (RecurrentDecoder if config.temporal is not None else HistoryDecoder)(config)
         initialize_decoder(self.decoder)
+
+    def use_plain_operations(self) -> None:
+        """From here on the model computes as plain PyTorch does: no matrix products of oneDNN, and the aggregation
+        operator's reference. To measure and to test against."""
+        for module in self.modules():
+            if isinstance(module, (Linear, ModulatedDeformConv2d)):
+                module.onednn = False
+            if isinstance(module, DeformableAggregation):
+                module.kernels = False
 
     def forward(
         self, inputs: ModelInput, state: TemporalState | None = None, denoising: NoisyQueries | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from golden_data import fill
 from torch import nn
 
 from sparse4d_core.config import BackboneConfig, preset
+from sparse4d_core.inference.fused_convolution import FusedBlock, FusedConvolution, has_fused_convolution
 from sparse4d_core.inference.image_encoder import ImageEncoder
 from sparse4d_core.network.sparse4d import Sparse4D
 
@@ -63,3 +65,19 @@ def test_compiler_failure_is_said_and_survived(caplog):
     with caplog.at_level(logging.WARNING):
         assert max(_relative_errors(model, encoder)) < 1e-4
     assert "no C++ compiler" in caplog.text and len(caplog.records) == 1
+
+
+@pytest.mark.skipif(not has_fused_convolution(), reason="this torch has no fused convolutions of oneDNN")
+def test_a_torch_without_the_private_operator_takes_the_plain_path_and_says_so_once(monkeypatch, caplog):
+    model = _model("basic")
+    assert any(isinstance(module, FusedBlock) for module in ImageEncoder(model).modules())
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace(_linear_pointwise=torch.ops.mkldnn._linear_pointwise))
+    has_fused_convolution.cache_clear()
+    try:
+        encoders = [ImageEncoder(model) for _ in range(2)]
+        assert max(_relative_errors(model, encoders[1])) < 1e-4
+    finally:
+        has_fused_convolution.cache_clear()
+    assert not any(isinstance(module, (FusedBlock, FusedConvolution)) for module in encoders[0].modules())
+    (line,) = caplog.messages
+    assert "mkldnn::_convolution_pointwise cannot be used" in line
