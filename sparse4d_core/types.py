@@ -64,7 +64,7 @@ class ModelInput:
 
 @dataclass
 class ModelOutput:
-    """What the decoder says after each of its L layers. A = anchors of the frame (plus noisy queries in training)."""
+    """Outputs of the decoder after each of its L layers. A = anchors of the frame (plus noisy queries in training)."""
 
     anchors: list[Tensor]  # L of [B, A, 11]
     class_logits: list[Tensor | None]  # L of [B, A, num_classes]; None where evaluation does not compute it
@@ -81,7 +81,7 @@ class ModelOutput:
 class Detections:
     """Decoded boxes of one sample, best first."""
 
-    boxes: np.ndarray  # [M, 10] float32: x y z, length width height, yaw, vx vy vz; model frame unless said
+    boxes: np.ndarray  # [M, 10] float32: x y z, length width height, yaw, vx vy vz; model frame unless stated otherwise
     scores: np.ndarray  # [M] float32
     labels: np.ndarray  # [M] int64, index into CLASS_NAMES
     class_scores: np.ndarray | None = None  # [M] float32 in the order of the class-score top-k, NOT of the rows (v3)

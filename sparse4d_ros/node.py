@@ -31,8 +31,7 @@ from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
 
 from sparse4d_core.inference.pipeline import Pipeline
-from sparse4d_core.inference.process_settings import keep_freed_memory
-from sparse4d_core.inference.threads import limit_threads
+from sparse4d_core.inference.process_settings import keep_freed_memory, limit_threads
 
 from . import parameters
 from .messages.conversions import insert_transforms, make_header, ns_from_stamp

@@ -23,9 +23,8 @@ from tqdm import tqdm
 
 from sparse4d_core.config import preset
 from sparse4d_core.inference.pipeline import Pipeline
-from sparse4d_core.inference.process_settings import keep_freed_memory
-from sparse4d_core.inference.threads import limit_threads
-from sparse4d_core.inference.tracking import above
+from sparse4d_core.inference.process_settings import keep_freed_memory, limit_threads
+from sparse4d_core.inference.tracking import filter_by_score
 
 from .bags.bag_io import BagError
 from .bags.record import RecordError, RecordFile, SetRecord
@@ -78,7 +77,7 @@ class Replay:
             if done.reset:
                 log.info("set %d: %s; instances forgotten", synced.stamp_ns, done.reset)
             found = done.result
-            detections = above(found.detections, self._score_threshold)
+            detections = filter_by_score(found.detections, self._score_threshold)
             messages = to_messages(
                 detections, found.tracks, self._frames.rig.frames, self._frames.buffer, synced.stamp_ns
             )

@@ -1,4 +1,4 @@
-"""The command line of checkpoints: what a file is, and how to get a published one."""
+"""The command line of checkpoints: describes files, fetches published ones."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def describe(file: CheckpointFile) -> str:
-    """What a file is, line by line."""
+    """A file in words, line by line."""
     identity = identify(file.state)
     tensors = list(file.state.values())
     kinds = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors})
@@ -71,7 +71,7 @@ def _fetch(options: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m sparse4d_core.checkpoint",
-        description="Says what a checkpoint file is; downloads published ones.",
+        description="Describes checkpoint files; downloads published ones.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -89,7 +89,7 @@ def find_weights(model: str) -> pathlib.Path:
 
     Raises:
         ValueError: unknown preset.
-        NoWeightsError: there are none; says how to get them.
+        NoWeightsError: there are none; the message has the command that gets them.
     """
     published = preset(model).published.checkpoint
     candidates = [SHIPPED / f"{model}.pt", *([default_folder() / published] if published else [])]

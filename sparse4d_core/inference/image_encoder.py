@@ -24,7 +24,7 @@ class ImageEncoder(nn.Module):
         model: in evaluation mode.
         dtype: of weights and computation; deformable convolutions locate their samples in float32, so models that
             have them keep float32 weights and lower their plain convolutions by autocast.
-        compile: run through torch.compile; where that fails, the log says why and the encoder runs without.
+        compile: run through torch.compile; where that fails, the log has the reason and the encoder runs without.
     """
 
     def __init__(self, model: Sparse4D, dtype: torch.dtype = torch.float32, compile: bool = False):

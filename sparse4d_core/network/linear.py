@@ -55,8 +55,8 @@ def has_onednn() -> bool:
 def private_operator_runs(name: str, trial: Callable[[], Tensor]) -> bool:
     """Whether oneDNN is there and `trial`, a call of one of its operators, runs.
 
-    The operators are private: another version of torch may lack them or take other arguments. Then the log has a line,
-    and whoever asks takes PyTorch's plain path.
+    The operators are private: another version of torch may lack them or take other arguments. Then the log gets a line
+    and the caller takes PyTorch's plain path.
     """
     if not torch.backends.mkldnn.is_available():
         return False

@@ -99,7 +99,7 @@ class Sparse4D(nn.Module):
         denoising: NoisyQueries | None = None,
         clean: bool = False,
     ) -> tuple[ModelOutput, TemporalState]:
-        """The same with what `usable_state` gave: in evaluation the host waits for nothing from here on."""
+        """The same with what `usable_state` returned: in evaluation the host waits for nothing from here on."""
         cameras = CameraFeatures(feature_maps, inputs.projection.contiguous(), inputs.image_wh.contiguous())
         output, state = self.decoder(cameras, inputs, state, denoising, clean)
         if self.training:
@@ -112,7 +112,7 @@ class Sparse4D(nn.Module):
         """The state, empty at the start and after a change of batch size; and whether the decoder must separate
         samples of a new scene from the others.
 
-        A clean reset of all samples is told here, so that the frame runs as a first frame does.
+        A clean reset of all samples takes place here, so that the frame runs as a first frame does.
         """
         if state is None or state.batch_size not in (None, inputs.images.shape[0]):
             return TemporalState(), False

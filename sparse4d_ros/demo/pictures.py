@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from sparse4d_core.geometry import transform_boxes
-from sparse4d_core.inference.tracking import above, worth_showing
+from sparse4d_core.inference.tracking import filter_by_score, worth_showing
 from sparse4d_core.types import Detections
 from sparse4d_core.visualization import Trail, draw_drive, draw_overlay
 
@@ -50,7 +50,7 @@ def draw_overlay_video(bag: Path, recorded: Path, out: Path, fps: float) -> None
     for frame in tqdm(frames.frames(set(records)), total=len(records), desc=out.name, unit="set"):
         stamp_ns = frame.stamp_ns
         record = records[stamp_ns]
-        boxes = above(worth_showing(record.detections, record.tracks), MIN_DRAWN_SCORE)
+        boxes = filter_by_score(worth_showing(record.detections, record.tracks), MIN_DRAWN_SCORE)
         boxes = _in_model_frame(boxes, buffer, stamp_ns, record.frame_id, frames)
         truth = annotations.get(stamp_ns)
         if truth is not None:

@@ -12,7 +12,7 @@ from std_msgs.msg import Header
 from vision_msgs.msg import Detection3DArray
 from visualization_msgs.msg import MarkerArray
 
-from sparse4d_core.inference.tracking import above, worth_showing
+from sparse4d_core.inference.tracking import filter_by_score, worth_showing
 from sparse4d_core.visualization import draw_overlay
 
 from ..perception.set_processor import Processed
@@ -60,7 +60,7 @@ class Outputs:
         """
         start = time.perf_counter()
         result, header = processed.result, make_header(self._frames.base_frame, processed.frame.stamp_ns)
-        detections = above(result.detections, self._node.get_parameter("score_threshold").value)
+        detections = filter_by_score(result.detections, self._node.get_parameter("score_threshold").value)
         self._publish(
             detections, header, {self._detections: to_detection_array, self._detection_states: to_state_cloud}
         )

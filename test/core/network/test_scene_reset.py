@@ -1,4 +1,4 @@
-"""What a new scene may know of the old one: with clean resets nothing, sample by sample."""
+"""What of an old scene reaches the new one: with clean resets nothing, sample by sample."""
 
 from __future__ import annotations
 
