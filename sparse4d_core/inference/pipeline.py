@@ -138,14 +138,22 @@ class Pipeline:
         """One frame; `state` is what the last step returned, None at the start.
 
         Raises:
-            ValueError: for a frame that cannot be used; says which field.
+            ValueError: for a frame that cannot be used; names the field.
             NonFiniteOutputError: NaN or infinity in the boxes or scores.
         """
         timings: dict[str, float] = {}
         with self._timed("preprocess", timings):
             inputs = preprocess(frame, self.config).to(self.device)
         state, reset = self._begin(state, inputs)
-        output, new_state = self._run_network(inputs, state, timings)
+        usable, clean = self.model.usable_state(state, inputs)
+        if self._graph is not None:
+            with self._timed("network", timings):
+                output, new_state = self._graph(inputs, usable)
+        else:
+            with self._timed("backbone", timings):
+                features = self._encoder(inputs.images)
+            with self._timed("decoder", timings):
+                output, new_state = self.model.decode_usable(features, inputs, usable, clean=clean)
         if not self._advances(state, inputs):
             # The ids of what is new would change from frame to frame until the memory takes one of them up.
             output.instance_ids = known_ids(output.instance_ids, state)
@@ -156,21 +164,12 @@ class Pipeline:
             tracks = track(detections, self.config.tracking_threshold)
         return StepResult(detections, tracks, new_state, timings, reset)
 
-    def _run_network(self, inputs: ModelInput, state: TemporalState | None, timings: dict[str, float]) -> Step:
-        if self._graph is not None:
-            with self._timed("network", timings):
-                usable, _ = self.model.usable_state(state, inputs)  # one stream: of one scene or of none
-                return self._graph(inputs, usable)
-        with self._timed("backbone", timings):
-            features = self._encoder(inputs.images)
-        with self._timed("decoder", timings):
-            return self.model.decode_features(features, inputs, state)
-
     def _network(self, inputs: ModelInput, state: TemporalState) -> Step:
+        """What the graph captures; a batch of one is of one scene or of none, so nothing has to be separated."""
         return self.model.decode_usable(self._encoder(inputs.images), inputs, state)
 
     def _begin(self, state: TemporalState | None, inputs: ModelInput) -> tuple[TemporalState | None, str | None]:
-        """With clean resets: drops what another scene left, and says why."""
+        """With clean resets: drops what another scene left, and returns the reason."""
         age = memory_age(state, inputs)
         if age is None or self.model.scene_reset != "clean":
             return state, None

@@ -150,8 +150,8 @@ class DeformableAggregation(nn.Module):
     def _logits_per_camera(self, query: Tensor, projection: Tensor) -> Tensor:
         """weights_fc(query + camera), as weights_fc(query) + its matrix times camera: N times less work."""
         camera = self.camera_encoder(projection[:, :, :3].flatten(-2))  # [B, N, C]
-        projected = linear(camera, self.weights_fc.weight, onednn=self.weights_fc.onednn)
-        return self.weights_fc(query)[:, :, None] + projected[:, None]
+        matrix, onednn = self.weights_fc.weight, self.weights_fc.onednn
+        return self.weights_fc(query)[:, :, None] + linear(camera, matrix, onednn=onednn)[:, None]
 
     def _drop_points(self, weights: Tensor) -> Tensor:
         """Training: drops a point in a camera for all levels and groups at once."""
