@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from ..config import PRESETS, Sparse4DConfig, preset
 from ..data.nuscenes.dataset import NuScenesDataset
-from ..data.synthetic.__main__ import render_dataset
+from ..data.synthetic.dataset_renderer import render_dataset
 from ..training.batches.loader import BatchLoader
 from ..training.objective.frame_objective import PRECISIONS
 from ..training.run.processes import Processes

@@ -19,8 +19,8 @@ from sparse4d_core.checkpoint.weights import CheckpointError, save_checkpoint
 from sparse4d_core.config import preset
 from sparse4d_core.data.nuscenes.dataset import NuScenesDataset
 from sparse4d_core.data.nuscenes.tables import DatasetError
-from sparse4d_core.data.synthetic.__main__ import render_dataset
 from sparse4d_core.data.synthetic.cameras import NUSCENES_RIG
+from sparse4d_core.data.synthetic.dataset_renderer import render_dataset
 from sparse4d_core.network.sparse4d import Sparse4D
 from sparse4d_core.training import train
 from sparse4d_core.training.run.processes import Processes

@@ -8,8 +8,8 @@ import cv2
 import pytest
 
 from sparse4d_core.benchmark import loader_throughput
-from sparse4d_core.data.synthetic.__main__ import render_dataset
 from sparse4d_core.data.synthetic.cameras import NUSCENES_RIG
+from sparse4d_core.data.synthetic.dataset_renderer import render_dataset
 from sparse4d_core.training import plot
 
 
