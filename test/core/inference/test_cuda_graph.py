@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sparse4d_core.benchmark.__main__ import ring_frames
+from sparse4d_core.benchmark.ring_frames import ring_frames
 from sparse4d_core.config import preset
 from sparse4d_core.inference.cuda_graph import StepGraph, tensors_of
 from sparse4d_core.inference.pipeline import Pipeline
