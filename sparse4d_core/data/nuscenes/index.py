@@ -17,8 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .poses import inverse, rigid
-from .tables import DETECTION_NAMES, DatasetError, Record, SceneTables, load_scenes
+from .tables import DETECTION_NAMES, DatasetError, Record, SceneTables, inverse, load_scenes, rigid
 
 CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
 """Camera order of the published models. Rigs with other channel names keep the order of their sensor table."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..run.random_state import pack_random_state, unpack_random_state
+from ..run.run_state import pack_random_state, unpack_random_state
 from ..schedule import SamplingConfig
 
 

@@ -27,8 +27,7 @@ from ..schedule import TrainingConfig
 from .journal import Journal
 from .optimizer import MovingAverage, learning_rate, make_optimizer, set_learning_rate
 from .processes import Processes
-from .random_state import pack_random_state, pack_torch, unpack_random_state, unpack_torch
-from .saved_state import pack_state, unpack_state
+from .run_state import pack_random_state, pack_state, pack_torch, unpack_random_state, unpack_state, unpack_torch
 from .store import CheckpointStore
 
 log = logging.getLogger(__name__)

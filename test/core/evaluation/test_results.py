@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from golden_data import Golden, golden_parameters
 
-from sparse4d_core.data.nuscenes.poses import rigid
+from sparse4d_core.data.nuscenes.tables import rigid
 from sparse4d_core.evaluation import results
 from sparse4d_core.evaluation.results import ResultsWriter, attribute, write_json
 from sparse4d_core.types import CLASS_NAMES, Detections, Tracks
