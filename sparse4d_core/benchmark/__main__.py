@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import pathlib
 
@@ -11,6 +10,7 @@ import torch
 
 from cuda_ops import kernels_loaded
 
+from ..atomic_write import write_json
 from ..config import PRESETS
 from .frame_timing import make_paths, measure, table
 from .machine import describe
@@ -42,8 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     print(", ".join(f"{key} {value}" for key, value in facts.items()))
     print(table(rows))
     if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps({"facts": facts, "rows": rows}, indent=1) + "\n")
+        write_json(arguments.out, {"facts": facts, "rows": rows}, indent=1)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ while the network computes, so training never waits where the loader's figure is
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import pathlib
 import statistics
@@ -18,6 +17,7 @@ from collections.abc import Sequence
 import torch
 from tqdm import tqdm
 
+from ..atomic_write import write_json
 from ..config import PRESETS, Sparse4DConfig, preset
 from ..data.nuscenes.dataset import NuScenesDataset
 from ..data.synthetic.dataset_renderer import render_dataset
@@ -151,8 +151,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(", ".join(f"{key} {value}" for key, value in result["facts"].items()))
     print(table(result))
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(args.out, result, indent=1)
 
 
 if __name__ == "__main__":

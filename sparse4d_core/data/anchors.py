@@ -6,13 +6,13 @@ Every anchor stands at a cluster's centre and has the mean size of all boxes, he
 from __future__ import annotations
 
 import argparse
-import tempfile
 from pathlib import Path
 
 import numpy as np
 from scipy.spatial import cKDTree
 from tqdm import tqdm
 
+from ..atomic_write import atomic_write
 from ..types import COS_YAW, LOG_HEIGHT, LOG_LENGTH
 from .nuscenes.dataset import NuScenesDataset
 
@@ -77,15 +77,6 @@ def dataset_boxes(dataset: NuScenesDataset) -> np.ndarray:
     return np.concatenate([np.zeros((0, 9)), *parts])
 
 
-def save_anchors(path: Path, anchors: np.ndarray) -> None:
-    """Write [num, 11] as .npy; the file appears only when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        partial = Path(folder) / "anchors.npy"
-        np.save(partial, anchors)
-        partial.replace(path)
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m sparse4d_core.data.anchors",
@@ -106,7 +97,8 @@ def main(arguments: list[str] | None = None) -> None:
             [dataset_boxes(NuScenesDataset(r, args.version, split=args.split)) for r in args.dataroot]
         )
         anchors = kmeans_anchors(boxes, args.num, args.seed)
-        save_anchors(args.out, anchors)
+        with atomic_write(args.out) as unfinished, unfinished.open("wb") as file:
+            np.save(file, anchors)
     except (ValueError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     size = np.exp(anchors[0, LOG_LENGTH : LOG_HEIGHT + 1])

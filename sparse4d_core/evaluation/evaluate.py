@@ -25,10 +25,11 @@ from nuscenes import NuScenes
 from nuscenes.eval.common.config import config_factory
 from nuscenes.eval.detection.evaluate import DetectionEval
 
+from ..atomic_write import write_json
 from ..data.nuscenes.dataset import split_scenes
 from ..data.nuscenes.tables import DatasetError, load_scenes
 from ..types import CLASS_NAMES
-from .results import TRACKED_CLASSES, write_json
+from .results import TRACKED_CLASSES
 
 _SPLIT = "scored"
 _WORST_AMOTP = 2.0  # m, what the devkit gives a class of which nothing was found

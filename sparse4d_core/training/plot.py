@@ -10,6 +10,8 @@ from collections import defaultdict
 
 import numpy as np
 
+from ..atomic_write import atomic_write
+
 PARTS = {  # panel of the picture: losses of the last decoder layer, by the first part of their names
     "objects": {"cls": "class", "box": "box", "cns": "centerness", "yns": "yawness"},
     "noisy copies": {"cls_dn": "class", "box_dn": "box"},
@@ -70,8 +72,8 @@ def draw(run: pathlib.Path, out: pathlib.Path) -> int:
         axes.set(title=f"{title}, last layer", xlabel="iteration", yscale="log")
         if axes.lines:
             axes.legend(fontsize="small")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=80)
+    with atomic_write(out) as unfinished:
+        figure.savefig(unfinished, dpi=80)
     return int(log["loss"][0][-1])
 
 

@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..atomic_write import write_json, write_text
 from ..checkpoint.file import CheckpointError, config_from_dict, write_checkpoint
 from ..checkpoint.weights import read_checkpoint
 from ..config import Sparse4DConfig
-from .run.store import CheckpointStore, write_atomically
+from .run.store import CheckpointStore
 
 _MODULE = "python -m sparse4d_core.training.train"
 _NOT_HALVED = ("decoder.anchor",)  # metres: half precision would move far anchors by centimetres
@@ -112,8 +113,8 @@ def export(run: pathlib.Path, out: pathlib.Path, half: bool = True, scores: dict
         "model": record["model"],
         "training": record["training"],
     }
-    write_atomically(out.with_suffix(".json"), json.dumps(sheet, indent=1) + "\n")
-    write_atomically(out.with_name(f"{out.stem}_log.jsonl"), (run / "log.jsonl").read_text())
+    write_json(out.with_suffix(".json"), sheet, indent=1)
+    write_text(out.with_name(f"{out.stem}_log.jsonl"), (run / "log.jsonl").read_text())
     return weights
 
 

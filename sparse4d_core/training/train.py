@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import pathlib
 import sys
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch import distributed
 
+from ..atomic_write import write_json
 from ..checkpoint.backbone import load_backbone
 from ..checkpoint.weights import load_checkpoint
 from ..config import PRESETS, Sparse4DConfig, preset
@@ -27,7 +27,6 @@ from .batches.sampler import SequenceSampler, sequence_ids
 from .batches.samples import AnnotatedFrames, TrainingSamples
 from .objective.frame_objective import PRECISIONS
 from .run.processes import Processes, start_processes
-from .run.store import write_atomically
 from .run.trainer import RunSettings, Trainer, TrainingDivergedError
 from .schedule import TrainingConfig, training_config
 
@@ -223,9 +222,8 @@ def train(args: argparse.Namespace, processes: Processes) -> None:
     elif trainer.store.exists():
         raise ValueError(f"out: {args.out} holds a run already; continue it with --resume or give another folder")
     if processes.is_first:
-        args.out.mkdir(parents=True, exist_ok=True)
         record = {"command": sys.argv, "model": asdict(config), "training": asdict(training)}
-        write_atomically(args.out / "config.json", json.dumps(record, indent=1, default=str))
+        write_json(args.out / "config.json", record, indent=1)
     trainer.run()
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import pathlib
 
 import torch
+
+from ...atomic_write import atomic_write, write_json
 
 log = logging.getLogger(__name__)
 
@@ -30,18 +31,13 @@ class CheckpointStore:
         Raises:
             OSError: where the disk is full or not writable; what was saved before is untouched.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{iteration:09d}.pt"
-        partial = path.with_suffix(".partial")
         try:
-            torch.save(content, partial)
-            with partial.open("rb+") as file:
-                os.fsync(file.fileno())
-            record = {"bytes": partial.stat().st_size, "sha256": _sha256(partial)}
-            write_atomically(path.with_suffix(".json"), json.dumps(record))
-            partial.replace(path)
+            with atomic_write(path) as unfinished:
+                torch.save(content, unfinished)
+                record = {"bytes": unfinished.stat().st_size, "sha256": _sha256(unfinished)}
+                write_json(path.with_suffix(".json"), record)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            partial.unlink(missing_ok=True)
             raise OSError(f"{path}: checkpoint could not be written ({error}); earlier checkpoints are kept") from error
         self._remove_old()
         return path
@@ -77,15 +73,6 @@ def damage(path: pathlib.Path) -> str | None:
     if _sha256(path) != record.get("sha256"):
         return "has another SHA-256 than when it was written"
     return None
-
-
-def write_atomically(path: pathlib.Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def _sha256(path: pathlib.Path) -> str:

@@ -7,13 +7,14 @@ import json
 import numpy as np
 import pytest
 
+from sparse4d_core.atomic_write import write_json
 from sparse4d_core.data.nuscenes.dataset import NuScenesDataset
 from sparse4d_core.data.nuscenes.tables import DatasetError
 from sparse4d_core.data.synthetic.cameras import NUSCENES_RIG
 from sparse4d_core.data.synthetic.dataset_renderer import render_dataset
 from sparse4d_core.evaluation import evaluate as command
 from sparse4d_core.evaluation.evaluate import evaluate
-from sparse4d_core.evaluation.results import ResultsWriter, write_json
+from sparse4d_core.evaluation.results import ResultsWriter
 from sparse4d_core.types import Detections, Tracks
 
 

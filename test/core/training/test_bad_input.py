@@ -189,4 +189,4 @@ def test_a_disk_that_fills_up_leaves_the_checkpoint_before(tmp_path):
         with pytest.raises(OSError, match="model.pt: checkpoint could not be written"):
             trainer.export()
     assert trainer.store.newest()["iteration"] == 1 and (tmp_path / "model.pt").read_bytes() == weights
-    assert not list(tmp_path.rglob("*.partial")) and not list(tmp_path.rglob("*.tmp"))
+    assert not list(tmp_path.rglob("*.partial*")) and not list(tmp_path.rglob("*.tmp"))
