@@ -16,11 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from ...atomic_write import atomic_write
-from .tables import DETECTION_NAMES, DatasetError, Record, SceneTables, inverse, load_scenes, rigid
+from .tables import DETECTION_NAMES, MODEL_CHANNEL, DatasetError, Record, SceneTables, inverse, load_scenes, rigid
 
 CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
 """Camera order of the published models. Rigs with other channel names keep the order of their sensor table."""
-MODEL_CHANNEL = "LIDAR_TOP"  # boxes and poses are given in this sensor's frame, at its stamps
 
 _MAX_VELOCITY_GAP = 1.5  # s; annotations further apart give no velocity (devkit: NuScenes.box_velocity)
 _MAX_SET_SPREAD_US = 60_000  # a sweep image further from its set's first camera does not belong to it

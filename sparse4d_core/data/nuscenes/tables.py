@@ -18,6 +18,9 @@ from scipy.spatial.transform import Rotation
 
 Record = dict[str, Any]
 
+MODEL_CHANNEL = "LIDAR_TOP"
+"""Sensor in whose frame boxes and poses are given to the model, at its stamps."""
+
 DETECTION_NAMES = {
     "movable_object.barrier": "barrier",
     "vehicle.bicycle": "bicycle",

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from .annotations import Tables, image_path, schedule
+from .annotations import RenderedTables, image_path, schedule
 from .cameras import NUSCENES_RIG, Rig
 from .renderer import Renderer
 from .world import World, build_world
@@ -94,7 +94,7 @@ def render_dataset(
         for camera in rig.cameras:
             (out / folder / camera.channel).mkdir(parents=True, exist_ok=True)
     jobs = [(out, seed, index, duration, rate, rig) for index in range(scenes)]
-    tables = Tables(rig)
+    tables = RenderedTables(rig)
     with tqdm(total=scenes, unit="scene", disable=not progress) as bar:
         for scene in _rendered(jobs, workers):
             tables.add_scene(scene.world, schedule(scene.world, rate), scene.solid_angle, scene.visible_share)

@@ -10,8 +10,8 @@ import pytest
 from golden_data import Golden, golden_parameters
 
 from sparse4d_core.data.nuscenes.dataset import NuScenesDataset, loaded_annotations
-from sparse4d_core.data.nuscenes.index import CAMERAS, MODEL_CHANNEL, build_index
-from sparse4d_core.data.nuscenes.tables import DatasetError, SceneTables
+from sparse4d_core.data.nuscenes.index import CAMERAS, build_index
+from sparse4d_core.data.nuscenes.tables import MODEL_CHANNEL, DatasetError, SceneTables
 
 
 def tables_of(calibration: dict, stamp: int) -> SceneTables:

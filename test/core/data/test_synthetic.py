@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparse4d_core.data.nuscenes.dataset import NuScenesDataset
+from sparse4d_core.data.nuscenes.table_writer import CATEGORY_OF
 from sparse4d_core.data.synthetic import __main__ as command
 from sparse4d_core.data.synthetic import dataset_renderer
-from sparse4d_core.data.synthetic.annotations import CATEGORIES, schedule
+from sparse4d_core.data.synthetic.annotations import schedule
 from sparse4d_core.data.synthetic.cameras import NUSCENES_RIG
 from sparse4d_core.data.synthetic.dataset_renderer import render_dataset
 from sparse4d_core.data.synthetic.ego_path import Motion, overlaps, poses
@@ -77,7 +78,7 @@ def test_velocities_follow_from_the_annotations(world):
     from nuscenes import NuScenes
 
     nusc = NuScenes("v1.0-mini", str(world), verbose=False)
-    speeds = {name: [] for name in CATEGORIES.values()}
+    speeds = {name: [] for name in map(CATEGORY_OF.get, CLASS_NAMES)}
     for record in nusc.sample_annotation:
         velocity = nusc.box_velocity(record["token"])
         if np.isfinite(velocity).all():
