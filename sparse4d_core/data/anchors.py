@@ -13,10 +13,10 @@ from scipy.spatial import cKDTree
 from tqdm import tqdm
 
 from ..atomic_write import atomic_write
+from ..network.initial_anchors import RANGE
 from ..types import COS_YAW, LOG_HEIGHT, LOG_LENGTH
 from .nuscenes.dataset import NuScenesDataset
 
-RANGE = 55.0  # m, distance of the centre in space: boxes beyond are not used
 _ITERATIONS = 50
 
 
@@ -26,6 +26,7 @@ def kmeans_anchors(boxes: np.ndarray, num: int, seed: int = 0, max_distance: flo
     Args:
         boxes: [M, 9 or more] x y z, length width height, ...; model frame, metres.
         seed: of the k-means++ start.
+        max_distance: metres, of the centre in space; boxes beyond are not used.
 
     Raises:
         ValueError: fewer boxes within `max_distance` than anchors.

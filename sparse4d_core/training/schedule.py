@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from ..network.initial_anchors import RANGE
+
 BARRIER, TRAFFIC_CONE = 5, 9  # indices into CLASS_NAMES
 
 # Columns of the ten numbers a box is learned with: x y z, log length, log width, log height, sin yaw, cos yaw, vx, vy.
@@ -116,7 +118,7 @@ class ScheduleConfig:
 @dataclass(frozen=True)
 class GroundTruthConfig:
     min_lidar_points: int = 1
-    max_range: float = 55.0  # m, in x and y
+    max_range: float = RANGE  # m, in x and y
 
 
 @dataclass(frozen=True)

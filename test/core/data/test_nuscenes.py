@@ -96,7 +96,7 @@ def test_frames(world):
     dataset = NuScenesDataset(world, sweeps=True, cache=None)
     assert len(dataset) == 16 and len(dataset.keyframes) == 8 and not dataset.missing_images()
     assert (np.diff(dataset.index.stamp_us) > 0).all()
-    assert dataset.index.num_previous.tolist() == [*range(8), *range(8)]
+    assert dataset.index.scene.tolist() == [0] * 8 + [1] * 8
     frame, annotations = dataset[0]
     assert frame.camera_names == CAMERAS and frame.images[3].shape == (90, 160, 3)
     assert frame.stamp_ns == dataset.index.stamp_us[0] * 1000 >= dataset.index.camera_stamp_us[0].max() * 1000
