@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy.cluster.vq import kmeans2
 from tqdm import tqdm
 
 from ..atomic_write import atomic_write
@@ -18,6 +18,7 @@ from ..types import COS_YAW, LOG_HEIGHT, LOG_LENGTH
 from .nuscenes.dataset import NuScenesDataset
 
 _ITERATIONS = 50
+_START_POINTS = 10  # per anchor
 
 
 def kmeans_anchors(boxes: np.ndarray, num: int, seed: int = 0, max_distance: float = RANGE) -> np.ndarray:
@@ -45,31 +46,16 @@ def kmeans_anchors(boxes: np.ndarray, num: int, seed: int = 0, max_distance: flo
 
 
 def _kmeans(points: np.ndarray, num: int, rng: np.random.Generator) -> np.ndarray:
-    """[num, 3] centres; those that lose all their points move to the points worst served."""
-    centres = _spread_start(points, num, rng)
-    for _ in tqdm(range(_ITERATIONS), unit="iteration", leave=False, disable=len(points) * num < 1e8):
-        distance, nearest = cKDTree(centres).query(points)
-        counts = np.bincount(nearest, minlength=num)
-        sums = np.stack([np.bincount(nearest, weights=column, minlength=num) for column in points.T], axis=1)
-        moved = sums / np.maximum(counts, 1)[:, None]
-        empty = np.flatnonzero(counts == 0)
-        moved[empty] = points[np.argsort(-distance)[: len(empty)]]
-        if np.allclose(moved, centres, atol=1e-6):
-            break
-        centres = moved
-    return moved
+    """[num, 3] centres of k-means from a k-means++ start.
 
-
-def _spread_start(points: np.ndarray, num: int, rng: np.random.Generator) -> np.ndarray:
-    """[num, 3] points drawn by k-means++: chances grow with the squared distance to those drawn before."""
-    subset = points[rng.permutation(len(points))[: 50 * num]]
-    chosen = [subset[0]]
-    squared = np.full(len(subset), np.inf)
-    for _ in range(num - 1):
-        squared = np.minimum(squared, ((subset - chosen[-1]) ** 2).sum(axis=1))
-        chance = np.cumsum(squared)
-        chosen.append(subset[min(int(np.searchsorted(chance, rng.random() * chance[-1], "right")), len(subset) - 1)])
-    return np.array(chosen)
+    The start is drawn from a part of the points: it compares every point with every centre drawn so far, which would
+    take hours and gigabytes for a whole data set.
+    """
+    distinct = np.unique(points, axis=0)
+    part = distinct[rng.permutation(len(distinct))[: _START_POINTS * num]]
+    start, _ = kmeans2(part, num, iter=1, minit="++", rng=rng)
+    centres, _ = kmeans2(points, start, iter=_ITERATIONS, minit="matrix")
+    return centres
 
 
 def dataset_boxes(dataset: NuScenesDataset) -> np.ndarray:
