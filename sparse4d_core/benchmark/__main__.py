@@ -5,18 +5,21 @@ from __future__ import annotations
 import argparse
 import os
 import pathlib
+import sys
+from collections.abc import Sequence
 
 import torch
 
 from cuda_ops import kernels_loaded
 
 from ..atomic_write import write_json
+from ..command_line import OK, refuse
 from ..config import PRESETS
 from .frame_timing import make_paths, measure, table
 from .machine import describe
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m sparse4d_core.benchmark",
         description="Time a model on frames of noise, per stage, against the same model as plain PyTorch runs it "
@@ -30,20 +33,24 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
     parser.add_argument("--compile", action="store_true", help="also measure torch.compile")
     parser.add_argument("--out", type=pathlib.Path, help="write the result as JSON")
-    arguments = parser.parse_args(argv)
-    if arguments.frames < 3:
-        parser.error(f"--frames: expected at least 3 (two warm up), got {arguments.frames}")
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    facts = describe() | {"threads": torch.get_num_threads(), "kernels": kernels_loaded(), "model": arguments.model}
+    options = parser.parse_args(arguments)
+    if options.frames < 3:
+        parser.error(f"--frames: expected at least 3 (two warm up), got {options.frames}")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    facts = describe() | {"threads": torch.get_num_threads(), "kernels": kernels_loaded(), "model": options.model}
     facts["load_average"] = os.getloadavg()[0]  # above zero at the start: others were running too
-    paths = make_paths(arguments.model, arguments.device, arguments.compile, arguments.threads)
-    rows = measure(paths, arguments.frames)
-    print(", ".join(f"{key} {value}" for key, value in facts.items()))
-    print(table(rows))
-    if arguments.out:
-        write_json(arguments.out, {"facts": facts, "rows": rows}, indent=1)
+    paths = make_paths(options.model, options.device, options.compile, options.threads)
+    try:
+        rows = measure(paths, options.frames)
+        print(", ".join(f"{key} {value}" for key, value in facts.items()))
+        print(table(rows))
+        if options.out:
+            write_json(options.out, {"facts": facts, "rows": rows}, indent=1)
+    except (ValueError, OSError, RuntimeError) as error:
+        return refuse(parser.prog, error)
+    return OK
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

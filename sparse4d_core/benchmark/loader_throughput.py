@@ -10,6 +10,7 @@ import argparse
 import os
 import pathlib
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ import torch
 from tqdm import tqdm
 
 from ..atomic_write import write_json
+from ..command_line import OK, refuse
 from ..config import PRESETS, Sparse4DConfig, preset
 from ..data.nuscenes.dataset import NuScenesDataset
 from ..data.synthetic.dataset_renderer import render_dataset
@@ -115,7 +117,7 @@ def _data(args: argparse.Namespace, folder: str) -> NuScenesDataset:
     return NuScenesDataset(pathlib.Path(folder) / "world", cache=None)
 
 
-def arguments() -> argparse.ArgumentParser:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m sparse4d_core.benchmark.loader_throughput",
         description=__doc__,
@@ -138,21 +140,22 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = arguments()
-    args = parser.parse_args(argv)
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = _parser()
+    args = parser.parse_args(arguments)
     if args.threads:
         torch.set_num_threads(args.threads)
     try:
         with tempfile.TemporaryDirectory() as folder:
             result = measure(_data(args, folder), args)
+        print(", ".join(f"{key} {value}" for key, value in result["facts"].items()))
+        print(table(result))
+        if args.out:
+            write_json(args.out, result, indent=1)
     except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
-    print(", ".join(f"{key} {value}" for key, value in result["facts"].items()))
-    print(table(result))
-    if args.out:
-        write_json(args.out, result, indent=1)
+        return refuse(parser.prog, error)
+    return OK
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

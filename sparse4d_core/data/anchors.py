@@ -6,6 +6,8 @@ Every anchor stands at a cluster's centre and has the mean size of all boxes, he
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from scipy.cluster.vq import kmeans2
 from tqdm import tqdm
 
 from ..atomic_write import atomic_write
+from ..command_line import OK, refuse
 from ..network.initial_anchors import RANGE
 from ..types import COS_YAW, LOG_HEIGHT, LOG_LENGTH
 from .nuscenes.dataset import NuScenesDataset
@@ -64,7 +67,7 @@ def dataset_boxes(dataset: NuScenesDataset) -> np.ndarray:
     return np.concatenate([np.zeros((0, 9)), *parts])
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m sparse4d_core.data.anchors",
         description=__doc__,
@@ -87,10 +90,11 @@ def main(arguments: list[str] | None = None) -> None:
         with atomic_write(args.out) as unfinished, unfinished.open("wb") as file:
             np.save(file, anchors)
     except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
+        return refuse(parser.prog, error)
     size = np.exp(anchors[0, LOG_LENGTH : LOG_HEIGHT + 1])
     print(f"{args.out}: {args.num} anchors from {len(boxes)} boxes, mean size {size.round(2).tolist()} m")
+    return OK
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

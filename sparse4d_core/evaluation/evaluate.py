@@ -12,6 +12,7 @@ import contextlib
 import io
 import json
 import math
+import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from nuscenes.eval.common.config import config_factory
 from nuscenes.eval.detection.evaluate import DetectionEval
 
 from ..atomic_write import write_json
+from ..command_line import OK, refuse
 from ..data.nuscenes.dataset import split_scenes
 from ..data.nuscenes.tables import DatasetError, load_scenes
 from ..types import CLASS_NAMES
@@ -233,7 +235,7 @@ def _score_tracking(view: Path, version: str, file: Path | None, out: Path) -> T
     )
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m sparse4d_core.evaluation.evaluate",
         description=__doc__,
@@ -254,9 +256,10 @@ def main(arguments: list[str] | None = None) -> None:
         scenes = split_scenes(args.dataroot, args.version, args.split) if args.split else args.scenes
         scores = evaluate(args.dataroot, args.version, args.results, args.tracking, args.out, scenes)
     except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
+        return refuse(parser.prog, error)
     print(scores.table())
+    return OK
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -6,11 +6,14 @@ import argparse
 import json
 import pathlib
 import re
+import sys
 from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 
 from ..atomic_write import atomic_write
+from ..command_line import OK, refuse
 
 PARTS = {  # panel of the picture: losses of the last decoder layer, by the first part of their names
     "objects": {"cls": "class", "box": "box", "cns": "centerness", "yns": "yawness"},
@@ -77,7 +80,7 @@ def draw(run: pathlib.Path, out: pathlib.Path) -> int:
     return int(log["loss"][0][-1])
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m sparse4d_core.training.plot",
         description=__doc__,
@@ -89,9 +92,10 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         last = draw(args.run, args.out)
     except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
+        return refuse(parser.prog, error)
     print(f"{args.out}: {last} iterations")
+    return OK
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +24,7 @@ from torch import Tensor
 from ..atomic_write import write_json, write_text
 from ..checkpoint.file import CheckpointError, config_from_dict, write_checkpoint
 from ..checkpoint.weights import read_checkpoint
+from ..command_line import OK, refuse
 from ..config import Sparse4DConfig
 from .run.store import CheckpointStore
 
@@ -118,7 +121,7 @@ def export(run: pathlib.Path, out: pathlib.Path, half: bool = True, scores: dict
     return weights
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m sparse4d_core.training.release",
         description=__doc__,
@@ -134,11 +137,12 @@ def main(arguments: list[str] | None = None) -> None:
         scores = None if args.scores is None else json.loads(args.scores.read_text())
         weights = export(args.run, args.out, not args.float32, scores)
     except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
+        return refuse(parser.prog, error)
     kind = "averaged weights" if weights.averaged else "weights"
     print(f"{args.out}: {kind} of {weights.config.name} after {weights.iterations} iterations, "
           f"{args.out.stat().st_size / 1e6:.1f} MB")  # fmt: skip
+    return OK
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

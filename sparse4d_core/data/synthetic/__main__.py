@@ -9,12 +9,15 @@ from __future__ import annotations
 import argparse
 import os
 import pathlib
+import sys
+from collections.abc import Sequence
 
+from ...command_line import OK, refuse
 from .cameras import NUSCENES_RIG
 from .dataset_renderer import render_dataset
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m sparse4d_core.data.synthetic",
         description=__doc__,
@@ -50,8 +53,9 @@ def main(arguments: list[str] | None = None) -> None:
             rig=NUSCENES_RIG.resized(*args.image_size), workers=args.workers, progress=True,
         )  # fmt: skip
     except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
+        return refuse(parser.prog, error)
+    return OK
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -175,8 +175,7 @@ def test_refuses_bad_arguments(tmp_path, capsys):
     (tmp_path / "v1.0-mini").mkdir()
     with pytest.raises(FileExistsError, match="v1.0-mini"):
         render_dataset(tmp_path, 1, 0, rig=SMALL)
-    with pytest.raises(SystemExit):
-        command.main(["--out", str(tmp_path), "--scenes", "1"])
+    assert command.main(["--out", str(tmp_path), "--scenes", "1"]) == 2
     assert "choose another folder" in capsys.readouterr().err
 
 
