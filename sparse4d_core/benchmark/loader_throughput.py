@@ -23,12 +23,13 @@ from ..command_line import OK, refuse
 from ..config import PRESETS, Sparse4DConfig, preset
 from ..data.nuscenes.dataset import NuScenesDataset
 from ..data.synthetic.dataset_renderer import render_dataset
-from ..training.batches.loader import BatchLoader
+from ..training.batches.keyframes import Keyframes
+from ..training.batches.loader import BatchLoader, Streams, make_loader
 from ..training.objective.frame_objective import PRECISIONS
 from ..training.run.processes import Processes
 from ..training.run.trainer import RunSettings, Trainer
 from ..training.schedule import TrainingConfig, training_config
-from ..training.train import Keyframes, Streams, build_model, make_loader
+from ..training.starting_model import build_model
 from .machine import describe
 
 EXAMPLES = """\

@@ -6,29 +6,21 @@ import argparse
 import logging
 import pathlib
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
-import numpy as np
 import torch
 from torch import distributed
 
 from ..atomic_write import write_json
-from ..checkpoint.backbone import load_backbone
-from ..checkpoint.weights import load_checkpoint
-from ..config import PRESETS, Sparse4DConfig, preset
-from ..data.nuscenes.dataset import Annotations, NuScenesDataset
-from ..data.nuscenes.lidar import LidarFiles
-from ..data.nuscenes.tables import DatasetError
-from ..network.initialization import initialize_decoder
-from ..network.sparse4d import Sparse4D
-from ..types import Frame
-from .batches.loader import BatchLoader
-from .batches.sampler import SequenceSampler, sequence_ids
-from .batches.samples import AnnotatedFrames, TrainingSamples
+from ..config import PRESETS, preset
+from ..data.nuscenes.dataset import NuScenesDataset
+from .batches.keyframes import Keyframes, check_trainable
+from .batches.loader import Streams, make_loader
 from .objective.frame_objective import PRECISIONS
 from .run.processes import Processes, start_processes
 from .run.trainer import RunSettings, Trainer, TrainingDivergedError
 from .schedule import TrainingConfig, training_config
+from .starting_model import build_model
 
 log = logging.getLogger(__name__)
 
@@ -41,110 +33,6 @@ examples:
 
 RUN holds config.json, log.jsonl, tensorboard/, checkpoints/ and at the end model.pt, the weights to use.
 """
-
-
-def build_model(
-    config: Sparse4DConfig,
-    seed: int,
-    anchors: pathlib.Path | None,
-    init: pathlib.Path | None,
-    backbone: pathlib.Path | None = None,
-) -> Sparse4D:
-    """A model to start from: seeded, with a backbone of another task or all weights of a checkpoint, and given anchors.
-
-    Raises:
-        ValueError: a file that does not fit, or both `init` and `backbone`.
-    """
-    if init is not None and backbone is not None:
-        raise ValueError("backbone: --init brings the whole model, backbone included; give one of the two")
-    torch.manual_seed(seed)
-    model = Sparse4D(config, scene_reset="clean", activation_checkpointing=config.embed_dims >= 256)
-    initialize_decoder(model.decoder)
-    if backbone is not None:
-        log.info("%s", load_backbone(backbone, model.backbone, model.neck))
-    if init is not None:
-        load_checkpoint(init, model)
-    if anchors is not None:  # after the checkpoint, which holds the anchors of its own data
-        values = np.load(anchors, allow_pickle=False)
-        if values.shape != tuple(model.decoder.anchor.shape):
-            raise ValueError(
-                f"anchors: {anchors} has shape {values.shape}, {config.name} needs {tuple(model.decoder.anchor.shape)}"
-            )
-        model.decoder.anchor.data.copy_(torch.from_numpy(values))
-    return model
-
-
-@dataclass(frozen=True)
-class Streams:
-    """How the samples of an optimiser step are divided."""
-
-    per_batch: int
-    accumulation: int
-
-    @staticmethod
-    def divide(total: int, processes: int, accumulation: int) -> Streams:
-        if total % (processes * accumulation):
-            raise ValueError(
-                f"batch-size: {total} cannot be divided into {processes} processes with {accumulation} batches each"
-            )
-        return Streams(total // (processes * accumulation), accumulation)
-
-
-class Keyframes:
-    """The key frames of a data set, scene after scene, numbered from 0."""
-
-    def __init__(self, data: NuScenesDataset):
-        frames = data.keyframes
-        scene, stamp = data.index.scene[frames], data.index.stamp_us[frames]
-        first = {number: stamp[scene == number].min() for number in np.unique(scene)}
-        self._frames = frames[np.lexsort((stamp, scene, [first[number] for number in scene]))]
-        self._data = data
-        starts = np.flatnonzero(np.diff(data.index.scene[self._frames], prepend=-1))
-        lengths = np.diff([*starts, len(frames)])
-        self.num_earlier = (np.arange(len(frames)) - np.repeat(starts, lengths)).tolist()  # in the same scene
-        lidar = LidarFiles(data)
-        self._lidar = lidar if len(lidar) else None
-
-    def frame(self, i: int) -> Frame:
-        return self._data.frame(int(self._frames[i]))
-
-    def annotations(self, i: int) -> Annotations:
-        return self._data.annotations(int(self._frames[i]))
-
-    def lidar_points(self, i: int) -> np.ndarray | None:
-        return None if self._lidar is None else self._lidar(int(self._frames[i]))
-
-
-def make_loader(
-    data: AnnotatedFrames,
-    model: Sparse4DConfig,
-    training: TrainingConfig,
-    streams: Streams,
-    processes: Processes,
-    seed: int,
-    workers: int,
-) -> BatchLoader:
-    samples = TrainingSamples(data, model, training, seed)
-    sequences = sequence_ids(data.num_earlier, training.sampling.splits_per_scene)
-    per_process = streams.per_batch * streams.accumulation
-    sampler = SequenceSampler(sequences, per_process, training.sampling, seed, processes.rank, processes.world_size)
-    return BatchLoader(samples, sampler, streams.per_batch, workers)
-
-
-def check_trainable(data: NuScenesDataset) -> None:
-    """Refuse data that nothing can be learned from, or that would end the run somewhere on its way."""
-    count = sum(len(data.annotations(int(i))) for i in data.keyframes)
-    if count == 0:
-        raise DatasetError(
-            f"dataroot: {data.dataroot} {data.version} has no annotation to learn from in {len(data.keyframes)} key "
-            "frames (test splits are published without); choose another --version or --split"
-        )
-    if missing := data.missing_images():
-        raise DatasetError(
-            f"dataroot: {len(missing)} of {data.index.files.size} images are missing below {data.dataroot} "
-            f"({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}); complete the data set or choose another "
-            "--split"
-        )
 
 
 def arguments() -> argparse.ArgumentParser:

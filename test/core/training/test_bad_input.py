@@ -23,8 +23,11 @@ from sparse4d_core.data.synthetic.cameras import NUSCENES_RIG
 from sparse4d_core.data.synthetic.dataset_renderer import render_dataset
 from sparse4d_core.network.sparse4d import Sparse4D
 from sparse4d_core.training import train
+from sparse4d_core.training.batches.keyframes import Keyframes
+from sparse4d_core.training.batches.loader import Streams, make_loader
 from sparse4d_core.training.run.processes import Processes
 from sparse4d_core.training.schedule import training_config
+from sparse4d_core.training.starting_model import build_model
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +62,8 @@ def targets(root: pathlib.Path):
     """All samples of a data set as training sees them."""
     data = NuScenesDataset(root, cache=None)
     config, training = preset("demo"), training_config("demo")
-    keyframes = train.Keyframes(data)
-    loader = train.make_loader(keyframes, config, training, train.Streams(1, 1), Processes(), 0, 0)
+    keyframes = Keyframes(data)
+    loader = make_loader(keyframes, config, training, Streams(1, 1), Processes(), 0, 0)
     return data.problems, [loader.take(1)[0].targets for _ in range(2 * len(data))]
 
 
@@ -141,28 +144,28 @@ def test_starting_from_a_checkpoint_of_another_model_is_refused(tmp_path):
     other = replace(preset("demo"), num_anchors=100, num_output=100)
     save_checkpoint(tmp_path / "other.pt", Sparse4D(other))
     with pytest.raises(CheckpointError, match="does not fit demo.*decoder.anchor.*num_anchors=100"):
-        train.build_model(preset("demo"), 0, None, tmp_path / "other.pt")
+        build_model(preset("demo"), 0, None, tmp_path / "other.pt")
 
 
 def test_given_anchors_replace_those_of_the_checkpoint(tmp_path):
     config = preset("demo")
     save_checkpoint(tmp_path / "start.pt", Sparse4D(config))
     np.save(tmp_path / "anchors.npy", np.full((config.num_anchors, 11), 0.25, np.float32))
-    model = train.build_model(config, 0, tmp_path / "anchors.npy", tmp_path / "start.pt")
+    model = build_model(config, 0, tmp_path / "anchors.npy", tmp_path / "start.pt")
     assert (model.decoder.anchor == 0.25).all()
     np.save(tmp_path / "few.npy", np.zeros((7, 11), np.float32))
     with pytest.raises(ValueError, match="few.npy has shape .7, 11., demo needs .256, 11."):
-        train.build_model(config, 0, tmp_path / "few.npy", None)
+        build_model(config, 0, tmp_path / "few.npy", None)
 
 
 def test_a_backbone_of_another_task_fills_the_backbone(tmp_path):
     config = preset("demo")
     trained = Sparse4D(config).backbone.state_dict()
     torch.save(trained, tmp_path / "imagenet.pt")
-    model = train.build_model(config, 5, None, None, tmp_path / "imagenet.pt")
+    model = build_model(config, 5, None, None, tmp_path / "imagenet.pt")
     assert all(torch.equal(value, trained[name]) for name, value in model.backbone.state_dict().items())
     with pytest.raises(ValueError, match="backbone: --init brings the whole model"):
-        train.build_model(config, 5, None, tmp_path / "x.pt", tmp_path / "imagenet.pt")
+        build_model(config, 5, None, tmp_path / "x.pt", tmp_path / "imagenet.pt")
 
 
 @contextmanager
