@@ -27,6 +27,7 @@ from ..checkpoint.weights import read_checkpoint
 from ..command_line import OK, refuse
 from ..config import Sparse4DConfig
 from .run.store import CheckpointStore
+from .run_record import read_record
 
 _MODULE = "python -m sparse4d_core.training.train"
 _NOT_HALVED = ("decoder.anchor",)  # metres: half precision would move far anchors by centimetres
@@ -53,7 +54,7 @@ def run_weights(run: pathlib.Path) -> RunWeights:
         FileNotFoundError: the folder holds neither.
         CheckpointError: a configuration this version does not know.
     """
-    record = run_record(run)
+    record = read_record(run)
     training = record["training"]
     if (run / "model.pt").is_file():
         file = read_checkpoint(run / "model.pt")
@@ -65,14 +66,6 @@ def run_weights(run: pathlib.Path) -> RunWeights:
     average = content["average"]
     state = content["model"] if average is None else average["model"]
     return RunWeights(state, config_from_dict(record["model"]), content["iteration"], average is not None)
-
-
-def run_record(run: pathlib.Path) -> dict[str, Any]:
-    """What RUN/config.json says: command, model, training."""
-    path = run / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"run: {path} is missing; expected the folder given to training as --out")
-    return json.loads(path.read_text())
 
 
 def halved(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -102,7 +95,7 @@ def export(run: pathlib.Path, out: pathlib.Path, half: bool = True, scores: dict
         out: file of weights to write, such as weights/demo.pt.
         scores: score sheet to keep with them.
     """
-    weights, record = run_weights(run), run_record(run)
+    weights, record = run_weights(run), read_record(run)
     state = halved(weights.state) if half else weights.state
     meta = {"iterations": weights.iterations, "averaged": weights.averaged, "training": record["training"]}
     write_checkpoint(out, state, weights.config, meta)

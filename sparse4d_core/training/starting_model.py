@@ -23,8 +23,13 @@ def build_model(
     anchors: pathlib.Path | None,
     init: pathlib.Path | None,
     backbone: pathlib.Path | None = None,
+    activation_checkpointing: bool = False,
 ) -> Sparse4D:
     """A model to start from: seeded, with a backbone of another task or all weights of a checkpoint, and given anchors.
+
+    Args:
+        anchors: .npy of [num_anchors, 11].
+        activation_checkpointing: see `Sparse4D`.
 
     Raises:
         ValueError: a file that does not fit, or both `init` and `backbone`.
@@ -32,7 +37,8 @@ def build_model(
     if init is not None and backbone is not None:
         raise ValueError("backbone: --init brings the whole model, backbone included; give one of the two")
     torch.manual_seed(seed)
-    model = Sparse4D(config, scene_reset="clean", activation_checkpointing=config.embed_dims >= 256)
+    model = Sparse4D(config, scene_reset="clean", activation_checkpointing=activation_checkpointing)
+    # The model did this when it was made. The second draw stays: without it the weights of a seed would be others.
     initialize_decoder(model.decoder)
     if backbone is not None:
         log.info("%s", load_backbone(backbone, model.backbone, model.neck))

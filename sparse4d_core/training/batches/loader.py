@@ -28,6 +28,8 @@ class Streams:
 
     @staticmethod
     def divide(total: int, processes: int, accumulation: int) -> Streams:
+        if total < 1 or accumulation < 1:
+            raise ValueError(f"batch-size, accumulation: expected at least 1 of each, got {total} and {accumulation}")
         if total % (processes * accumulation):
             raise ValueError(
                 f"batch-size: {total} cannot be divided into {processes} processes with {accumulation} batches each"

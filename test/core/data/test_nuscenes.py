@@ -170,3 +170,10 @@ def test_unknown_velocity_is_zero_or_kept():
     arguments = (boxes, velocity, ["car", "car"], np.array([1, 1]), np.array([0, 1]))
     assert loaded_annotations(*arguments).boxes[0, 7:].tolist() == [0, 0]
     assert np.isnan(loaded_annotations(*arguments, unknown_velocity=np.nan).boxes[0, 7:]).all()
+
+
+def test_boxes_with_few_lidar_points_are_left_out(world):
+    points = NuScenesDataset(world, cache=None).index.num_lidar_points
+    for least in (0, 1, 3):
+        dataset = NuScenesDataset(world, min_lidar_points=least, cache=None)
+        assert sum(len(dataset.annotations(i)) for i in dataset.keyframes) == (points >= least).sum()

@@ -9,6 +9,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import tiny_run
@@ -80,6 +81,18 @@ def test_accumulated_batches_have_streams_of_their_own(tmp_path):
     trainer = tiny_trainer(tmp_path, iterations=4, accumulation=2)
     trainer.run()
     assert len(trainer.states) == 2 and all(state.batch_size == 1 for state in trainer.states)
+
+
+def test_weights_of_some_epochs_stay(tmp_path):
+    trainer = tiny_trainer(tmp_path, iterations=5)
+    schedule = replace(trainer.config.schedule, checkpoint_every_epochs=2)
+    trainer.config = replace(trainer.config, schedule=schedule)
+    trainer.settings = replace(trainer.settings, epoch_iterations=1)
+    trainer.run()
+    assert sorted(os.listdir(tmp_path / "epochs")) == ["002.pt", "004.pt"]
+    early, late = (torch.load(tmp_path / "epochs" / name, weights_only=True) for name in ("002.pt", "004.pt"))
+    assert (early["meta"]["iterations"], late["meta"]["iterations"]) == (2, 4)
+    assert not same(early["state_dict"], late["state_dict"])
 
 
 def test_damaged_checkpoints_are_passed_over(tmp_path, caplog):
