@@ -63,8 +63,9 @@ def run_weights(run: pathlib.Path) -> RunWeights:
     content = CheckpointStore(run / "checkpoints").newest()
     if content is None:
         raise FileNotFoundError(f"run: {run} holds neither model.pt nor an intact checkpoint in checkpoints/")
-    average = content["average"]
-    state = content["model"] if average is None else average["model"]
+    state, average = content["model"], content["average"]
+    if average is not None:
+        state = {name.removeprefix("module."): value for name, value in average.items() if name != "n_averaged"}
     return RunWeights(state, config_from_dict(record["model"]), content["iteration"], average is not None)
 
 

@@ -17,6 +17,8 @@ from ...atomic_write import atomic_write, write_json
 
 log = logging.getLogger(__name__)
 
+FORMAT = 2  # of what is stored
+
 
 class CheckpointStore:
     """The newest `keep` checkpoints of a run folder."""
@@ -34,7 +36,7 @@ class CheckpointStore:
         path = self.folder / f"{iteration:09d}.pt"
         try:
             with atomic_write(path) as unfinished:
-                torch.save(content, unfinished)
+                torch.save({"format": FORMAT, **content}, unfinished)
                 record = {"bytes": unfinished.stat().st_size, "sha256": _sha256(unfinished)}
                 write_json(path.with_suffix(".json"), record)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
@@ -47,12 +49,22 @@ class CheckpointStore:
         return any(self.folder.glob("*.pt"))
 
     def newest(self) -> dict | None:
-        """The newest checkpoint that is intact; damaged ones are named in the log and passed over."""
+        """The newest checkpoint that is intact; damaged ones are named in the log and passed over.
+
+        Raises:
+            ValueError: it was written by another version.
+        """
         for path in sorted(self.folder.glob("*.pt"), reverse=True):
             if reason := damage(path):
                 log.warning("%s: %s; using the checkpoint before it", path, reason)
                 continue
-            return torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            if content.get("format") != FORMAT:
+                raise ValueError(
+                    f"{path}: has format {content.get('format')}, this version reads {FORMAT}; finish the run with the "
+                    "version that began it, or give another --out"
+                )
+            return content
         return None
 
     def _remove_old(self) -> None:

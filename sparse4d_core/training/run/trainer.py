@@ -25,14 +25,12 @@ from ..batches.samples import Batch
 from ..objective.frame_objective import ForwardResult, TrainingObjective, restart
 from ..schedule import TrainingConfig
 from .journal import Journal
-from .optimizer import MovingAverage, learning_rate, make_optimizer, set_learning_rate
+from .optimizer import learning_rate, make_optimizer, moving_average, set_learning_rate
 from .processes import Processes
 from .run_state import pack_random_state, pack_state, pack_torch, unpack_random_state, unpack_state, unpack_torch
 from .store import CheckpointStore
 
 log = logging.getLogger(__name__)
-
-FORMAT = 1  # of the checkpoints of a run
 
 
 class TrainingDivergedError(RuntimeError):
@@ -90,7 +88,7 @@ class Trainer:
             processes.device.type, config.schedule.loss_scale, enabled=settings.precision == "float16"
         )
         decay = config.schedule.ema_decay
-        self.average = MovingAverage(self.model, decay) if decay else None
+        self.average = moving_average(self.model, decay) if decay else None
         self.grid_rng = np.random.RandomState([settings.seed, processes.rank, 2])
         self.states: list[TemporalState | None] = [None] * settings.accumulation
         self.store = CheckpointStore(settings.out / "checkpoints")
@@ -210,7 +208,7 @@ class Trainer:
         if math.isfinite(norm):
             self.scaler.step(self.optimizer)
             if self.average is not None:
-                self.average.update(self.model)
+                self.average.update_parameters(self.model)
         self.scaler.update()
         return norm
 
@@ -247,7 +245,6 @@ class Trainer:
         if not self.processes.is_first:
             return
         content = {
-            "format": FORMAT,
             "preset": self.model.config.name,
             "iteration": self.iteration,
             "skipped": self.skipped,
@@ -301,7 +298,7 @@ class Trainer:
         """The weights to use, averaged where an average is kept, as a checkpoint (default: RUN/model.pt)."""
         if not self.processes.is_first:
             return
-        model = self.model if self.average is None else self.average.model
+        model = self.model if self.average is None else self.average.module
         meta = {"iterations": self.iteration, "seed": self.settings.seed, "training": _plain(asdict(self.config))}
         save_checkpoint(path or self.settings.out / "model.pt", model, meta)
 

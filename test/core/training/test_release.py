@@ -41,7 +41,7 @@ def test_the_average_is_shipped_from_finished_and_from_running_runs(run, tmp_pat
     if not finished:
         (folder / "model.pt").unlink()
     assert main([str(folder), "--out", str(out), "--float32"]) == 0
-    expected = run.average.model.state_dict()
+    expected = run.average.module.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in loaded(out).state_dict().items())
     assert "averaged weights of demo after 2 iterations" in capsys.readouterr().out
     sheet = json.loads(out.with_suffix(".json").read_text())

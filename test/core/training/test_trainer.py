@@ -15,7 +15,7 @@ import pytest
 import tiny_run
 import torch
 
-from sparse4d_core.training.run.optimizer import MovingAverage, learning_rate
+from sparse4d_core.training.run.optimizer import learning_rate, moving_average
 from sparse4d_core.training.run.store import CheckpointStore, damage
 from sparse4d_core.training.run.trainer import TrainingDivergedError
 from sparse4d_core.training.schedule import OptimizerConfig
@@ -60,7 +60,7 @@ def test_a_run_ended_by_sigterm_continues_bit_for_bit(tmp_path, workers):
     assert second.resume() and second.iteration == 3
     second.run()
     assert same(second.model.state_dict(), straight.model.state_dict())
-    assert same(second.average.model.state_dict(), straight.average.model.state_dict())
+    assert same(second.average.module.state_dict(), straight.average.module.state_dict())
     assert (tmp_path / "split" / "model.pt").exists()
 
 
@@ -159,7 +159,7 @@ def test_one_bad_step_is_skipped_and_named(tmp_path):
     events = [line for line in log_lines(tmp_path) if "event" in line]
     assert trainer.skipped == 1 and len(events) == 1
     assert events[0]["iteration"] == 4 and events[0]["samples"] == tokens[3] and "not finite" in events[0]["event"]
-    for model in (trainer.model, trainer.average.model):
+    for model in (trainer.model, trainer.average.module):
         assert all(value.isfinite().all() for value in model.state_dict().values())
 
 
@@ -201,13 +201,25 @@ def test_learning_rate():
 
 
 def test_moving_average_follows_weights_and_statistics():
+    """After every update: a = d a + (1 - d) x with d = min(decay, (1 + n) / (10 + n)); the first copies."""
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
-    average = MovingAverage(model, decay=0.5)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.fill_(3.0)
-        model[1].running_mean.fill_(5.0)
-    for _ in range(60):
-        average.update(model)
-    for name, value in average.model.state_dict().items():
-        torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-4, atol=1e-4)
+    average = moving_average(model, decay=0.5)
+    expected = None
+    for n in range(20):
+        with torch.no_grad():
+            for tensor in (*model.parameters(), model[1].running_mean):
+                tensor.fill_(float((n * 7) % 5))
+        average.update_parameters(model)
+        value = float((n * 7) % 5)
+        decay = min(0.5, (1 + n) / (10 + n))
+        expected = value if expected is None else decay * expected + (1 - decay) * value
+        for tensor in (*average.module.parameters(), average.module[1].running_mean):
+            torch.testing.assert_close(tensor, torch.full_like(tensor, expected))
+    assert not any(parameter.requires_grad for parameter in average.module.parameters())
+
+
+def test_a_checkpoint_of_another_version_is_refused(tmp_path):
+    store = CheckpointStore(tmp_path)
+    store.save(1, {"format": 1, "iteration": 1})
+    with pytest.raises(ValueError, match="000000001.pt: has format 1, this version reads 2"):
+        store.newest()
