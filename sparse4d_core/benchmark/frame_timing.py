@@ -35,7 +35,9 @@ class PathOptions:
 
     @property
     def name(self) -> str:
-        return "pytorch float32" if self.precision is None else self.precision + " compiled" * self.compile
+        if self.precision is None:
+            return "pytorch float32"
+        return f"{self.precision} compiled" if self.compile else self.precision
 
 
 class PathRunner:

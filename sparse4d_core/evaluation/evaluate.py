@@ -105,7 +105,7 @@ def evaluate(
 
     Raises:
         DatasetError: tables are missing, a scene is unknown, or there is nothing to score against.
-        ValueError: a submission is no nuScenes submission or holds samples that the data set does not know.
+        ValueError: a submission is no nuScenes submission or holds samples that the data set does not have.
     """
     dataroot = Path(dataroot)
     submissions = {
@@ -187,7 +187,7 @@ def _evaluation_view(dataroot: Path, version: str, scenes: Sequence[str], scratc
 
 @contextlib.contextmanager
 def _quiet():
-    """The devkit prints and warns (empty classes, pandas' future) what the scores say anyway."""
+    """The devkit prints and warns (empty classes, pandas' future) what the scores contain anyway."""
     with (
         warnings.catch_warnings(),
         contextlib.redirect_stdout(io.StringIO()),

@@ -59,7 +59,7 @@ class ResultsWriter:
     results do; None = all are kept (the devkit applies the ranges itself when it scores)."""
 
     notes: dict[str, str] = field(default_factory=dict)
-    """What else the submissions' meta says, such as the model and how it began new scenes."""
+    """More entries of the submissions' meta, such as the model and how it began new scenes."""
 
     detection: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     tracking: dict[str, list[dict[str, Any]]] = field(default_factory=dict)

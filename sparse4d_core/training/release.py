@@ -52,7 +52,7 @@ def run_weights(run: pathlib.Path) -> RunWeights:
 
     Raises:
         FileNotFoundError: the folder holds neither.
-        CheckpointError: a configuration this version does not know.
+        CheckpointError: a configuration with fields that this version does not have.
     """
     record = read_record(run)
     training = record["training"]

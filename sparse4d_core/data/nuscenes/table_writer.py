@@ -102,7 +102,7 @@ class TableWriter:
                 "logfile": name,
                 "vehicle": vehicle,
                 "date_captured": date or str(np.datetime64(samples[0][1], "us").astype("datetime64[D]")),
-                "location": "singapore-onenorth",  # the devkit knows the maps of four places only
+                "location": "singapore-onenorth",  # the devkit has the maps of four places only
             }
         )
         self._tables["scene"].append(

@@ -46,7 +46,7 @@ class DatasetError(ValueError):
 
 @dataclass(frozen=True)
 class SceneTables:
-    """What nuScenes knows about the chosen scenes."""
+    """The records of the chosen scenes."""
 
     dataroot: Path
     scenes: list[Record]  # in the order of the table

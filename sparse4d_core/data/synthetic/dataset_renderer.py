@@ -25,7 +25,7 @@ _JPEG_QUALITY = 92
 
 @dataclass(frozen=True)
 class RenderedScene:
-    """What the tables need to know about a scene whose images are on disk."""
+    """What the tables need of a scene whose images are on disk."""
 
     world: World
     solid_angle: np.ndarray  # [K, A] sr in which the cameras see each actor, per keyframe
