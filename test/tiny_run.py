@@ -15,10 +15,10 @@ import torch
 from sparse4d_core.config import AggregationConfig, AnchorEncoderConfig, BackboneConfig, ImageConfig, preset
 from sparse4d_core.network.initialization import initialize_decoder
 from sparse4d_core.network.sparse4d import Sparse4D
+from sparse4d_core.training.batches.loader import Streams, make_loader
 from sparse4d_core.training.run.processes import Processes, start_processes
 from sparse4d_core.training.run.trainer import RunSettings, Trainer
 from sparse4d_core.training.schedule import AugmentationConfig, training_config
-from sparse4d_core.training.train import Streams, make_loader
 from sparse4d_core.types import Frame
 
 MODEL = replace(

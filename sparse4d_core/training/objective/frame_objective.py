@@ -21,7 +21,7 @@ from ..batches.targets import Targets
 from ..schedule import TrainingConfig
 from .denoising import Draws, NoisyQueries, noisy_queries
 from .grid_mask import Grid
-from .losses import Average, Losses, depth_loss, detection_losses, own
+from .losses import Average, Losses, depth_loss, detection_losses, single_process
 from .point_depth import point_depth_loss
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -51,7 +51,9 @@ class TrainingObjective(nn.Module):
         average: mean over processes of the number of objects.
     """
 
-    def __init__(self, model: Sparse4D, config: TrainingConfig, precision: str = "float32", average: Average = own):
+    def __init__(
+        self, model: Sparse4D, config: TrainingConfig, precision: str = "float32", average: Average = single_process
+    ):
         super().__init__()
         if precision not in PRECISIONS:
             raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")

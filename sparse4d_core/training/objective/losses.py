@@ -26,8 +26,8 @@ Losses = dict[str, Tensor]
 Average = Callable[[Tensor], Tensor]  # mean of a scalar over the processes
 
 
-def own(count: Tensor) -> Tensor:
-    """The average over one process."""
+def single_process(count: Tensor) -> Tensor:
+    """The mean over one process is its own value."""
     return count
 
 
@@ -89,7 +89,7 @@ def layer_losses(
     quality: Tensor | None,
     assignment: Assignment,
     config: LossConfig,
-    average: Average = own,
+    average: Average = single_process,
 ) -> Losses:
     """Losses of one decoder layer: logits [B, A, C], anchor [B, A, 11], quality [B, A, 2] or None."""
     boxes = anchor[..., :NUM_BOX_TARGETS]
@@ -109,7 +109,9 @@ def layer_losses(
     return {name: loss / num_objects for name, loss in losses.items()}
 
 
-def noisy_losses(logits: Tensor, anchor: Tensor, queries: NoisyQueries, config: LossConfig, average: Average = own):
+def noisy_losses(
+    logits: Tensor, anchor: Tensor, queries: NoisyQueries, config: LossConfig, average: Average = single_process
+):
     """Losses of the noisy rows of one decoder layer: logits [B, D, C], anchor [B, D, 11]."""
     valid = queries.valid
     num_valid = average(valid.sum().to(anchor.dtype)).clamp(min=1)
@@ -130,7 +132,7 @@ def detection_losses(
     queries: NoisyQueries | None = None,
     merged: NoisyQueries | None = None,
     num_first_layers: int = 1,
-    average: Average = own,
+    average: Average = single_process,
     carried: Tensor | None = None,
 ) -> Losses:
     """Losses of all decoder layers, named `cls_0`, `box_0`, ... as (loss, layer).

@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sparse4d_core.benchmark.__main__ import ring_frames
+from sparse4d_core.benchmark.ring_frames import ring_frames
 from sparse4d_core.config import preset
 from sparse4d_core.inference.cuda_graph import StepGraph
 from sparse4d_core.inference.pipeline import Pipeline
