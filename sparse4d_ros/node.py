@@ -35,12 +35,12 @@ from sparse4d_core.inference.process_settings import keep_freed_memory
 from sparse4d_core.inference.threads import limit_threads
 
 from . import parameters
-from .messages.conversions import insert_transforms, make_header, ns_from_stamp
 from .messages.diagnostics import Statistics, diagnostics_message
+from .messages.outgoing import insert_transforms, make_header, ns_from_stamp
 from .messages.outputs import Outputs
+from .messages.stamps import stamp_of_serialized
 from .perception.frame_builder import FrameBuilder
 from .perception.rig import Rig, load_rig
-from .perception.serialized import stamp_of_serialized
 from .perception.set_processor import Detector, FrameDropped
 from .perception.synchronizer import SyncedSet, Synchronizer
 from .perception.transforms import TransformBuffer, TransformError

@@ -28,16 +28,16 @@ from sparse4d_core.inference.threads import limit_threads
 from sparse4d_core.inference.tracking import above
 
 from .bags.bag_io import BagError
-from .bags.record import RecordError, RecordFile, SetRecord
+from .bags.box_record import RecordError, RecordFile, SetRecord
 from .bags.sets import BagFrames
-from .messages.conversions import record_from_messages, to_messages
+from .bags.submission import write_results
+from .messages.outgoing import record_from_messages, to_messages
 from .node import default_rig
 from .parameters import NodeParameters, check_together
 from .perception.rig import Rig, RigError, load_rig
 from .perception.set_processor import Detector, FrameDropped
 from .perception.synchronizer import SyncedSet
 from .perception.transforms import TransformError
-from .score_record import write_results
 
 log = logging.getLogger(__name__)
 

@@ -31,13 +31,13 @@ from sparse4d_core.data.nuscenes.tables import DETECTION_NAMES, Record
 
 from .bags.bag_io import BagError, read_messages
 from .bags.nuscenes_messages import ANNOTATION_TOPIC, MICROSECOND, SAMPLE_TOPIC
-from .messages.conversions import ConversionError, camera_model, decode_image, insert_transforms, ns_from_stamp
+from .bags.submission import ALL_TIME
+from .messages.outgoing import ConversionError, camera_model, decode_image, insert_transforms, ns_from_stamp
 from .node import default_rig
 from .perception.image_decoding import JPEG_START, check_complete
 from .perception.rig import Rig, RigError, load_rig
 from .perception.synchronizer import SyncedSet, Synchronizer
 from .perception.transforms import TransformBuffer, TransformError, quaternion_from_matrix, quaternion_matrix
-from .score_record import ALL_TIME
 
 NANOSECONDS = 1_000_000_000
 LIDAR = "LIDAR_TOP"

@@ -79,14 +79,14 @@ def test_only_transforms_calls_the_quaternion_library():
     assert offenders(others, lambda name: name.split(".")[0] in ("tf_transformations", "transforms3d")) == {}
 
 
-def test_only_conversions_knows_both_messages_and_core_types():
+def test_only_outgoing_knows_both_messages_and_core_types():
     both = [
         path.name
         for path in files("sparse4d_ros")
         if any(map(MESSAGES.match, names := imports(path)))
         and any(imports_module(name, "sparse4d_core.types") for name in names)
     ]
-    assert both == ["conversions.py"]
+    assert both == ["outgoing.py"]
 
 
 def test_only_checkpoint_knows_the_parameter_names_of_the_reference():

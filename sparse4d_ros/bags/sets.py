@@ -9,7 +9,7 @@ from typing import Any
 
 from sparse4d_core.types import Frame
 
-from ..messages.conversions import insert_transforms, ns_from_stamp
+from ..messages.outgoing import insert_transforms, ns_from_stamp
 from ..node import default_rig
 from ..parameters import NodeParameters
 from ..perception.frame_builder import FrameBuilder

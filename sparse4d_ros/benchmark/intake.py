@@ -34,8 +34,8 @@ from tqdm import tqdm
 
 from sparse4d_core.benchmark import machine
 
-from ..messages.conversions import make_header
 from ..messages.diagnostics import Statistics
+from ..messages.outgoing import make_header
 from ..node import SWITCH_INTERVAL, DetectorNode, default_rig
 from ..perception.rig import Rig, load_rig
 

@@ -183,7 +183,7 @@ def _play_to_node(bag: Path, out: Path, logs: Path, node_arguments: Sequence[str
     """Node, recorder and player as processes; returns the node's last diagnostics."""
     os.environ.update({k: v for k, v in _environment().items() if k.startswith(("ROS_", "FASTDDS_"))})
     node = ["sparse4d_ros.node", "--ros-args", "--params-file", "config/demo.yaml", *node_arguments]
-    recorder = ["sparse4d_ros.recorder", "--out", str(out / "online.jsonl")]
+    recorder = ["sparse4d_ros.box_recorder", "--out", str(out / "online.jsonl")]
     player = ["sparse4d_ros.bag_player", str(bag), "--log", str(out / "played.jsonl")]
     with DiagnosticsListener() as listener, _background("recorder", recorder, logs):
         with _background("node", node, logs) as process:
@@ -213,7 +213,7 @@ def _replay(options: DemoOptions, bag: Path, logs: Path) -> None:
 def _score(dataset: Path, bag: Path, out: Path, logs: Path, with_tracks: bool, notes: Mapping[str, str]) -> None:
     """Scores of what the node published; of a model without track ids (v1, v2) those of its detections alone."""
     results, tracking = str(out / "results.json"), str(out / "tracking.json")
-    module = ["sparse4d_ros.score_record", str(out / "online.jsonl"), "--bag", str(bag), "--out", results]
+    module = ["sparse4d_ros.bags.submission", str(out / "online.jsonl"), "--bag", str(bag), "--out", results]
     module += [f"--note={name}={text}" for name, text in notes.items()]
     _run_step("submission", [*module, *(("--tracking-out", tracking) if with_tracks else ())], logs)
     module = ["sparse4d_core.evaluation.evaluate", "--dataroot", str(dataset), "--version", VERSION]

@@ -16,12 +16,12 @@ from sparse4d_core.types import Detections
 from sparse4d_core.visualization import Trail, draw_drive, draw_overlay
 
 from ..bags.bag_io import read_messages
+from ..bags.box_record import SetRecord, read_record
 from ..bags.nuscenes_messages import ANNOTATION_TOPIC, BASE_FRAME, GLOBAL_FRAME
-from ..bags.record import SetRecord, read_record
 from ..bags.sets import BagFrames
-from ..messages.conversions import detections_from_messages, ns_from_stamp
+from ..bags.submission import read_truth
+from ..messages.outgoing import detections_from_messages, ns_from_stamp
 from ..perception.transforms import TransformBuffer
-from ..score_record import read_truth
 
 MIN_DRAWN_SCORE = 0.2  # of a box in the video; below it boxes hide the pictures
 MIN_TRAIL = 3  # sets; shorter tracks are noise in a picture of the whole drive

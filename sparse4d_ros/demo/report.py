@@ -13,7 +13,7 @@ import numpy as np
 
 from sparse4d_core.benchmark import machine
 
-from ..bags.record import SetRecord, differences, read_record
+from ..bags.box_record import SetRecord, differences, read_record
 from ..bags.sets import BagFrames
 
 PACKAGES = ("torch", "numpy", "opencv-python-headless", "rosbags", "nuscenes-devkit", "ros-rclpy")

@@ -17,7 +17,7 @@ from sparse4d_core.visualization import draw_overlay
 
 from ..perception.set_processor import Processed
 from ..perception.transforms import TransformBuffer
-from .conversions import (
+from .outgoing import (
     RigFrames,
     make_header,
     ns_from_stamp,

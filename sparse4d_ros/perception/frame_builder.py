@@ -11,7 +11,7 @@ import numpy as np
 
 from sparse4d_core.types import Frame
 
-from ..messages.conversions import (
+from ..messages.outgoing import (
     CameraModel,
     ConversionError,
     DistortionPolicy,

@@ -25,7 +25,7 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 
-from ..messages.conversions import RigFrames
+from ..messages.outgoing import RigFrames
 from .transforms import quaternion_matrix
 
 MAX_CAMERAS = 12

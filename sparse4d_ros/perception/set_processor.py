@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sparse4d_core.inference.pipeline import NonFiniteOutputError, Pipeline, StepResult
 from sparse4d_core.types import Frame
 
-from ..messages.conversions import ConversionError
+from ..messages.outgoing import ConversionError
 from .frame_builder import FrameBuilder
 from .synchronizer import SyncedSet
 from .transforms import TransformError

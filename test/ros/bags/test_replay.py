@@ -23,12 +23,12 @@ from sparse4d_core.inference.pipeline import Pipeline
 from sparse4d_core.network.sparse4d import Sparse4D
 from sparse4d_core.types import CLASS_NAMES, Detections, Tracks
 from sparse4d_ros.bags.bag_io import create_bag, read_messages
-from sparse4d_ros.bags.record import SetRecord, differences, read_record
+from sparse4d_ros.bags.box_record import SetRecord, differences, read_record
+from sparse4d_ros.bags.submission import read_truth, submissions, write_results
 from sparse4d_ros.node import default_rig
 from sparse4d_ros.parameters import NodeParameters
 from sparse4d_ros.perception.rig import load_rig
 from sparse4d_ros.replay import Replay, main
-from sparse4d_ros.score_record import read_truth, submissions, write_results
 
 DOMAIN = 72
 
@@ -199,7 +199,7 @@ def stop(*processes: subprocess.Popen) -> None:
 def test_node_and_replay_agree_to_the_last_digit(tiny_bag, tmp_path):
     """Node, recorder and player as processes of their own; the replay repeats the sets that the node processed."""
     online, offline = tmp_path / "online.jsonl", tmp_path / "offline.jsonl"
-    recorder = start("recorder", "--out", online)
+    recorder = start("box_recorder", "--out", online)
     node = start("node", "--ros-args", "-p", "model:=demo", "-p", "autostart:=true")
     try:
         assert start("bag_player", tiny_bag, "--rate", "0.2", "--wait", 90).wait(150) == 0

@@ -18,13 +18,13 @@ from vision_msgs.msg import Detection3DArray
 from visualization_msgs.msg import Marker, MarkerArray
 
 from sparse4d_core.config import PRESETS, Sparse4DConfig
-from sparse4d_ros.bags.record import read_record
+from sparse4d_ros.bags.box_record import read_record
 from sparse4d_ros.bags.sets import BagFrames
+from sparse4d_ros.bags.submission import main as score_record
 from sparse4d_ros.demo.__main__ import main as demo
 from sparse4d_ros.demo.listener import unfinished_sets
 from sparse4d_ros.node import DetectorNode
 from sparse4d_ros.replay import main as replay
-from sparse4d_ros.score_record import main as score_record
 
 DOMAIN = 64
 SETS = 3  # of the bag: v1 then has a history, v2 and v3 have instances

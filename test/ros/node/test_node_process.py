@@ -26,7 +26,7 @@ from vision_msgs.msg import Detection3DArray
 from visualization_msgs.msg import Marker, MarkerArray
 
 from sparse4d_core.types import CLASS_NAMES
-from sparse4d_ros.messages.conversions import ns_from_stamp
+from sparse4d_ros.messages.outgoing import ns_from_stamp
 
 pytestmark = pytest.mark.ros
 ROOT = Path(__file__).resolve().parents[3]

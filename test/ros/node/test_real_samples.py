@@ -17,8 +17,8 @@ from nuscenes.utils.geometry_utils import BoxVisibility, view_points
 
 from sparse4d_core.types import Frame
 from sparse4d_ros.bags.bag_io import read_messages
-from sparse4d_ros.bags.record import differences, read_record
-from sparse4d_ros.messages.conversions import build_frame, camera_model, decode_image, insert_transforms, ns_from_stamp
+from sparse4d_ros.bags.box_record import differences, read_record
+from sparse4d_ros.messages.outgoing import build_frame, camera_model, decode_image, insert_transforms, ns_from_stamp
 from sparse4d_ros.node import default_rig
 from sparse4d_ros.nuscenes_to_rosbag import main as convert
 from sparse4d_ros.perception.rig import load_rig
@@ -100,7 +100,7 @@ def test_full_size_model_with_and_without_dds(bag, tmp_path):
     def start(module: str, *arguments: object) -> subprocess.Popen:
         return subprocess.Popen([sys.executable, "-m", f"sparse4d_ros.{module}", *map(str, arguments)], env=environment)
 
-    recorder = start("recorder", "--out", online, "--count", 1)
+    recorder = start("box_recorder", "--out", online, "--count", 1)
     node = start("node", "--ros-args", "-p", "model:=v3_r50", "-p", "allow_untrained:=true", "-p", "autostart:=true")
     try:
         assert start("bag_player", bag, "--wait", 120).wait(180) == 0

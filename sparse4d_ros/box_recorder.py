@@ -1,6 +1,6 @@
 """Records what a detector publishes, set by set, without loss of a digit.
 
-    python -m sparse4d_ros.recorder --out out/record.jsonl --detector /sparse4d
+    python -m sparse4d_ros.box_recorder --out out/record.jsonl --detector /sparse4d
 
 A set is complete once its detections, tracks and both state clouds (which carry the velocities) have come. Ends with
 Ctrl-C or SIGTERM, or when a given number of sets was recorded.
@@ -24,8 +24,8 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import PointCloud2
 from vision_msgs.msg import Detection3DArray
 
-from .bags.record import RecordFile, SetRecord
-from .messages.conversions import ns_from_stamp, record_from_messages
+from .bags.box_record import RecordFile, SetRecord
+from .messages.outgoing import ns_from_stamp, record_from_messages
 
 TOPICS = {
     "detections": Detection3DArray,
@@ -71,7 +71,7 @@ class Recorder(Node):
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m sparse4d_ros.recorder", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog="python -m sparse4d_ros.box_recorder", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="file to write (JSON lines)")
     parser.add_argument("--detector", default="/sparse4d", help="name of the detector's node (default: %(default)s)")

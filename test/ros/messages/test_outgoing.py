@@ -20,7 +20,7 @@ from visualization_msgs.msg import Marker  # noqa: E402
 
 from sparse4d_core.geometry import transform_boxes  # noqa: E402
 from sparse4d_core.types import CLASS_NAMES, Detections, Tracks  # noqa: E402
-from sparse4d_ros.messages import conversions as c  # noqa: E402
+from sparse4d_ros.messages import outgoing as c  # noqa: E402
 from sparse4d_ros.perception.camera_model import CameraModel  # noqa: E402
 from sparse4d_ros.perception.transforms import ExtrapolationFailed, InvalidArgument, LookupFailed, TransformBuffer  # noqa: E402
 

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from sparse4d_core.types import Detections, Tracks
-from sparse4d_ros.bags.record import RecordError, RecordFile, SetRecord, differences, from_line, read_record, to_line
+from sparse4d_ros.bags.box_record import (
+    RecordError,
+    RecordFile,
+    SetRecord,
+    differences,
+    from_line,
+    read_record,
+    to_line,
+)
 
 NUMBERS = st.floats(-1e4, 1e4, allow_nan=False)
 

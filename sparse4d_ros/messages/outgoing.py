@@ -24,7 +24,7 @@ from sparse4d_core.geometry import transform_boxes
 from sparse4d_core.types import CLASS_NAMES, Detections, Frame, Tracks
 from sparse4d_core.visualization import CLASS_COLORS_RGB
 
-from ..bags.record import SetRecord
+from ..bags.box_record import SetRecord
 from ..perception.camera_model import CameraModel, DistortionPolicy, camera_model
 from ..perception.image_decoding import ConversionError, decode_image
 from ..perception.transforms import TransformBuffer, TransformError

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CompressedImage, Image
 
-from sparse4d_ros.messages.conversions import make_header
-from sparse4d_ros.perception.serialized import stamp_of_serialized
+from sparse4d_ros.messages.outgoing import make_header
+from sparse4d_ros.messages.stamps import stamp_of_serialized
 
 pytestmark = pytest.mark.ros
 

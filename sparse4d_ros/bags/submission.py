@@ -1,6 +1,6 @@
 """A record of published boxes ► nuScenes submissions, with ego poses and sample tokens of the bag.
 
-    python -m sparse4d_ros.score_record out/record.jsonl --bag bags/0061 --out results.json --tracking-out tracking.json
+    python -m sparse4d_ros.bags.submission out/record.jsonl --bag bags/0061 --out results.json
 
 Online and offline runs are scored through this one function, from the same kind of record.
 """
@@ -17,11 +17,11 @@ from pathlib import Path
 from sparse4d_core.evaluation.results import ResultsWriter
 from sparse4d_core.types import Detections
 
-from .bags.bag_io import BagError, read_messages
-from .bags.nuscenes_messages import GLOBAL_FRAME, SAMPLE_TOPIC
-from .bags.record import RecordError, SetRecord, read_record
-from .messages.conversions import insert_transforms
-from .perception.transforms import TransformBuffer
+from ..messages.outgoing import insert_transforms
+from ..perception.transforms import TransformBuffer
+from .bag_io import BagError, read_messages
+from .box_record import RecordError, SetRecord, read_record
+from .nuscenes_messages import GLOBAL_FRAME, SAMPLE_TOPIC
 
 ALL_TIME = 1e9  # s; keep every transform of the bag
 
@@ -116,7 +116,9 @@ def _note(text: str) -> tuple[str, str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m sparse4d_ros.score_record", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog="python -m sparse4d_ros.bags.submission",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
     )
     parser.add_argument("record", help="file that the recorder or the replay wrote")
     parser.add_argument("--bag", required=True, help="the bag that was played")
