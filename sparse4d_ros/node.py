@@ -37,8 +37,8 @@ from sparse4d_core.inference.threads import limit_threads
 from . import parameters
 from .messages.diagnostics import Statistics, diagnostics_message
 from .messages.outgoing import insert_transforms, make_header, ns_from_stamp
-from .messages.outputs import Outputs
 from .messages.stamps import stamp_of_serialized
+from .online.outputs import Outputs
 from .perception.frame_builder import FrameBuilder
 from .perception.rig import Rig, load_rig
 from .perception.set_processor import Detector, FrameDropped

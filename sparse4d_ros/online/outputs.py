@@ -15,9 +15,7 @@ from visualization_msgs.msg import MarkerArray
 from sparse4d_core.inference.tracking import above, worth_showing
 from sparse4d_core.visualization import draw_overlay
 
-from ..perception.set_processor import Processed
-from ..perception.transforms import TransformBuffer
-from .outgoing import (
+from ..messages.outgoing import (
     RigFrames,
     make_header,
     ns_from_stamp,
@@ -27,6 +25,8 @@ from .outgoing import (
     to_markers,
     to_state_cloud,
 )
+from ..perception.set_processor import Processed
+from ..perception.transforms import TransformBuffer
 
 QUEUE_DEPTH = 10  # messages
 
