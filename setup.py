@@ -35,7 +35,7 @@ setup(
             "nuscenes_to_rosbag = sparse4d_ros.nuscenes_to_rosbag:main",
             "rosbag_to_nuscenes = sparse4d_ros.rosbag_to_nuscenes:main",
             "box_recorder = sparse4d_ros.box_recorder:main",
-            "score_record = sparse4d_ros.bags.submission:main",
+            "write_submission = sparse4d_ros.write_submission:main",
             "demo = sparse4d_ros.demo.__main__:main",
             "synthetic = sparse4d_core.data.synthetic.__main__:main",
             "evaluate = sparse4d_core.evaluation.evaluate:main",

@@ -32,12 +32,17 @@ from rosgraph_msgs.msg import Clock
 from tqdm import tqdm
 
 from .bags.bag_io import BagError, open_bag
+from .messages.stamps import stamp_from_ns
+from .units import NANOSECONDS
 
-NANOSECONDS = 1_000_000_000
 AWAITED_TYPES = ("Image", "CompressedImage", "CameraInfo", "TFMessage")  # what a detector subscribes to
 DEPTH = 100  # messages kept for retransmission
 SETTLE_SECONDS = 0.3  # a subscriber may learn of its publisher a little later than the publisher of it
 ACKNOWLEDGE_SECONDS = 5.0
+
+
+class NoSubscriberError(BagError):
+    """Nobody listens to a topic that is to be played."""
 
 
 @dataclass(frozen=True)
@@ -129,13 +134,13 @@ class BagPlayer:
         """Return once every awaited topic has a subscriber.
 
         Raises:
-            BagError: some have none in time; names them.
+            NoSubscriberError: some have none in time; names them.
         """
         awaited = {t: p for t, p in self._publishers.items() if self._types[t].rsplit("/", 1)[1] in AWAITED_TYPES}
         deadline = time.monotonic() + self._options.wait_seconds
         while alone := [topic for topic, publisher in awaited.items() if publisher.get_subscription_count() == 0]:
             if time.monotonic() > deadline:
-                raise BagError(
+                raise NoSubscriberError(
                     f"no subscriber within {self._options.wait_seconds:g} s on {', '.join(sorted(alone))}; is the "
                     "detector active, and in this ROS_DOMAIN_ID? --topics leaves topics out, --wait 0 does not wait"
                 )
@@ -184,16 +189,15 @@ class BagPlayer:
             self._publish_clock(log_ns)
 
     def _publish_clock(self, now_ns: int) -> None:
-        message = Clock()
-        message.clock.sec, message.clock.nanosec = divmod(now_ns, NANOSECONDS)
-        self._clock.publish(serialize_message(message))
+        self._clock.publish(serialize_message(Clock(clock=stamp_from_ns(now_ns))))
 
 
 def play_bag(bag: str | Path, options: PlayOptions) -> PlayReport:
     """Play a bag in a node of its own; rclpy must be initialised.
 
     Raises:
-        BagError: the bag cannot be read or has none of the topics; nobody listens.
+        BagError: the bag cannot be read or has none of the topics.
+        NoSubscriberError: nobody listens.
     """
     node = rclpy.create_node("bag_player")
     try:
@@ -215,7 +219,7 @@ def play_bag(bag: str | Path, options: PlayOptions) -> PlayReport:
         node.destroy_node()
 
 
-def parse_arguments(argv: Sequence[str] | None) -> tuple[str, PlayOptions]:
+def parse_arguments(arguments: Sequence[str] | None) -> tuple[str, PlayOptions]:
     """The command line."""
     default = PlayOptions()
     parser = argparse.ArgumentParser(
@@ -234,7 +238,7 @@ def parse_arguments(argv: Sequence[str] | None) -> tuple[str, PlayOptions]:
         help="give up when there is no subscriber after S seconds; 0 = do not wait (default: %(default)s)")  # fmt: skip
     add("--best-effort-images", action="store_true", help="publish images as camera drivers do")
     add("--log", type=Path, metavar="FILE", help="write topic, stamp and wall time of each message as JSON lines")
-    values = vars(parser.parse_args(argv))
+    values = vars(parser.parse_args(arguments))
     bag, values["topics"] = values.pop("bag"), tuple(values["topics"])
     try:
         return bag, PlayOptions(**values)
@@ -242,10 +246,10 @@ def parse_arguments(argv: Sequence[str] | None) -> tuple[str, PlayOptions]:
         parser.error(str(error))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    arguments = sys.argv if argv is None else ["bag_player", *argv]
-    bag, options = parse_arguments(rclpy.utilities.remove_ros_args(arguments)[1:])
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status: 2 for input that cannot be used, 1 if nobody listens, 130 for Ctrl-C."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    bag, options = parse_arguments(rclpy.utilities.remove_ros_args(arguments))
     rclpy.init(args=arguments)
     try:
         report = play_bag(bag, options)
@@ -253,7 +257,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except (BagError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, NoSubscriberError) else 2
     finally:
         rclpy.try_shutdown()
     count = sum(report.published.values())

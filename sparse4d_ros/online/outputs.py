@@ -3,28 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any
 
-from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
-from sensor_msgs.msg import CompressedImage, PointCloud2
-from std_msgs.msg import Header
-from vision_msgs.msg import Detection3DArray
-from visualization_msgs.msg import MarkerArray
+from rclpy.lifecycle import LifecycleNode
+from sensor_msgs.msg import CompressedImage
 
-from sparse4d_core.inference.tracking import above, worth_showing
-from sparse4d_core.visualization import draw_overlay
-
-from ..messages.outgoing import (
-    RigFrames,
-    make_header,
-    ns_from_stamp,
-    to_base_frame,
-    to_compressed_image,
-    to_detection_array,
-    to_markers,
-    to_state_cloud,
-)
+from ..messages.outgoing import OUTPUTS, output_messages, overlay_message
+from ..perception.rig import RigFrames
 from ..perception.set_processor import Processed
 from ..perception.transforms import TransformBuffer
 
@@ -36,18 +20,15 @@ class Outputs:
 
     def __init__(self, node: LifecycleNode, frames: RigFrames, buffer: TransformBuffer):
         self._node, self._frames, self._buffer = node, frames, buffer
-        self._detections = node.create_lifecycle_publisher(Detection3DArray, "~/detections", QUEUE_DEPTH)
-        self._detection_states = node.create_lifecycle_publisher(PointCloud2, "~/detection_states", QUEUE_DEPTH)
-        self._tracks = node.create_lifecycle_publisher(Detection3DArray, "~/tracks", QUEUE_DEPTH)
-        self._track_states = node.create_lifecycle_publisher(PointCloud2, "~/track_states", QUEUE_DEPTH)
-        self._markers = node.create_lifecycle_publisher(MarkerArray, "~/markers", QUEUE_DEPTH)
+        self._publishers = {
+            topic: node.create_lifecycle_publisher(kind, f"~/{topic}", QUEUE_DEPTH) for topic, kind in OUTPUTS.items()
+        }
         self._overlay = node.create_lifecycle_publisher(CompressedImage, "~/overlay/compressed", 1)
 
     def destroy(self) -> None:
         """Removes the publishers."""
-        for publisher in vars(self).copy().values():
-            if isinstance(publisher, LifecyclePublisher):
-                self._node.destroy_lifecycle_publisher(publisher)
+        for publisher in [*self._publishers.values(), self._overlay]:
+            self._node.destroy_lifecycle_publisher(publisher)
 
     def publish(self, processed: Processed) -> dict[str, float]:
         """Publishes one set in the base frame, at the set's stamp.
@@ -59,28 +40,31 @@ class Outputs:
             TransformError: the model frame has no pose in the base frame.
         """
         start = time.perf_counter()
-        result, header = processed.result, make_header(self._frames.base_frame, processed.frame.stamp_ns)
-        detections = above(result.detections, self._node.get_parameter("score_threshold").value)
-        self._publish(
-            detections, header, {self._detections: to_detection_array, self._detection_states: to_state_cloud}
+        messages = output_messages(
+            processed.result,
+            processed.frame.stamp_ns,
+            self._frames,
+            self._buffer,
+            self._value("score_threshold"),
+            wanted=[topic for topic, publisher in self._publishers.items() if publisher.get_subscription_count()],
         )
-        self._publish(result.tracks, header, {self._tracks: to_detection_array, self._track_states: to_state_cloud})
-        self._publish(worth_showing(result.detections, result.tracks), header, {self._markers: to_markers})
+        for topic, message in messages.items():
+            self._publishers[topic].publish(message)
         timings = {"publish": (time.perf_counter() - start) * 1e3}
         if self._overlay.get_subscription_count():
             start = time.perf_counter()
-            self._overlay.publish(self._picture(processed, header))
+            self._overlay.publish(
+                overlay_message(
+                    processed.frame,
+                    processed.result,
+                    self._frames.base_frame,
+                    tile_width=self._value("overlay_width"),
+                    quality=self._value("overlay_quality"),
+                )
+            )
             timings["overlay"] = (time.perf_counter() - start) * 1e3
         return timings
 
-    def _publish(self, found: Any, header: Header, conversions: dict[LifecyclePublisher, Callable]) -> None:
-        boxes = to_base_frame(found, self._frames, self._buffer, ns_from_stamp(header.stamp))
-        for publisher, convert in conversions.items():
-            if publisher.get_subscription_count():
-                publisher.publish(convert(found, boxes, header))
-
-    def _picture(self, processed: Processed, header: Header) -> CompressedImage:
-        width = self._node.get_parameter("overlay_width").value
-        boxes = worth_showing(processed.result.detections, processed.result.tracks)
-        picture = draw_overlay(processed.frame, boxes, tile_width=width)
-        return to_compressed_image(picture, header, self._node.get_parameter("overlay_quality").value)
+    def _value(self, parameter: str) -> float | int:
+        """Of a parameter that may change at any time."""
+        return self._node.get_parameter(parameter).value
