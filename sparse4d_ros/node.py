@@ -30,10 +30,10 @@ from .messages.stamps import make_header
 from .online import watch
 from .online.diagnostics import to_diagnostics
 from .online.health import Moment, SetCounts
-from .online.intake import CameraIntake, TransformIntake, image_type
 from .online.log_throttle import LogThrottle
 from .online.outputs import Outputs
 from .online.statistics import Statistics
+from .online.subscriptions import CameraIntake, TransformIntake, image_type
 from .online.watch import Watch
 from .online.worker import Worker
 from .perception.rig import Rig, load_rig

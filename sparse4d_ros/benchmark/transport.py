@@ -34,9 +34,9 @@ from sparse4d_core.benchmark import machine
 from ..assembly import make_synchronizer
 from ..messages.stamps import make_header
 from ..middleware import PROFILE_VARIABLES, claimed_domain, large_messages, variables
-from ..online.intake import CameraIntake, image_type
 from ..online.log_throttle import LogThrottle
 from ..online.statistics import Statistics
+from ..online.subscriptions import CameraIntake, image_type
 from ..parameters import NodeParameters
 from ..perception.rig import Rig, load_rig
 

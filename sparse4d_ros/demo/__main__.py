@@ -29,7 +29,7 @@ from ..middleware import claimed_domain, variables
 from ..share import PARENT, config_file
 from .listener import DiagnosticsListener
 from .pictures import draw_bev_picture, draw_overlay_video
-from .processes import DemoError, Processes
+from .programs import DemoError, Processes
 from .report import Run, make_report, print_report
 
 # What the bag is made by: it is made anew when one of these changed.

@@ -163,7 +163,7 @@ def test_from_images_to_tracks(start, peer):
     node = start("--params-file", "config/detector.yaml", *(word for text in overrides for word in ("-p", text)))
     assert peer.spin_until(lambda: peer.state() == "active"), node.log
     assert peer.spin_until(peer.connected), node.log
-    assert "weights: shipped" in node.log
+    assert "weights: by name" in node.log
     assert "scene reset: clean" in node.log
     for k in range(3):
         peer.play_set(k)
