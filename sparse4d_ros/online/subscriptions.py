@@ -87,14 +87,14 @@ class CameraIntake:
     ):
         self._node, self._synchronizer, self._statistics, self._log = node, synchronizer, statistics, log
         self._uncalibrated = dict.fromkeys(rig.names)  # in the order of the rig
-        quality = QoSProfile(
-            depth=parameters.image_queue_depth, reliability=ReliabilityPolicy[parameters.image_reliability.upper()]
-        )
+        depth = parameters.image_queue_depth
+        image_quality = QoSProfile(depth=depth, reliability=_reliability(parameters.image_reliability))
+        info_quality = QoSProfile(depth=depth, reliability=_reliability(parameters.camera_info_reliability))
         guarded = partial(_guarded, statistics=statistics, log=log)
         # CameraInfo first: where both are waiting, the executor then takes the calibration before the image.
         self._subscriptions = [
             node.create_subscription(
-                CameraInfo, camera.info_topic, guarded(partial(self.take_info, camera.name)), quality
+                CameraInfo, camera.info_topic, guarded(partial(self.take_info, camera.name)), info_quality
             )
             for camera in rig.cameras
         ]
@@ -103,7 +103,7 @@ class CameraIntake:
                 image_type(camera.transport),
                 camera.image_topic,
                 guarded(partial(self.take_image, camera.name)),
-                quality,
+                image_quality,
                 raw=True,
             )
             for camera in rig.cameras
@@ -140,6 +140,10 @@ class CameraIntake:
         """Stores a calibration."""
         self._uncalibrated.pop(camera, None)
         self._synchronizer.add_info(camera, info, ns_from_stamp(info.header.stamp))
+
+
+def _reliability(name: str) -> ReliabilityPolicy:
+    return ReliabilityPolicy[name.upper()]
 
 
 def image_type(transport: str) -> type:

@@ -48,11 +48,21 @@ class Worker:
         self._thread.join()
 
     def _run(self) -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._parameters.worker_niceness)
+        self._be_nice(self._parameters.worker_nice_increment)
         limit_threads(self._parameters.torch_threads)
         while not self._stop.is_set():
             if self._synchronizer.wait(WAIT_SECONDS) and (synced := self._synchronizer.take_newest()) is not None:
                 self._process(synced)
+
+    def _be_nice(self, increment: int) -> None:
+        """Raises this thread's niceness, and with it that of the threads that it will start."""
+        if increment == 0:
+            return  # whatever the process was started with, by `nice` or systemd, stays
+        thread = threading.get_native_id()
+        try:
+            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + increment)
+        except OSError as error:
+            self._node.get_logger().warning(f"worker_nice_increment: {increment} had no effect: {error.strerror}")
 
     def _process(self, synced: SyncedSet) -> None:
         self._statistics.begin_set()
