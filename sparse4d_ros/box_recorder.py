@@ -27,6 +27,7 @@ from .bags.box_record import BoxRecordWriter, SetRecord
 from .bags.message_records import RECORDED, record_from_messages
 from .messages.outgoing import OUTPUTS
 from .messages.stamps import ns_from_stamp
+from .ros_arguments import split_ros_arguments
 
 DEPTH = 100
 MAX_PENDING = 50  # sets of which a message is missing
@@ -95,12 +96,12 @@ def record(options: argparse.Namespace, done: threading.Event) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status: 2 for a file that cannot be written."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    options = parse_arguments(rclpy.utilities.remove_ros_args(arguments))
+    words, own = split_ros_arguments(arguments)
+    options = parse_arguments(own)
     done = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: done.set())
-    rclpy.init(args=arguments, signal_handler_options=rclpy.SignalHandlerOptions.NO)
+    rclpy.init(args=words, signal_handler_options=rclpy.SignalHandlerOptions.NO)
     try:
         print(record(options, done))
     except OSError as error:

@@ -40,6 +40,7 @@ from .perception.rig import Rig, load_rig
 from .perception.set_processor import SetProcessor
 from .perception.synchronizer import Synchronizer
 from .perception.transforms import TransformBuffer
+from .ros_arguments import split_ros_arguments
 
 NODE_NAME = "sparse4d"
 SWITCH_INTERVAL = 0.001  # s; Python's 5 ms would let the worker hold up the callbacks
@@ -239,8 +240,8 @@ class DetectorNode(LifecycleNode):
         self._diagnostics.publish(to_diagnostics(health, name, values.device, header))
 
 
-def parse_arguments(arguments: Sequence[str]) -> None:
-    """The command line without its ROS arguments: it has none of its own but --help."""
+def check_arguments(arguments: Sequence[str]) -> None:
+    """The command line without its ROS arguments: nothing but --help."""
     argparse.ArgumentParser(
         "python -m sparse4d_ros.node",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -249,16 +250,16 @@ def parse_arguments(arguments: Sequence[str]) -> None:
         "  python -m sparse4d_ros.node --ros-args --params-file config/detector.yaml -p model:=v3_r50 "
         "-p checkpoint:=sparse4dv3_r50.pth\n\nParameters with their ranges: ros2 param describe /sparse4d <name>, "
         "or sparse4d_ros/parameters.py.",
-    ).parse_args(rclpy.utilities.remove_ros_args(arguments))
+    ).parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the node until it is interrupted; returns the exit status: 2 for a parameter that is refused."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    parse_arguments(arguments)
+    words, own = split_ros_arguments(arguments)
+    check_arguments(own)
     sys.setswitchinterval(SWITCH_INTERVAL)
     keep_freed_memory()
-    rclpy.init(args=arguments)
+    rclpy.init(args=words)
     try:
         node = DetectorNode()
     except (InvalidParameterTypeException, InvalidParameterValueException) as error:
