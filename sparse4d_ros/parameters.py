@@ -50,7 +50,12 @@ class NodeParameters:
     image_reliability: str = _parameter(
         "best_effort", "Quality of service of the image subscriptions", choices=("best_effort", "reliable")
     )
-    image_queue_depth: int = _parameter(5, "Images per camera that the transport keeps for the node", (1, 100))
+    camera_info_reliability: str = _parameter(
+        "best_effort", "Quality of service of the CameraInfo subscriptions", choices=("best_effort", "reliable")
+    )
+    image_queue_depth: int = _parameter(
+        5, "Images, and CameraInfo, per camera that the transport keeps for the node", (1, 100)
+    )
     sync_slop: float = _parameter(
         0.06, "Seconds between the oldest and newest image of a set; above the stagger, below the period", (0.0, 1.0)
     )
@@ -72,7 +77,9 @@ class NodeParameters:
     overlay_quality: int = _parameter(80, "JPEG quality of the overlay", (1, 100), live=True)
     torch_threads: int = _parameter(0, "Threads of one operation on the CPU; 0: torch's own choice", (0, 256))
     decode_threads: int = _parameter(2, "Threads that decode images", (1, 32))
-    worker_niceness: int = _parameter(0, "Added to the priority number of the threads that run the model", (0, 19))
+    worker_nice_increment: int = _parameter(
+        0, "Added to the niceness of the threads that decode and run the model: they yield to others", (0, 19)
+    )
     diagnostics_period: float = _parameter(1.0, "Seconds between two diagnostics messages", (0.1, 60.0))
     autostart: bool = _parameter(False, "Configure and activate at start, where no launch system does")
 

@@ -10,7 +10,7 @@ from geometry_msgs.msg import TransformStamped
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 
-from sparse4d_ros.messages.conversions import make_header, stamp_from_ns
+from sparse4d_ros.messages.stamps import make_header, stamp_from_ns
 
 MS = 10**6
 START = 1_700_000_000 * 10**9

@@ -52,14 +52,29 @@ def test_only_transforms_calls_the_quaternion_library():
     assert offenders(others, lambda name: name.split(".")[0] in ("tf_transformations", "transforms3d")) == {}
 
 
-def test_only_conversions_knows_both_messages_and_core_types():
+def test_only_messages_has_both_messages_and_core_types():
+    """A change of a message, or of a core type, touches one folder."""
     both = [
-        path.name
+        path
         for path in files("sparse4d_ros")
         if any(map(MESSAGES.match, names := imports(path)))
         and any(imports_module(name, "sparse4d_core.types") for name in names)
     ]
-    assert both == ["conversions.py"]
+    assert len(both) >= 3
+    assert [path for path in both if path.parent != ROOT / "sparse4d_ros" / "messages"] == []
+
+
+def test_perception_has_no_messages_and_no_node():
+    """Synchronizer, transforms and frames serve rclpy's messages and those of a bag reader alike."""
+    offline = files("sparse4d_ros/perception")
+    assert len(offline) > 5
+    forbidden = re.compile(rf"{MESSAGES.pattern}|rclpy(\.|$)|sparse4d_ros\.(messages|online|node|parameters)(\.|$)")
+    assert offenders(offline, forbidden.match) == {}
+
+
+def test_the_offline_tools_need_no_node():
+    offline = [*files("sparse4d_ros/bags"), *(ROOT / "sparse4d_ros" / f"{name}.py" for name in ("replay", "assembly"))]
+    assert offenders(offline, re.compile(r"sparse4d_ros\.(online|node)(\.|$)").match) == {}
 
 
 def test_only_one_file_contains_foreign_parameter_names():

@@ -21,7 +21,7 @@ MAX_WIDTH = 15  # modules of a folder, __init__ aside
 MAX_HOPS = 4  # calls
 
 # The calls from where a set has left the synchronizer, which the image subscribers' callbacks fill, to the network.
-ROS_WAY = ("DetectorNode._process", "Detector.process", "Pipeline.step")
+ROS_WAY = ("Worker._process", "SetProcessor.process", "Pipeline.step")
 CORE_WAY = ("Pipeline.step", "Sparse4D.decode_usable", "RecurrentDecoder.forward")
 
 

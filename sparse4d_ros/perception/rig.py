@@ -25,7 +25,7 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 
-from ..messages.conversions import RigFrames
+from ..share import config_file
 from .transforms import quaternion_matrix
 
 MAX_CAMERAS = 12
@@ -33,6 +33,17 @@ MAX_CAMERAS = 12
 
 class RigError(ValueError):
     """A rig file that does not describe a rig."""
+
+
+@dataclass(frozen=True)
+class RigFrames:
+    """Names of the frames that a rig hangs together by."""
+
+    cameras: Mapping[str, str]  # camera name -> optical frame, in the order of the model's cameras
+    global_frame: str = "map"
+    base_frame: str = "base_link"
+    model_frame: str = "lidar_top"
+    T_base_from_model: np.ndarray | None = None  # [4, 4]; None: TF has `model_frame`
 
 
 @dataclass(frozen=True)
@@ -54,13 +65,18 @@ class Rig:
         return tuple(camera.name for camera in self.cameras)
 
 
-def load_rig(path: str | pathlib.Path) -> Rig:
-    """Reads a rig file.
+def default_rig() -> pathlib.Path:
+    """The file of the nuScenes rig."""
+    return config_file("nuscenes_rig.yaml")
+
+
+def load_rig(path: str | pathlib.Path = "") -> Rig:
+    """Reads a rig file; without a name that of the nuScenes rig.
 
     Raises:
         RigError: no such file, or something in it that is not as it must be; the message names the key.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(path) if path else default_rig()
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:

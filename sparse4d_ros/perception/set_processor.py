@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from sparse4d_core.inference.pipeline import NonFiniteOutputError, Pipeline, StepResult
 from sparse4d_core.types import Frame
 
-from ..messages.conversions import ConversionError
 from .frame_builder import FrameBuilder
+from .image_decoding import ConversionError
 from .synchronizer import SyncedSet
 from .transforms import TransformError
 
@@ -34,8 +34,8 @@ class Processed:
     timings_ms: dict[str, float]  # decode_images, transforms, and the pipeline's stages
 
 
-class Detector:
-    """Runs sets through the model. Not for two threads at once, except `request_reset`."""
+class SetProcessor:
+    """Runs sets through the model, one after another. Not for two threads at once, except `request_reset`."""
 
     def __init__(self, pipeline: Pipeline, builder: FrameBuilder):
         self.pipeline, self._builder = pipeline, builder
@@ -61,10 +61,8 @@ class Detector:
         try:
             frame, timings = self._builder.build(synced)
             result = self.pipeline.step(frame, self._state)
-        except ConversionError as error:
+        except (ConversionError, TransformError) as error:
             raise FrameDropped(error.cause, str(error)) from error
-        except TransformError as error:
-            raise FrameDropped(f"tf_{error.kind}", str(error)) from error
         except NonFiniteOutputError as error:
             self.request_reset("the network's output was not finite")
             raise FrameDropped("non_finite_output", str(error)) from error

@@ -1,4 +1,4 @@
-"""The stamp of a message that nobody has deserialized."""
+"""Stamps as nanoseconds and back, also of messages that nobody has deserialized."""
 
 from __future__ import annotations
 
@@ -10,10 +10,16 @@ from hypothesis import strategies as st
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CompressedImage, Image
 
-from sparse4d_ros.messages.conversions import make_header
-from sparse4d_ros.perception.serialized import stamp_of_serialized
+from sparse4d_ros.messages.stamps import make_header, ns_from_stamp, stamp_from_ns, stamp_of_serialized
 
 pytestmark = pytest.mark.ros
+
+
+@given(stamp_ns=st.integers(0, 2**31 * 10**9 - 1))
+def test_stamps_round_trip(stamp_ns):
+    stamp = stamp_from_ns(stamp_ns)
+    assert ns_from_stamp(stamp) == stamp_ns
+    assert 0 <= stamp.nanosec < 10**9
 
 
 @given(

@@ -1,6 +1,6 @@
 """Records what a detector publishes, set by set, without loss of a digit.
 
-    python -m sparse4d_ros.recorder --out out/record.jsonl --detector /sparse4d
+    python -m sparse4d_ros.box_recorder --out out/record.jsonl --detector /sparse4d
 
 A set is complete once its detections, tracks and both state clouds (which carry the velocities) have come. Ends with
 Ctrl-C or SIGTERM, or when a given number of sets was recorded.
@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +22,18 @@ import rclpy
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import PointCloud2
-from vision_msgs.msg import Detection3DArray
 
-from .bags.record import RecordFile, SetRecord
-from .messages.conversions import ns_from_stamp, record_from_messages
+from .bags.box_record import BoxRecordWriter, SetRecord
+from .bags.message_records import RECORDED, record_from_messages
+from .messages.outgoing import OUTPUTS
+from .messages.stamps import ns_from_stamp
+from .ros_arguments import split_ros_arguments
 
-TOPICS = {
-    "detections": Detection3DArray,
-    "detection_states": PointCloud2,
-    "tracks": Detection3DArray,
-    "track_states": PointCloud2,
-}
 DEPTH = 100
 MAX_PENDING = 50  # sets of which a message is missing
 
 
-class Recorder(Node):
+class BoxRecorder(Node):
     """Joins the four topics by stamp."""
 
     def __init__(self, detector: str, on_record: Callable[[SetRecord], None], **options: Any):
@@ -47,20 +43,20 @@ class Recorder(Node):
             on_record: called with every complete set, in the executor's thread.
             options: of rclpy's Node.
         """
-        super().__init__("recorder", **options)
+        super().__init__("box_recorder", **options)
         self._on_record = on_record
         self._pending: dict[int, dict[str, Any]] = {}
         self.incomplete = 0  # sets given up because one of their messages never came
         quality = QoSProfile(depth=DEPTH, reliability=ReliabilityPolicy.RELIABLE)
-        for name, kind in TOPICS.items():
+        for name in RECORDED:
             topic = f"{detector.rstrip('/')}/{name}"
-            self.create_subscription(kind, topic, lambda message, name=name: self._store(name, message), quality)
+            self.create_subscription(OUTPUTS[name], topic, partial(self._store, name), quality)
 
     def _store(self, name: str, message: Any) -> None:
         stamp = ns_from_stamp(message.header.stamp)
         parts = self._pending.setdefault(stamp, {})
         parts[name] = message
-        if len(parts) == len(TOPICS):
+        if len(parts) == len(RECORDED):
             del self._pending[stamp]
             self._on_record(record_from_messages(**parts, received_ns=time.time_ns()))
         elif len(self._pending) > MAX_PENDING:
@@ -68,41 +64,51 @@ class Recorder(Node):
             self.incomplete += 1
 
 
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m sparse4d_ros.recorder", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog="python -m sparse4d_ros.box_recorder", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="file to write (JSON lines)")
     parser.add_argument("--detector", default="/sparse4d", help="name of the detector's node (default: %(default)s)")
     parser.add_argument("--count", type=int, default=0, help="stop after so many sets (default: never)")
-    return parser.parse_args(argv)
+    return parser.parse_args(arguments)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    words = sys.argv if argv is None else ["recorder", *argv]
-    arguments = parse_arguments(rclpy.utilities.remove_ros_args(words)[1:])
-    done = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: done.set())
-    rclpy.init(args=words, signal_handler_options=rclpy.SignalHandlerOptions.NO)
-    with RecordFile(arguments.out) as file:
+def record(options: argparse.Namespace, done: threading.Event) -> str:
+    """Records until `done`, or until the asked number of sets is there; returns a sentence about the outcome."""
+    with BoxRecordWriter(options.out) as file:
 
         def write(record: SetRecord) -> None:
             file.write(record)
-            if file.count == arguments.count:
+            if file.count == options.count:
                 done.set()
 
-        node = Recorder(arguments.detector, write)
+        node = BoxRecorder(options.detector, write)
         try:
             while not done.is_set():
                 rclpy.spin_once(node, timeout_sec=0.1)
         except ExternalShutdownException:
             pass
         node.destroy_node()
-    rclpy.try_shutdown()
-    print(f"{arguments.out}: {file.count} sets, {node.incomplete} incomplete")
+    return f"{options.out}: {file.count} sets, {node.incomplete} incomplete"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status: 2 for a file that cannot be written."""
+    words, own = split_ros_arguments(arguments)
+    options = parse_arguments(own)
+    done = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: done.set())
+    rclpy.init(args=words, signal_handler_options=rclpy.SignalHandlerOptions.NO)
+    try:
+        print(record(options, done))
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    finally:
+        rclpy.try_shutdown()
     return 0
 
 

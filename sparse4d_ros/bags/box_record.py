@@ -17,7 +17,7 @@ import numpy as np
 from sparse4d_core.types import Detections, Tracks
 
 
-class RecordError(ValueError):
+class BoxRecordError(ValueError):
     """A record file that cannot be read."""
 
 
@@ -74,7 +74,7 @@ def from_line(line: str) -> SetRecord:
     )
 
 
-class RecordFile:
+class BoxRecordWriter:
     """Appends records to a file as they come."""
 
     def __init__(self, path: str | Path):
@@ -90,25 +90,25 @@ class RecordFile:
     def close(self) -> None:
         self._file.close()
 
-    def __enter__(self) -> RecordFile:
+    def __enter__(self) -> BoxRecordWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
 
-def read_record(path: str | Path) -> Iterator[SetRecord]:
+def read_box_record(path: str | Path) -> Iterator[SetRecord]:
     """The records of a file, in the order in which they were written.
 
     Raises:
-        RecordError: a line is not a record; names it.
+        BoxRecordError: a line is not a record; names it.
     """
     with open(path, encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             try:
                 yield from_line(line)
             except (ValueError, KeyError, TypeError) as error:
-                raise RecordError(f"{path}, line {number}: not a record ({error}); is the file complete?") from error
+                raise BoxRecordError(f"{path}, line {number}: not a record ({error}); is the file complete?") from error
 
 
 def differences(first: Iterable[SetRecord], second: Iterable[SetRecord]) -> list[str]:

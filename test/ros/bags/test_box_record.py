@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from sparse4d_core.types import Detections, Tracks
-from sparse4d_ros.bags.record import RecordError, RecordFile, SetRecord, differences, from_line, read_record, to_line
+from sparse4d_ros.bags.box_record import (
+    BoxRecordError,
+    BoxRecordWriter,
+    SetRecord,
+    differences,
+    from_line,
+    read_box_record,
+    to_line,
+)
 
 NUMBERS = st.floats(-1e4, 1e4, allow_nan=False)
 
@@ -65,10 +73,10 @@ def test_missing_sets_and_rows():
 def test_file(tmp_path):
     empty = Detections(np.zeros((0, 10)), np.zeros(0), np.zeros(0, np.int64))
     path = tmp_path / "deep" / "record.jsonl"
-    with RecordFile(path) as file:
+    with BoxRecordWriter(path) as file:
         for stamp in (5, 6):
             file.write(SetRecord(stamp, "base_link", empty, empty))
-    assert [record.stamp_ns for record in read_record(path)] == [5, 6]
+    assert [record.stamp_ns for record in read_box_record(path)] == [5, 6]
     path.write_text(path.read_text()[:-30])
-    with pytest.raises(RecordError, match="line 2: not a record"):
-        list(read_record(path))
+    with pytest.raises(BoxRecordError, match="line 2: not a record"):
+        list(read_box_record(path))
