@@ -200,6 +200,7 @@ class DetectorNode(LifecycleNode):
             scene_reset=values.scene_reset,
             temporal_stride=values.temporal_stride,
             allow_untrained=values.allow_untrained,
+            resize=values.resize,
         )
         pipeline.check_cameras(len(self._rig.cameras))
         log = self.get_logger()
@@ -219,6 +220,8 @@ class DetectorNode(LifecycleNode):
             self._buffer,
             distortion=values.distortion,
             tf_timeout=values.tf_timeout,
+            max_field_of_view=values.fisheye_field_of_view,
+            reduced_for=pipeline.config.image if values.reduced_decoding else None,
             decode_threads=values.decode_threads,
             to_message=lambda camera, arrival: deserialize_message(arrival.data, message_types[camera]),
         )

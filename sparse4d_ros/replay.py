@@ -182,6 +182,7 @@ def run(arguments: argparse.Namespace) -> str:
         parameters.scene_reset,
         parameters.temporal_stride,
         parameters.allow_untrained,
+        parameters.resize,
     )
     rig = load_rig(parameters.rig or default_rig())
     pipeline.check_cameras(len(rig.cameras))

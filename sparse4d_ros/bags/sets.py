@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from sparse4d_core.config import preset
 from sparse4d_core.types import Frame
 
 from ..messages.conversions import insert_transforms, ns_from_stamp
@@ -42,7 +43,12 @@ class BagFrames:
         self._parameters = values = NodeParameters() if parameters is None else parameters
         self.buffer = TransformBuffer(values.tf_cache)
         self.builder = FrameBuilder(
-            self.rig.frames, self.buffer, distortion=values.distortion, decode_threads=values.decode_threads
+            self.rig.frames,
+            self.buffer,
+            distortion=values.distortion,
+            decode_threads=values.decode_threads,
+            max_field_of_view=values.fisheye_field_of_view,
+            reduced_for=preset(values.model).image if values.reduced_decoding else None,
         )
         self.synchronizer = Synchronizer(
             self.rig.names,

@@ -71,6 +71,7 @@ class RigFrames:
     base_frame: str = "base_link"
     model_frame: str = "lidar_top"
     T_base_from_model: np.ndarray | None = None  # [4, 4]; None: TF knows `model_frame`
+    rectified: frozenset[str] = frozenset()  # names of the cameras whose images are rectified
 
 
 def insert_transforms(buffer: TransformBuffer, message: Any, static: bool) -> None:
@@ -148,7 +149,7 @@ def build_frame(
             T_cam_from_model.append(np.eye(4))
             continue
         pose = buffer.lookup_full(optical_frame, image_ns, source, stamp_ns, rig.global_frame)
-        T_cam_from_model.append(pose.matrix @ T_base_from_model)
+        T_cam_from_model.append(model.T_cam_from_optical @ pose.matrix @ T_base_from_model)
     return Frame(
         images=tuple(pixels),
         intrinsics=np.stack(intrinsics),

@@ -14,8 +14,8 @@ CameraInfo does not state which of the two a stream is: the topic does (`is_rect
   too, allowed where nothing distinguishes a rectified image from a raw one: D = 0, and R the identity or not given.
 - image_proc passes images with D = 0 through as they are: what it publishes of such a camera fits P and R only if
   P = [K | 0] and R = I.
-- D = 0 means no lens with every distortion model, `equidistant` included. A fisheye that follows the ideal model says so
-  with a coefficient next to 0.
+- D = 0 means no lens with every distortion model, `equidistant` included: a fisheye that follows the ideal model needs
+  a coefficient next to 0.
 - K and P belong to the full sensor. The region of interest is taken off first, then binning divides. `do_rectify` asks
   for another region of the rectified image; image_proc keeps the raw region, so it changes nothing here.
 """
@@ -116,6 +116,15 @@ def camera_model(
     return CameraModel(
         pinhole.intrinsics, size_wh, info.header.frame_id, pinhole.maps, np.eye(4), pinhole.lost_deg, name
     )
+
+
+def image_wh(info: Any, name: str = "") -> tuple[int, int]:
+    """Width and height of the images that come with a CameraInfo: after region of interest and binning.
+
+    Raises:
+        ConversionError: cause `camera_info`.
+    """
+    return _Reader(info, name or info.header.frame_id).delivered(np.eye(3), 1)[1]
 
 
 @dataclass(frozen=True)
