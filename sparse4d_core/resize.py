@@ -2,7 +2,7 @@
 
 pillow   the published models' images: 8-bit Pillow, columns first, then rows
 torch    the same filter with coefficients of 16 bits instead of 23, several times as fast where the processor has
-         AVX2: every grey level is the same or one beside it
+         AVX2: less than 1 % of the values differ, by one grey level and in rare cases two (one in each pass)
 """
 
 from __future__ import annotations
@@ -39,12 +39,13 @@ def resized_by_pillow(image: np.ndarray, new_wh: tuple[int, int], part: tuple[in
 
 
 def resized_by_torch(image: np.ndarray, new_wh: tuple[int, int], part: tuple[int, int, int, int]) -> np.ndarray:
-    """As `resized_by_pillow`, every grey level the same or one beside it."""
+    """As `resized_by_pillow`, within two grey levels."""
     x0, y0, x1, y1 = part
     height, new_height = image.shape[0], new_wh[1]
     margin = math.ceil(_reach(height, new_height) * new_height / height)
     ay, by, top_px, bottom_px = _aligned_span(max(y0 - margin, 0), min(y1 + margin, new_height), height, new_height)
-    rows = torch.from_numpy(np.ascontiguousarray(image[top_px:bottom_px])).permute(2, 0, 1)[None]
+    # Strides of channels_last, in which torch keeps the three numbers of a pixel together, here and in the result.
+    rows = torch.from_numpy(np.ascontiguousarray(image[top_px:bottom_px]))[None].permute(0, 3, 1, 2)
     small = F.interpolate(rows, size=(by - ay, new_wh[0]), mode="bicubic", antialias=True)
     return small[0, :, y0 - ay : y1 - ay, x0:x1].permute(1, 2, 0).numpy()
 

@@ -76,7 +76,7 @@ class NodeParameters:
     )
     resize: str = _parameter(
         "pillow",
-        "Makes images smaller on the CPU: pillow as published, or torch, faster and up to one grey level beside it",
+        "Makes images smaller on the CPU: pillow as published, or torch, faster and up to two grey levels beside it",
         choices=("pillow", "torch"),
     )
     score_threshold: float = _parameter(0.0, "Detections below it are not published", (0.0, 1.0), live=True)

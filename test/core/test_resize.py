@@ -41,11 +41,12 @@ def test_a_part_equals_the_crop_of_the_whole(width, height, new_width, new_heigh
     size=st.tuples(st.integers(20, 90), st.integers(20, 90)), new=st.tuples(st.integers(10, 99), st.integers(10, 99)),
     share=st.tuples(st.floats(0, 0.8), st.floats(0, 0.8)), seed=st.integers(0, 1000),
 )  # fmt: skip
-def test_torch_gives_the_same_grey_levels_or_those_beside_them(size, new, share, seed):
+def test_torch_stays_within_two_grey_levels(size, new, share, seed):
+    """A level in the first pass, which the second multiplies by up to 1.3, and one in the second."""
     image = noise(*size, seed)
     part = (int(share[0] * new[0]), int(share[1] * new[1]), *new)
     expected = resized_by_pillow(image, new, part).astype(int)
-    assert np.abs(resized_by_torch(image, new, part) - expected).max() <= 1
+    assert np.abs(resized_by_torch(image, new, part) - expected).max() <= 2
 
 
 def test_torch_differs_rarely():
