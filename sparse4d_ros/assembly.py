@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from sparse4d_core.config import preset
 from sparse4d_core.inference.pipeline import Pipeline
 
 from .parameters import NodeParameters
@@ -31,6 +32,7 @@ def load_pipeline(parameters: NodeParameters, rig: Rig) -> Pipeline:
         scene_reset=parameters.scene_reset,
         temporal_stride=parameters.temporal_stride,
         allow_untrained=parameters.allow_untrained,
+        resize=parameters.resize,
     )
     pipeline.check_cameras(len(rig.cameras))
     return pipeline
@@ -69,4 +71,6 @@ def make_frame_builder(
         tf_timeout=tf_timeout,
         decode_threads=parameters.decode_threads,
         to_message=to_message,
+        max_field_of_view=parameters.fisheye_field_of_view,
+        reduced_for=preset(parameters.model).image if parameters.reduced_decoding else None,
     )

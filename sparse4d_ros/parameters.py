@@ -72,6 +72,18 @@ class NodeParameters:
         "Images whose CameraInfo has D != 0: refuse, undistort, or trust them to be rectified (use P)",
         choices=("refuse", "undistort", "rectified"),
     )
+    fisheye_field_of_view: float = _parameter(
+        110.0, "Degrees that an undistorted fisheye image shows, across width and height", (10.0, 170.0)
+    )
+    reduced_decoding: bool = _parameter(
+        False,
+        "Decode JPEGs at a half, quarter or eighth of their size where the network takes less (not as published)",
+    )
+    resize: str = _parameter(
+        "pillow",
+        "Makes images smaller on the CPU: pillow as published, or torch, faster and up to two grey levels beside it",
+        choices=("pillow", "torch"),
+    )
     score_threshold: float = _parameter(0.0, "Detections below it are not published", (0.0, 1.0), live=True)
     overlay_width: int = _parameter(480, "Pixels of one camera in the overlay", (64, 1920), live=True)
     overlay_quality: int = _parameter(80, "JPEG quality of the overlay", (1, 100), live=True)

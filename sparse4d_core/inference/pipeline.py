@@ -17,9 +17,11 @@ from torch import Tensor
 from ..checkpoint.published import NoWeightsError, find_weights
 from ..checkpoint.weights import load_checkpoint
 from ..config import Sparse4DConfig, preset
+from ..device_preprocess import preprocess_on_device
 from ..network.sparse4d import SceneReset, Sparse4D
 from ..network.state import TemporalState
 from ..preprocess import preprocess
+from ..resize import RESIZED_PART, Resize
 from ..types import Detections, Frame, ModelInput, Tracks
 from .cuda_graph import Step, StepGraph
 from .decode import decode
@@ -59,6 +61,7 @@ class Pipeline:
         temporal_stride: seconds between two advances of the instance memory; 0 advances every frame. Published models
             were trained at 2 Hz; at a camera rate of 10 Hz, 0.5 lets frames in between look at the same memory. What
             is new in them is detected at once and becomes a track when the memory advances.
+        resize: what makes images smaller on the CPU; other devices do it themselves, as `pillow` does.
     """
 
     def __init__(
@@ -69,14 +72,18 @@ class Pipeline:
         precision: Precision = "float32",
         compile: bool = False,
         temporal_stride: float = 0.0,
+        resize: Resize = "pillow",
     ):
         if precision not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"precision: expected 'float32', 'bfloat16' or 'float16', got {precision!r}")
+        if resize not in RESIZED_PART:
+            raise ValueError(f"resize: expected one of {', '.join(RESIZED_PART)}, got {resize!r}")
         self.device = torch.device(device)
         self.model = model.to(self.device).eval()
         self.trained = trained
         self.precision = precision
         self.temporal_stride = temporal_stride
+        self.resize = resize
         self._encoder = ImageEncoder(self.model, getattr(torch, precision), compile)
         self._graph = StepGraph(self._network) if compile and self.device.type == "cuda" else None
 
@@ -91,6 +98,7 @@ class Pipeline:
         scene_reset: SceneReset = "clean",
         temporal_stride: float = 0.0,
         allow_untrained: bool = False,
+        resize: Resize = "pillow",
     ) -> Pipeline:
         """A preset with its weights.
 
@@ -114,7 +122,7 @@ class Pipeline:
             load_checkpoint(path, network)
             log.info("model %s: weights from %s", model, path)
         log.info("model %s: scene reset %r", model, scene_reset)
-        return cls(network, path is not None, device, precision, compile, temporal_stride)
+        return cls(network, path is not None, device, precision, compile, temporal_stride, resize)
 
     @property
     def config(self) -> Sparse4DConfig:
@@ -143,7 +151,7 @@ class Pipeline:
         """
         timings: dict[str, float] = {}
         with self._timed("preprocess", timings):
-            inputs = preprocess(frame, self.config).to(self.device)
+            inputs = self._preprocess(frame)
         state, reset = self._begin(state, inputs)
         usable, clean = self.model.usable_state(state, inputs)
         if self._graph is not None:
@@ -163,6 +171,11 @@ class Pipeline:
             check_finite(detections)
             tracks = track(detections, self.config.tracking_threshold)
         return StepResult(detections, tracks, new_state, timings, reset)
+
+    def _preprocess(self, frame: Frame) -> ModelInput:
+        if self.device.type == "cpu":
+            return preprocess(frame, self.config, self.resize)
+        return preprocess_on_device(frame, self.config, self.device)
 
     def _network(self, inputs: ModelInput, state: TemporalState) -> Step:
         """What the graph captures; a batch of one is of one scene or of none, so nothing has to be separated."""

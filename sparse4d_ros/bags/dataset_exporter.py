@@ -124,8 +124,9 @@ class DatasetExporter:
         stamps = np.array(list(tokens))
         for camera in self._rig.cameras:
             channel = camera.name.upper() if camera.name.upper().startswith("CAM_") else f"CAM_{camera.name.upper()}"
-            model = camera_model(sets[0].infos[camera.name])
+            model = camera_model(sets[0].infos[camera.name], rectified=camera.rectified, name=camera.name)
             T = self._truth.buffer.lookup(self._rig.frames.base_frame, camera.frame, sets[0].stamp_ns).matrix
+            T = T @ np.linalg.inv(model.T_cam_from_optical)
             calibration = self._writer.add_calibration(scene, channel, *pose_of(T), model.intrinsics.tolist())
             records = []
             for synced in sets:

@@ -8,14 +8,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from sparse4d_core.config import ImageConfig
+from sparse4d_core.preprocess import decoding_reduction
 from sparse4d_core.types import Frame
 
-from .camera_model import CameraModel, DistortionPolicy, camera_model
-from .image_decoding import ConversionError, decode_image
+from .camera_model import CameraModel, DistortionPolicy
+from .camera_reader import CameraReader
+from .image_decoding import ConversionError
+from .lens import MAX_FIELD_OF_VIEW_DEG
 from .rig import RigFrames
 from .synchronizer import SyncedSet
 from .transforms import Disconnected, LookupFailed, TransformBuffer, TransformError
@@ -27,10 +32,12 @@ class FrameBuilder:
     Args:
         frames: names of the rig's frames.
         buffer: transforms; may grow while a set waits for its pose.
-        distortion: what to do with cameras that are not rectified.
+        distortion: what to do with raw images of a lens.
         tf_timeout: seconds to wait for a pose that is not there yet; 0 for data that are all there.
         decode_threads: images decoded at a time.
         to_message: what the synchronizer's items are ► the image message.
+        max_field_of_view: degrees that the pinhole made from a fisheye may show.
+        reduced_for: the network's images, if JPEGs are to be decoded at a part of their size as far as these allow.
     """
 
     def __init__(
@@ -41,11 +48,17 @@ class FrameBuilder:
         tf_timeout: float = 0.0,
         decode_threads: int = 2,
         to_message: Callable[[str, Any], Any] = lambda camera, item: item,
+        max_field_of_view: float = MAX_FIELD_OF_VIEW_DEG,
+        reduced_for: ImageConfig | None = None,
     ):
         self._frames, self._buffer = frames, buffer
-        self._distortion, self._tf_timeout, self._to_message = distortion, tf_timeout, to_message
+        self._tf_timeout, self._to_message = tf_timeout, to_message
         self._decoders = ThreadPoolExecutor(decode_threads, "decode")
-        self._models: dict[str, tuple[tuple, CameraModel]] = {}  # camera -> fields of its CameraInfo, its model
+        reduction = (lambda size_wh: 1) if reduced_for is None else partial(decoding_reduction, reduced_for)
+        self._readers = {
+            camera: CameraReader(camera, camera in frames.rectified, distortion, max_field_of_view, reduction)
+            for camera in frames.cameras
+        }
 
     def close(self) -> None:
         """Ends the threads."""
@@ -58,37 +71,27 @@ class FrameBuilder:
             ConversionError, TransformError: an image, a calibration or a pose cannot be used.
         """
         start = time.perf_counter()
-        images = self._decode(synced)
-        cameras = {camera: self._camera_model(camera, info) for camera, info in synced.infos.items()}
+        images, cameras = self._decode(synced)
         decoded = time.perf_counter()
         frame = self._build_frame(synced, images, cameras)
         built = time.perf_counter()
         return frame, {"decode_images": (decoded - start) * 1e3, "transforms": (built - decoded) * 1e3}
 
-    def _decode(self, synced: SyncedSet) -> dict[str, tuple[int, np.ndarray]]:
-        """Camera -> (stamp in nanoseconds, BGR image)."""
+    def _decode(self, synced: SyncedSet) -> tuple[dict[str, tuple[int, np.ndarray]], dict[str, CameraModel]]:
+        """Camera -> (stamp in nanoseconds, BGR pinhole image), and camera -> the model of that image."""
 
-        def decode(entry: tuple[str, tuple[int, Any]]) -> tuple[str, tuple[int, np.ndarray]]:
-            camera, (stamp_ns, item) = entry
+        def decode(camera: str) -> tuple[np.ndarray, CameraModel]:
+            stamp_ns, item = synced.images[camera]
             message = self._to_message(camera, item)
             try:
                 _check_header(message, stamp_ns, self._frames.cameras[camera])
-                return camera, (stamp_ns, decode_image(message))
             except ConversionError as error:
                 raise ConversionError(error.cause, f"camera {camera}: {error}") from error
+            return self._readers[camera].read(message, synced.infos.get(camera))
 
-        return dict(self._decoders.map(decode, synced.images.items()))
-
-    def _camera_model(self, camera: str, info: Any) -> CameraModel:
-        """Made anew only when the calibration changes: undistortion maps take a while."""
-        fields = (
-            tuple(info.k), tuple(info.d), tuple(info.p), info.width, info.height, info.binning_x, info.binning_y,
-            info.roi.x_offset, info.roi.y_offset, info.roi.width, info.roi.height, info.distortion_model,
-        )  # fmt: skip
-        known = self._models.get(camera)
-        if known is None or known[0] != fields:
-            known = self._models[camera] = (fields, camera_model(info, self._distortion))
-        return known[1]
+        decoded = dict(zip(synced.images, self._decoders.map(decode, synced.images), strict=True))
+        images = {camera: (synced.images[camera][0], image) for camera, (image, _) in decoded.items()}
+        return images, {camera: model for camera, (_, model) in decoded.items()}
 
     def _build_frame(self, synced: SyncedSet, images: dict, cameras: dict[str, CameraModel]) -> Frame:
         """The frame, after waiting a bounded time for poses that may still come."""
@@ -137,7 +140,7 @@ def build_frame(
             T_cam_from_model.append(np.eye(4))
             continue
         pose = buffer.lookup_full(optical_frame, image_ns, source, stamp_ns, rig.global_frame)
-        T_cam_from_model.append(pose.matrix @ T_base_from_model)
+        T_cam_from_model.append(model.T_cam_from_optical @ pose.matrix @ T_base_from_model)
     return Frame(
         images=tuple(pixels),
         intrinsics=np.stack(intrinsics),

@@ -15,6 +15,7 @@ from sparse4d_core.config import PRESETS, ImageConfig, preset
 from sparse4d_core.preprocess import (
     ImageTransform,
     collate,
+    decoding_reduction,
     normalize,
     preprocess,
     test_time_transform,
@@ -154,6 +155,51 @@ def test_scaling_only_the_crop_equals_scaling_everything():
     image = noise(180, 320)
     whole = ImageTransform(0.44, (0, 0, 140, 79)).apply(image)
     assert np.array_equal(ImageTransform(0.44, (11, 30, 130, 75)).apply(image), whole[30:75, 11:130])
+
+
+@pytest.mark.parametrize(
+    ("name", "wh", "expected"),
+    [
+        ("v3_r50", (1600, 900), 2),  # 0.44 of the size
+        ("v3_r50", (3840, 2160), 4),
+        ("v3_r50", (704, 396), 1),
+        ("v3_r50", (1408, 792), 2),  # exactly half
+        ("v3_r50", (1406, 792), 1),
+        ("v3_r101", (1600, 900), 1),
+        ("v1_r101_t1", (1600, 900), 1),
+        ("demo", (704, 396), 2),
+        ("demo", (1600, 900), 4),
+    ],
+)
+def test_jpeg_is_reduced_as_far_as_nothing_is_enlarged_afterwards(name, wh, expected):
+    config = preset(name).image
+    assert decoding_reduction(config, wh) == expected
+    reduced = tuple(-(-size // expected) for size in wh)
+    assert test_time_transform(config, reduced).scale <= 1
+    assert test_time_transform(config, reduced).output_wh == config.input_wh
+
+
+@pytest.mark.parametrize("wh", [(1600, 900), (1601, 901), (1999, 1123)])
+@pytest.mark.parametrize("name", ["v3_r50", "demo"])
+def test_a_reduced_image_is_projected_where_the_whole_one_was(name, wh):
+    """Intrinsics divided by the reduction and the transform of the smaller image bring points to the same pixels.
+
+    Odd sizes are rounded up by the reduction, so that the scale differs by that one pixel; so does the picture.
+    """
+    config = preset(name).image
+    reduction = decoding_reduction(config, wh)
+    assert reduction > 1
+    K = np.array([[1266.0, 0, 816], [0, 1266, 491], [0, 0, 1]])
+    reduced = test_time_transform(config, tuple(-(-size // reduction) for size in wh))
+    both = (
+        test_time_transform(config, wh).apply_intrinsics(K),
+        reduced.apply_intrinsics(np.diag((1 / reduction, 1 / reduction, 1)) @ K),
+    )
+    if not (wh[0] % reduction or wh[1] % reduction):
+        np.testing.assert_allclose(both[1], both[0], rtol=1e-12)
+    else:
+        np.testing.assert_allclose(both[1], both[0], rtol=reduction / min(wh), atol=reduction)
+    np.testing.assert_allclose(both[1][0, 0], K[0, 0] * reduced.scale / reduction, rtol=1e-12)
 
 
 def test_missing_camera_is_masked():
