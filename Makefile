@@ -72,9 +72,9 @@ demo: operator
 	$(PY) -m sparse4d_ros.demo --out $(OUT)/demo
 
 # Geometry, the network's blocks against recorded data, one step, the way of a message in and out, and who imports what.
-QUICK := test/core/test_geometry.py test/core/test_preprocess.py test/core/inference test/golden/test_golden_blocks.py \
-    test/golden/test_golden_temporal.py test/ops/test_operator.py test/ros/perception test/ros/messages \
-    test/test_boundaries.py
+QUICK := test/core/test_geometry.py test/core/test_preprocess.py test/core/inference/test_pipeline.py \
+    test/golden/test_golden_blocks.py test/golden/test_golden_temporal.py test/ops/test_operator.py \
+    test/ros/perception test/ros/messages test/test_boundaries.py
 
 quick: $(VENV)/.dev operator
 	$(PY) -m pytest -q -m 'not slow and not ros' $(QUICK) $(PYTEST_ARGS)
