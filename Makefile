@@ -1,4 +1,4 @@
-# make demo | test | bench | lint. Each target prepares what it needs, once; later calls start at once.
+# make demo | quick | test | bench | lint. Each target prepares what it needs, once; later calls start at once.
 #
 # With a ROS 2 installation sourced, its packages are used. Otherwise ROS 2 comes from Python wheels, and the interface
 # packages which no wheel carries are built from underlay/. Everything lands in this folder: .venv*/ and out/.
@@ -19,15 +19,18 @@ LARGE_MESSAGES := FASTDDS_DEFAULT_PROFILES_FILE=$(CURDIR)/config/fastdds_shm.xml
 # Set by the start-up file of the ROS 2 wheels of another environment; there it would stop ours from finding its libraries.
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
-.PHONY: help setup operator demo test bench lint format clean
+.PHONY: help setup operator demo quick test bench lint format clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo    render driving scenes, run the node on them over ROS 2, score and draw the result in $(OUT)/demo"
-	@echo "make test    build with colcon, run all tests, count them      (PYTEST_ARGS='-k tracking' to select)"
-	@echo "make bench   measure operator, model, transport and intake; JSON in $(OUT)/bench"
-	@echo "make lint    style of Python and C++                           (make format corrects it)"
-	@echo "make clean   remove $(OUT)/, the environment and the compiled operator"
+	@echo "make demo      render driving scenes, run the node on them over ROS 2, score and draw the result in $(OUT)/demo"
+	@echo "make quick     the tests of what changes most, in under a minute"
+	@echo "make test      build with colcon, run all tests, count them      (PYTEST_ARGS='-k tracking' to select)"
+	@echo "make bench     measure operator, model, transport and intake; JSON in $(OUT)/bench"
+	@echo "               (KEEP=amd-epyc-2-cores: also in benchmarks/results, under that name of the machine)"
+	@echo "make lint      style of Python and C++                           (make format corrects it)"
+	@echo "make setup     the environment alone: $(VENV)                    (make operator compiles the kernels as well)"
+	@echo "make clean     remove $(OUT)/, the environment and the compiled operator"
 
 # --- environment ------------------------------------------------------------------------------------------------------
 
@@ -58,14 +61,23 @@ $(VENV)/.dev: $(VENV)/.ros requirements/dev.txt
 	@touch $@
 
 setup: $(VENV)/.ros
+	@echo "To use this environment in a shell: . $(VENV)/bin/activate"
 
-operator: setup
+operator: $(VENV)/.ros
 	@$(PY) -m cuda_ops.build
 
 # --- what people call -------------------------------------------------------------------------------------------------
 
 demo: operator
 	$(PY) -m sparse4d_ros.demo --out $(OUT)/demo
+
+# Geometry, the network's blocks against recorded data, one step, the way of a message in and out, and who imports what.
+QUICK := test/core/test_geometry.py test/core/test_preprocess.py test/core/inference/test_pipeline.py \
+    test/golden/test_golden_blocks.py test/golden/test_golden_temporal.py test/ops/test_operator.py \
+    test/ros/perception test/ros/messages test/test_boundaries.py
+
+quick: $(VENV)/.dev operator
+	$(PY) -m pytest -q -m 'not slow and not ros' $(QUICK) $(PYTEST_ARGS)
 
 test: $(VENV)/.dev operator
 	$(COLCON) build $(COLCON_BASES) --install-base $(OUT)/colcon/install
@@ -75,6 +87,8 @@ test: $(VENV)/.dev operator
 	-@$(COLCON) test-result --test-result-base $(OUT)/colcon/build
 	@$(PY) test/summary.py $(RESULTS)
 
+PARTS := operator transport intake model loader
+
 bench: $(VENV)/.dev operator
 	@mkdir -p $(OUT)/bench
 	$(PY) -m cuda_ops.benchmark --out $(OUT)/bench/operator.json
@@ -82,7 +96,7 @@ bench: $(VENV)/.dev operator
 	$(LARGE_MESSAGES) $(PY) -m sparse4d_ros.benchmark.intake --out $(OUT)/bench/intake.json
 	$(PY) -m sparse4d_core.benchmark --out $(OUT)/bench/model.json
 	$(PY) -m sparse4d_core.benchmark.loader_throughput --model demo --out $(OUT)/bench/loader.json
-	$(if $(KEEP),mkdir -p benchmarks/results && cp $(OUT)/bench/*.json benchmarks/results/)
+	$(foreach part,$(if $(KEEP),$(PARTS)),cp $(OUT)/bench/$(part).json benchmarks/results/$(KEEP)-$(part).json &&) true
 
 CPP = $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 
