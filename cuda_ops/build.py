@@ -15,8 +15,8 @@ import torch
 
 from .library import CSRC, LIBRARY_NAME, build_roots, find_library, sources_key
 
-CPU_SOURCES = ("library.cpp", "cpu_ops.cpp", "cpu_generic.cpp", "cpu_avx2.cpp", "cpu_avx512.cpp")
-CUDA_SOURCES = ("cuda_ops.cpp", "cuda_kernels.cu")
+CPU_SOURCES = ("torch/bindings.cpp", "torch/cpu_ops.cpp", "cpu/generic.cpp", "cpu/avx2.cpp", "cpu/avx512.cpp")
+CUDA_SOURCES = ("torch/cuda_ops.cpp", "cuda/kernels.cu")
 CUDA_ARCHITECTURES = ("75", "80", "86", "89", "90")
 """Compute capabilities compiled to machine code; the newest is added as PTX for later ones."""
 
@@ -71,7 +71,7 @@ def compile_cuda_kernels(
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / "cuda_kernels.o"
     flags = ["-std=c++17", *(["-Xptxas", "-O0"] if quick else ["-O3"]), *gencode_flags(architectures)]
-    command = [nvcc, *flags, "-c", str(CSRC / "cuda_kernels.cu"), "-o", str(target)]
+    command = [nvcc, *flags, "-c", str(CSRC / "cuda/kernels.cu"), "-o", str(target)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")

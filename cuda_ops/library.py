@@ -12,11 +12,16 @@ CSRC = pathlib.Path(__file__).resolve().parent / "csrc"
 LIBRARY_NAME = "sparse4d_ops"
 
 
+def source_files() -> list[pathlib.Path]:
+    """The C++ and CUDA sources, in a fixed order."""
+    return sorted(path for path in CSRC.rglob("*") if path.is_file())
+
+
 def sources_key() -> str:
     """Names the build: torch's version and the sources' content, so a stale library is never loaded."""
     digest = hashlib.sha256()
-    for path in sorted(CSRC.iterdir()):
-        digest.update(path.name.encode() + path.read_bytes())
+    for path in source_files():
+        digest.update(path.relative_to(CSRC).as_posix().encode() + path.read_bytes())
     return f"torch{torch.__version__}-{digest.hexdigest()[:12]}"
 
 

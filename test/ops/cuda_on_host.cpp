@@ -1,7 +1,7 @@
 // The CUDA kernels' headers compiled for the host; called through ctypes by cuda_on_host.py.
 #include "cuda_on_host.h"
 
-#include "cuda_launch.cuh"
+#include "cuda/launch.cuh"
 
 // backward: 0 or 1; type: FeatureType; arguments: the bytes of an Arguments.
 extern "C" void run_on_host(int backward, int type, int fused, const void* arguments) {

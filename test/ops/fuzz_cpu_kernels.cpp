@@ -8,7 +8,7 @@
 #include <random>
 #include <vector>
 
-#include "cpu_kernels.h"
+#include "cpu/kernels.h"
 
 using namespace sparse4d;
 

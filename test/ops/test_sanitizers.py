@@ -9,19 +9,19 @@ import subprocess
 
 import pytest
 
-from cuda_ops.library import CSRC, build_roots
+from cuda_ops.library import CSRC, build_roots, source_files
 
 FUZZ = pathlib.Path(__file__).with_name("fuzz_cpu_kernels.cpp")
 
 
 def _program() -> pathlib.Path:
     """The sanitized program, compiled once per state of the sources."""
-    sources = [*sorted(CSRC.glob("*.h")), *sorted(CSRC.glob("cpu_*.cpp")), FUZZ]
+    sources = [*(path for path in source_files() if path.parent.name in ("cpu", "shared")), FUZZ]
     key = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
     program = build_roots()[0] / f"fuzz-{key}"
     if not program.is_file():
         program.parent.mkdir(parents=True, exist_ok=True)
-        kernels = [str(CSRC / f"cpu_{name}.cpp") for name in ("generic", "avx2", "avx512")]
+        kernels = [str(CSRC / f"cpu/{name}.cpp") for name in ("generic", "avx2", "avx512")]
         flags = ["-std=c++17", "-O1", "-g", "-Wno-psabi", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
         subprocess.run(["g++", *flags, f"-I{CSRC}", str(FUZZ), *kernels, "-o", str(program)], check=True)
     return program

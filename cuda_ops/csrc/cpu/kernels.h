@@ -1,6 +1,6 @@
 // The CPU kernels as tables of functions, one table per instruction set, chosen at run time.
 #pragma once
-#include "arguments.h"
+#include "../shared/arguments.h"
 
 namespace sparse4d {
 

@@ -2,7 +2,7 @@
 // written once; only the gradient of the features, to which many rows contribute, needs atomic additions (one per
 // corner and pack, 16 bytes wide where the device can).
 #pragma once
-#include "cuda_common.cuh"
+#include "common.cuh"
 
 namespace sparse4d {
 namespace SPARSE4D_ISA {

@@ -1,8 +1,8 @@
 // Instantiates the kernels for the instruction set SPARSE4D_ISA; included once per translation unit.
 #pragma once
-#include "cpu_backward.h"
-#include "cpu_forward.h"
-#include "cpu_kernels.h"
+#include "backward.h"
+#include "forward.h"
+#include "kernels.h"
 
 namespace sparse4d {
 namespace SPARSE4D_ISA {

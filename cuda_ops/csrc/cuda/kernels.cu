@@ -1,6 +1,6 @@
 // All CUDA kernels; needs nvcc, not torch.
-#include "cuda_kernels.h"
-#include "cuda_launch.cuh"
+#include "kernels.h"
+#include "launch.cuh"
 
 namespace sparse4d {
 namespace {

@@ -8,7 +8,7 @@
 #pragma GCC target("avx2,fma,f16c")
 #endif
 #define SPARSE4D_ISA avx2
-#include "cpu_table.h"
+#include "table.h"
 
 namespace sparse4d {
 

@@ -1,7 +1,7 @@
 // Chooses the kernel for a problem: feature type, locations given or projected, channels per load.
 #pragma once
-#include "cuda_backward.cuh"
-#include "cuda_forward.cuh"
+#include "backward.cuh"
+#include "forward.cuh"
 
 namespace sparse4d {
 namespace SPARSE4D_ISA {

@@ -5,7 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "storage.h"
+#include "../shared/storage.h"
 
 namespace sparse4d {
 namespace SPARSE4D_ISA {

@@ -1,6 +1,6 @@
 // Forward on CUDA: one block owns one output row, so nothing is added atomically and the result is deterministic.
 #pragma once
-#include "cuda_common.cuh"
+#include "common.cuh"
 
 namespace sparse4d {
 namespace SPARSE4D_ISA {

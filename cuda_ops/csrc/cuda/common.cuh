@@ -1,7 +1,7 @@
 // What the CUDA kernels share. No torch includes: nvcc compiles them alone, and a host compiler compiles them for the
 // tests, with cuda_on_host.h standing in for the device.
 #pragma once
-#include "storage.h"
+#include "../shared/storage.h"
 
 #if defined(__CUDACC__)
 #include <cuda_fp16.h>

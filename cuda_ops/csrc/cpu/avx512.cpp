@@ -8,7 +8,7 @@
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512")
 #endif
 #define SPARSE4D_ISA avx512
-#include "cpu_table.h"
+#include "table.h"
 
 namespace sparse4d {
 

@@ -6,7 +6,7 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
-#include "cuda_kernels.h"
+#include "../cuda/kernels.h"
 #include "device_ops.h"
 
 namespace sparse4d {

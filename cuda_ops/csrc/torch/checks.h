@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "arguments.h"
+#include "../shared/arguments.h"
 
 namespace sparse4d {
 

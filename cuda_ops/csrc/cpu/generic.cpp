@@ -1,5 +1,5 @@
 // Kernels for any processor, and the choice between the tables.
-#include "cpu_table.h"
+#include "table.h"
 
 namespace sparse4d {
 

@@ -5,7 +5,7 @@
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
-#include "cpu_kernels.h"
+#include "../cpu/kernels.h"
 #include "device_ops.h"
 
 namespace sparse4d {
