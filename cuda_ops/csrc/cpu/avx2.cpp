@@ -7,8 +7,8 @@
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #pragma GCC target("avx2,fma,f16c")
 #endif
-#define SPARSE4D_ISA avx2
-#include "table.h"
+#define SPARSE4D_TARGET avx2
+#include "kernels.h"
 
 namespace sparse4d {
 

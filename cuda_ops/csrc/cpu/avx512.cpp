@@ -7,8 +7,8 @@
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512")
 #endif
-#define SPARSE4D_ISA avx512
-#include "table.h"
+#define SPARSE4D_TARGET avx512
+#include "kernels.h"
 
 namespace sparse4d {
 

@@ -1,5 +1,6 @@
 // Kernels for any processor, and the choice between the tables.
-#include "table.h"
+#define SPARSE4D_TARGET generic
+#include "kernels.h"
 
 namespace sparse4d {
 

@@ -23,3 +23,29 @@ const CpuKernels& cpu_kernels_avx512();
 const CpuKernels& cpu_kernels();
 
 }  // namespace sparse4d
+
+// What follows makes the table of one instruction set, for the translation unit that is compiled for it.
+#if defined(SPARSE4D_TARGET)
+#include "backward.h"
+#include "forward.h"
+
+namespace sparse4d {
+namespace SPARSE4D_TARGET {
+
+#define SPARSE4D_TABLE(function)                                                                 \
+  {                                                                                              \
+    {function<float, GivenLocations<float>>, function<float, ProjectedPoints<float>>},           \
+        {function<double, GivenLocations<double>>, function<double, ProjectedPoints<double>>}, { \
+      function<BFloat16, GivenLocations<float>>, function<BFloat16, ProjectedPoints<float>>      \
+    }                                                                                            \
+  }
+
+inline const CpuKernels& table(const char* name) {
+  static const CpuKernels kernels = {name, SPARSE4D_TABLE(forward_rows), SPARSE4D_TABLE(backward_rows),
+                                     SPARSE4D_TABLE(backward_maps)};
+  return kernels;
+}
+
+}  // namespace SPARSE4D_TARGET
+}  // namespace sparse4d
+#endif

@@ -8,7 +8,7 @@
 #include "../shared/storage.h"
 
 namespace sparse4d {
-namespace SPARSE4D_ISA {
+namespace SPARSE4D_TARGET {
 
 template <typename S>
 struct Simd;
@@ -83,5 +83,5 @@ class Scratch {
   S* data_;
 };
 
-}  // namespace SPARSE4D_ISA
+}  // namespace SPARSE4D_TARGET
 }  // namespace sparse4d

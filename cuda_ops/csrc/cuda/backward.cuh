@@ -5,7 +5,7 @@
 #include "common.cuh"
 
 namespace sparse4d {
-namespace SPARSE4D_ISA {
+namespace SPARSE4D_TARGET {
 
 template <int kWidth, typename S>
 SPARSE4D_DEVICE void atomic_add_pack(S* to, const S* values) {
@@ -135,5 +135,5 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(const Arguments a, c
   }
 }
 
-}  // namespace SPARSE4D_ISA
+}  // namespace SPARSE4D_TARGET
 }  // namespace sparse4d

@@ -63,12 +63,12 @@ Tensor meta_output(const Tensor& features, const Tensor& weights) {
   return at::empty_symint({features.sym_size(0), weights.sym_size(1), features.sym_size(2)}, features.options());
 }
 
-Gradients meta_gradients(const Tensor& features, const Tensor& where, const Tensor& weights,
+Gradients meta_gradients(const Tensor& features, const Tensor& source, const Tensor& weights,
                          std::array<bool, 3> wanted) {
   const auto like = [](const Tensor& t, bool want) {
     return want ? at::empty_like(t, t.options(), at::MemoryFormat::Contiguous) : at::empty({0}, t.options());
   };
-  return {like(features, wanted[0]), like(where, wanted[1]), like(weights, wanted[2])};
+  return {like(features, wanted[0]), like(source, wanted[1]), like(weights, wanted[2])};
 }
 
 Tensor forward_meta(const Tensor& features, const Tensor&, const Tensor&, const Tensor&, const Tensor& weights) {
@@ -234,16 +234,16 @@ TORCH_LIBRARY(sparse4d, m) {
       "bool[3] wanted) -> (Tensor, Tensor, Tensor)");
 }
 
-#define SPARSE4D_DEVICE(key)                                         \
+#define SPARSE4D_REGISTER(key)                                       \
   TORCH_LIBRARY_IMPL(sparse4d, key, m) {                             \
     m.impl("deformable_aggregation", forward);                       \
     m.impl("deformable_aggregation_backward", backward);             \
     m.impl("fused_deformable_aggregation", fused_forward);           \
     m.impl("fused_deformable_aggregation_backward", fused_backward); \
   }
-SPARSE4D_DEVICE(CPU)
+SPARSE4D_REGISTER(CPU)
 #ifdef SPARSE4D_CUDA
-SPARSE4D_DEVICE(CUDA)
+SPARSE4D_REGISTER(CUDA)
 #endif
 
 TORCH_LIBRARY_IMPL(sparse4d, Meta, m) {

@@ -30,21 +30,21 @@ at::Tensor forward_cpu(Operands o) {
   const Sizes& size = o.arguments.sizes;
   at::Tensor output = at::empty({size.batch, size.anchors, size.channels}, o.features.options());
   o.arguments.output = output.mutable_data_ptr();
-  run(cpu_kernels().forward[int(o.type)][o.where.fused()], o.arguments, size.batch * size.anchors, 4);
+  run(cpu_kernels().forward[int(o.type)][o.source.fused()], o.arguments, size.batch * size.anchors, 4);
   return output;
 }
 
 Gradients backward_cpu(Operands o, const at::Tensor& grad_output, std::array<bool, 3> wanted) {
   const Sizes& size = o.arguments.sizes;
   const CpuKernels& kernels = cpu_kernels();
-  const int type = int(o.type), fused = o.where.fused();
+  const int type = int(o.type), fused = o.source.fused();
   o.arguments.grad_output = grad_output.const_data_ptr();
-  at::Tensor features = at::empty({0}, o.features.options()), where = at::empty({0}, o.weights.options());
-  at::Tensor weights = where;
-  if (wanted[1]) where = at::empty_like(o.where.differentiable());
+  at::Tensor features = at::empty({0}, o.features.options()), source = at::empty({0}, o.weights.options());
+  at::Tensor weights = source;
+  if (wanted[1]) source = at::empty_like(o.source.differentiable());
   if (wanted[2]) weights = at::empty_like(o.weights);
   if (wanted[1] || wanted[2]) {
-    o.arguments.grad_location = wanted[1] ? where.mutable_data_ptr() : nullptr;
+    o.arguments.grad_location = wanted[1] ? source.mutable_data_ptr() : nullptr;
     o.arguments.grad_weights = wanted[2] ? weights.mutable_data_ptr() : nullptr;
     run(kernels.backward_rows[type][fused], o.arguments, size.batch * size.anchors, 4);
   }
@@ -55,7 +55,7 @@ Gradients backward_cpu(Operands o, const at::Tensor& grad_output, std::array<boo
     o.arguments.channel_blocks = channel_blocks(maps, o.features);
     run(kernels.backward_maps[type][fused], o.arguments, maps * o.arguments.channel_blocks, 1);
   }
-  return {features, where, weights};
+  return {features, source, weights};
 }
 
 }  // namespace sparse4d
