@@ -19,8 +19,8 @@ const CpuKernels& cpu_kernels_generic();
 const CpuKernels& cpu_kernels_avx2();
 const CpuKernels& cpu_kernels_avx512();
 
-// The best table that this processor can run.
-const CpuKernels& cpu_kernels();
+// The tables that this processor can run, the best first, generic last, then null.
+const CpuKernels* const* cpu_kernels();
 
 }  // namespace sparse4d
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <new>
 
 #include "../shared/storage.h"
 
@@ -72,7 +73,7 @@ class Scratch {
  public:
   explicit Scratch(int64_t count)
       : data_(static_cast<S*>(std::aligned_alloc(64, (size_t(count) * sizeof(S) / 64 + 1) * 64))) {
-    if (data_ == nullptr) std::abort();
+    if (data_ == nullptr) throw std::bad_alloc();
   }
   ~Scratch() { std::free(data_); }
   Scratch(const Scratch&) = delete;

@@ -1,4 +1,7 @@
-// Schemas, and per dispatch key: CPU, CUDA, Meta (fake tensors), Autograd and Autocast.
+// Schemas, and what does not depend on the device: Meta (fake tensors), Autograd and Autocast. The devices register
+// their own implementations (device_ops.h). Tables of the maps are integers, not tensors: a CPU tensor beside CUDA
+// features could not be traced.
+#include <ATen/Context.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -10,50 +13,10 @@
 namespace sparse4d {
 namespace {
 
+using at::IntArrayRef;
 using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-
-// ---- the device's implementation behind both operators -------------------------------------------------------------
-
-Tensor run_forward(Operands o) {
-#ifdef SPARSE4D_CUDA
-  if (o.features.is_cuda()) return forward_cuda(std::move(o));
-#endif
-  return forward_cpu(std::move(o));
-}
-
-Gradients run_backward(Operands o, const Tensor& grad_output, std::array<bool, 3> wanted) {
-  const Sizes& size = o.arguments.sizes;
-  check_tensor("grad_output", grad_output, {size.batch, size.anchors, size.channels}, "[batch, anchors, channels]",
-               o.features.scalar_type(), o.features.device());
-#ifdef SPARSE4D_CUDA
-  if (o.features.is_cuda()) return backward_cuda(std::move(o), grad_output, wanted);
-#endif
-  return backward_cpu(std::move(o), grad_output, wanted);
-}
-
-Tensor forward(const Tensor& features, const Tensor& shapes, const Tensor& starts, const Tensor& location,
-               const Tensor& weights) {
-  return run_forward(operands(features, shapes, starts, {location, {}, {}, {}}, weights));
-}
-
-Gradients backward(const Tensor& grad_output, const Tensor& features, const Tensor& shapes, const Tensor& starts,
-                   const Tensor& location, const Tensor& weights, std::array<bool, 3> wanted) {
-  return run_backward(operands(features, shapes, starts, {location, {}, {}, {}}, weights), grad_output, wanted);
-}
-
-Tensor fused_forward(const Tensor& features, const Tensor& shapes, const Tensor& starts, const Tensor& key_points,
-                     const Tensor& projection, const Tensor& image_wh, const Tensor& weights) {
-  return run_forward(operands(features, shapes, starts, {{}, key_points, projection, image_wh}, weights));
-}
-
-Gradients fused_backward(const Tensor& grad_output, const Tensor& features, const Tensor& shapes, const Tensor& starts,
-                         const Tensor& key_points, const Tensor& projection, const Tensor& image_wh,
-                         const Tensor& weights, std::array<bool, 3> wanted) {
-  return run_backward(operands(features, shapes, starts, {{}, key_points, projection, image_wh}, weights), grad_output,
-                      wanted);
-}
 
 // ---- shapes without data -------------------------------------------------------------------------------------------
 
@@ -71,57 +34,54 @@ Gradients meta_gradients(const Tensor& features, const Tensor& source, const Ten
   return {like(features, wanted[0]), like(source, wanted[1]), like(weights, wanted[2])};
 }
 
-Tensor forward_meta(const Tensor& features, const Tensor&, const Tensor&, const Tensor&, const Tensor& weights) {
+Tensor forward_meta(const Tensor& features, IntArrayRef, IntArrayRef, const Tensor&, const Tensor& weights) {
   return meta_output(features, weights);
 }
 
-Gradients backward_meta(const Tensor&, const Tensor& features, const Tensor&, const Tensor&, const Tensor& location,
+Gradients backward_meta(const Tensor&, const Tensor& features, IntArrayRef, IntArrayRef, const Tensor& location,
                         const Tensor& weights, std::array<bool, 3> wanted) {
   return meta_gradients(features, location, weights, wanted);
 }
 
-Tensor fused_forward_meta(const Tensor& features, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                          const Tensor&, const Tensor& weights) {
+Tensor fused_forward_meta(const Tensor& features, IntArrayRef, IntArrayRef, const Tensor&, const Tensor&, const Tensor&,
+                          const Tensor& weights) {
   return meta_output(features, weights);
 }
 
-Gradients fused_backward_meta(const Tensor&, const Tensor& features, const Tensor&, const Tensor&,
-                              const Tensor& key_points, const Tensor&, const Tensor&, const Tensor& weights,
-                              std::array<bool, 3> wanted) {
+Gradients fused_backward_meta(const Tensor&, const Tensor& features, IntArrayRef, IntArrayRef, const Tensor& key_points,
+                              const Tensor&, const Tensor&, const Tensor& weights, std::array<bool, 3> wanted) {
   return meta_gradients(features, key_points, weights, wanted);
 }
 
 // ---- calls through the dispatcher ----------------------------------------------------------------------------------
 
-Tensor call_forward(const Tensor& features, const Tensor& shapes, const Tensor& starts, const Tensor& location,
+template <typename Signature>
+c10::TypedOperatorHandle<Signature> find(const char* name, Signature*) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
+}
+
+Tensor call_forward(const Tensor& features, IntArrayRef shapes, IntArrayRef starts, const Tensor& location,
                     const Tensor& weights) {
-  static auto op =
-      c10::Dispatcher::singleton().findSchemaOrThrow("sparse4d::deformable_aggregation", "").typed<decltype(forward)>();
+  static auto op = find("sparse4d::deformable_aggregation", forward_meta);
   return op.call(features, shapes, starts, location, weights);
 }
 
-Gradients call_backward(const Tensor& grad_output, const Tensor& features, const Tensor& shapes, const Tensor& starts,
+Gradients call_backward(const Tensor& grad_output, const Tensor& features, IntArrayRef shapes, IntArrayRef starts,
                         const Tensor& location, const Tensor& weights, std::array<bool, 3> wanted) {
-  static auto op = c10::Dispatcher::singleton()
-                       .findSchemaOrThrow("sparse4d::deformable_aggregation_backward", "")
-                       .typed<decltype(backward)>();
+  static auto op = find("sparse4d::deformable_aggregation_backward", backward_meta);
   return op.call(grad_output, features, shapes, starts, location, weights, wanted);
 }
 
-Tensor call_fused_forward(const Tensor& features, const Tensor& shapes, const Tensor& starts, const Tensor& key_points,
+Tensor call_fused_forward(const Tensor& features, IntArrayRef shapes, IntArrayRef starts, const Tensor& key_points,
                           const Tensor& projection, const Tensor& image_wh, const Tensor& weights) {
-  static auto op = c10::Dispatcher::singleton()
-                       .findSchemaOrThrow("sparse4d::fused_deformable_aggregation", "")
-                       .typed<decltype(fused_forward)>();
+  static auto op = find("sparse4d::fused_deformable_aggregation", fused_forward_meta);
   return op.call(features, shapes, starts, key_points, projection, image_wh, weights);
 }
 
-Gradients call_fused_backward(const Tensor& grad_output, const Tensor& features, const Tensor& shapes,
-                              const Tensor& starts, const Tensor& key_points, const Tensor& projection,
-                              const Tensor& image_wh, const Tensor& weights, std::array<bool, 3> wanted) {
-  static auto op = c10::Dispatcher::singleton()
-                       .findSchemaOrThrow("sparse4d::fused_deformable_aggregation_backward", "")
-                       .typed<decltype(fused_backward)>();
+Gradients call_fused_backward(const Tensor& grad_output, const Tensor& features, IntArrayRef shapes, IntArrayRef starts,
+                              const Tensor& key_points, const Tensor& projection, const Tensor& image_wh,
+                              const Tensor& weights, std::array<bool, 3> wanted) {
+  static auto op = find("sparse4d::fused_deformable_aggregation_backward", fused_backward_meta);
   return op.call(grad_output, features, shapes, starts, key_points, projection, image_wh, weights, wanted);
 }
 
@@ -130,59 +90,115 @@ Gradients call_fused_backward(const Tensor& grad_output, const Tensor& features,
 Tensor only_if(bool wanted, const Tensor& gradient) { return wanted ? gradient : Tensor(); }
 
 struct Aggregation : torch::autograd::Function<Aggregation> {
-  static Tensor forward(AutogradContext* context, const Tensor& features, const Tensor& shapes, const Tensor& starts,
+  static Tensor forward(AutogradContext* context, const Tensor& features, IntArrayRef shapes, IntArrayRef starts,
                         const Tensor& location, const Tensor& weights) {
     at::AutoDispatchBelowADInplaceOrView below;
-    context->save_for_backward({features, shapes, starts, location, weights});
+    context->saved_data["shapes"] = shapes;
+    context->saved_data["starts"] = starts;
+    context->save_for_backward({features, location, weights});
     return call_forward(features, shapes, starts, location, weights);
   }
 
   static variable_list backward(AutogradContext* context, variable_list grad) {
     const auto s = context->get_saved_variables();
-    const std::array<bool, 3> wanted = {context->needs_input_grad(0), context->needs_input_grad(3),
-                                        context->needs_input_grad(4)};
-    auto [features, location, weights] = call_backward(grad[0].contiguous(), s[0], s[1], s[2], s[3], s[4], wanted);
+    const auto shapes = context->saved_data["shapes"].toIntVector(),
+               starts = context->saved_data["starts"].toIntVector();
+    const std::array<bool, 3> wanted = {context->needs_input_grad(0), context->needs_input_grad(1),
+                                        context->needs_input_grad(2)};  // counted among the tensors
+    auto [features, location, weights] = call_backward(grad[0].contiguous(), s[0], shapes, starts, s[1], s[2], wanted);
     return {only_if(wanted[0], features), Tensor(), Tensor(), only_if(wanted[1], location),
             only_if(wanted[2], weights)};
   }
 };
 
 struct FusedAggregation : torch::autograd::Function<FusedAggregation> {
-  static Tensor forward(AutogradContext* context, const Tensor& features, const Tensor& shapes, const Tensor& starts,
+  static Tensor forward(AutogradContext* context, const Tensor& features, IntArrayRef shapes, IntArrayRef starts,
                         const Tensor& key_points, const Tensor& projection, const Tensor& image_wh,
                         const Tensor& weights) {
     TORCH_CHECK_VALUE(!projection.requires_grad() && !image_wh.requires_grad(),
                       "projection, image_wh: the fused operator gives them no gradient; detach() them or use "
                       "deformable_aggregation");
     at::AutoDispatchBelowADInplaceOrView below;
-    context->save_for_backward({features, shapes, starts, key_points, projection, image_wh, weights});
+    context->saved_data["shapes"] = shapes;
+    context->saved_data["starts"] = starts;
+    context->save_for_backward({features, key_points, projection, image_wh, weights});
     return call_fused_forward(features, shapes, starts, key_points, projection, image_wh, weights);
   }
 
   static variable_list backward(AutogradContext* context, variable_list grad) {
     const auto s = context->get_saved_variables();
-    const std::array<bool, 3> wanted = {context->needs_input_grad(0), context->needs_input_grad(3),
-                                        context->needs_input_grad(6)};
+    const auto shapes = context->saved_data["shapes"].toIntVector(),
+               starts = context->saved_data["starts"].toIntVector();
+    const std::array<bool, 3> wanted = {context->needs_input_grad(0), context->needs_input_grad(1),
+                                        context->needs_input_grad(4)};
     auto [features, key_points, weights] =
-        call_fused_backward(grad[0].contiguous(), s[0], s[1], s[2], s[3], s[4], s[5], s[6], wanted);
+        call_fused_backward(grad[0].contiguous(), s[0], shapes, starts, s[1], s[2], s[3], s[4], wanted);
     return {only_if(wanted[0], features), Tensor(), Tensor(), only_if(wanted[1], key_points), Tensor(), Tensor(),
             only_if(wanted[2], weights)};
   }
 };
 
-Tensor forward_autograd(const Tensor& features, const Tensor& shapes, const Tensor& starts, const Tensor& location,
+variable_list no_second_derivative() {
+  TORCH_CHECK_NOT_IMPLEMENTED(false,
+                              "deformable_aggregation: second derivatives are not implemented; differentiate once, or "
+                              "use cuda_ops.reference, which PyTorch differentiates any number of times");
+}
+
+struct AggregationBackward : torch::autograd::Function<AggregationBackward> {
+  static variable_list forward(AutogradContext*, const Tensor& grad_output, const Tensor& features, IntArrayRef shapes,
+                               IntArrayRef starts, const Tensor& location, const Tensor& weights,
+                               std::array<bool, 3> wanted) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    auto [a, b, c] = call_backward(grad_output, features, shapes, starts, location, weights, wanted);
+    return {a, b, c};
+  }
+  static variable_list backward(AutogradContext*, variable_list) { return no_second_derivative(); }
+};
+
+struct FusedAggregationBackward : torch::autograd::Function<FusedAggregationBackward> {
+  static variable_list forward(AutogradContext*, const Tensor& grad_output, const Tensor& features, IntArrayRef shapes,
+                               IntArrayRef starts, const Tensor& key_points, const Tensor& projection,
+                               const Tensor& image_wh, const Tensor& weights, std::array<bool, 3> wanted) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    auto [a, b, c] =
+        call_fused_backward(grad_output, features, shapes, starts, key_points, projection, image_wh, weights, wanted);
+    return {a, b, c};
+  }
+  static variable_list backward(AutogradContext*, variable_list) { return no_second_derivative(); }
+};
+
+// On CUDA gradients are added atomically, in any order; also fake tensors of a trace come by here.
+void alert_on_cuda(const Tensor& features) {
+  if (features.is_cuda()) at::globalContext().alertNotDeterministic("deformable_aggregation_backward_cuda");
+}
+
+Tensor forward_autograd(const Tensor& features, IntArrayRef shapes, IntArrayRef starts, const Tensor& location,
                         const Tensor& weights) {
   return Aggregation::apply(features, shapes, starts, location, weights);
 }
 
-Tensor fused_forward_autograd(const Tensor& features, const Tensor& shapes, const Tensor& starts,
-                              const Tensor& key_points, const Tensor& projection, const Tensor& image_wh,
-                              const Tensor& weights) {
+Gradients backward_autograd(const Tensor& grad_output, const Tensor& features, IntArrayRef shapes, IntArrayRef starts,
+                            const Tensor& location, const Tensor& weights, std::array<bool, 3> wanted) {
+  alert_on_cuda(features);
+  auto g = AggregationBackward::apply(grad_output, features, shapes, starts, location, weights, wanted);
+  return {g[0], g[1], g[2]};
+}
+
+Tensor fused_forward_autograd(const Tensor& features, IntArrayRef shapes, IntArrayRef starts, const Tensor& key_points,
+                              const Tensor& projection, const Tensor& image_wh, const Tensor& weights) {
   return FusedAggregation::apply(features, shapes, starts, key_points, projection, image_wh, weights);
 }
 
-// ---- autocast: features in the lower precision, everything that is a coordinate or a weight in float32
-// ---------------
+Gradients fused_backward_autograd(const Tensor& grad_output, const Tensor& features, IntArrayRef shapes,
+                                  IntArrayRef starts, const Tensor& key_points, const Tensor& projection,
+                                  const Tensor& image_wh, const Tensor& weights, std::array<bool, 3> wanted) {
+  alert_on_cuda(features);
+  auto g = FusedAggregationBackward::apply(grad_output, features, shapes, starts, key_points, projection, image_wh,
+                                           weights, wanted);
+  return {g[0], g[1], g[2]};
+}
+
+// ---- autocast: features in the lower precision, coordinates and weights in float32 ----------------------------------
 
 template <c10::DeviceType device>
 Tensor low(const Tensor& features) {
@@ -197,16 +213,15 @@ Tensor full(const Tensor& tensor) {
 }
 
 template <c10::DeviceType device, c10::DispatchKey key>
-Tensor forward_autocast(const Tensor& features, const Tensor& shapes, const Tensor& starts, const Tensor& location,
+Tensor forward_autocast(const Tensor& features, IntArrayRef shapes, IntArrayRef starts, const Tensor& location,
                         const Tensor& weights) {
   c10::impl::ExcludeDispatchKeyGuard no_autocast(key);
   return call_forward(low<device>(features), shapes, starts, full<device>(location), full<device>(weights));
 }
 
 template <c10::DeviceType device, c10::DispatchKey key>
-Tensor fused_forward_autocast(const Tensor& features, const Tensor& shapes, const Tensor& starts,
-                              const Tensor& key_points, const Tensor& projection, const Tensor& image_wh,
-                              const Tensor& weights) {
+Tensor fused_forward_autocast(const Tensor& features, IntArrayRef shapes, IntArrayRef starts, const Tensor& key_points,
+                              const Tensor& projection, const Tensor& image_wh, const Tensor& weights) {
   c10::impl::ExcludeDispatchKeyGuard no_autocast(key);
   return call_fused_forward(low<device>(features), shapes, starts, full<device>(key_points), full<device>(projection),
                             full<device>(image_wh), full<device>(weights));
@@ -219,32 +234,20 @@ constexpr auto kCUDA = c10::DeviceType::CUDA;
 
 TORCH_LIBRARY(sparse4d, m) {
   m.def(
-      "deformable_aggregation(Tensor features, Tensor spatial_shapes, Tensor scale_start_index, "
+      "deformable_aggregation(Tensor features, int[] spatial_shapes, int[] scale_start_index, "
       "Tensor sampling_location, Tensor weights) -> Tensor");
   m.def(
-      "deformable_aggregation_backward(Tensor grad_output, Tensor features, Tensor spatial_shapes, "
-      "Tensor scale_start_index, Tensor sampling_location, Tensor weights, bool[3] wanted) "
+      "deformable_aggregation_backward(Tensor grad_output, Tensor features, int[] spatial_shapes, "
+      "int[] scale_start_index, Tensor sampling_location, Tensor weights, bool[3] wanted) "
       "-> (Tensor, Tensor, Tensor)");
   m.def(
-      "fused_deformable_aggregation(Tensor features, Tensor spatial_shapes, Tensor scale_start_index, "
+      "fused_deformable_aggregation(Tensor features, int[] spatial_shapes, int[] scale_start_index, "
       "Tensor key_points, Tensor projection, Tensor image_wh, Tensor weights) -> Tensor");
   m.def(
-      "fused_deformable_aggregation_backward(Tensor grad_output, Tensor features, Tensor spatial_shapes, "
-      "Tensor scale_start_index, Tensor key_points, Tensor projection, Tensor image_wh, Tensor weights, "
+      "fused_deformable_aggregation_backward(Tensor grad_output, Tensor features, int[] spatial_shapes, "
+      "int[] scale_start_index, Tensor key_points, Tensor projection, Tensor image_wh, Tensor weights, "
       "bool[3] wanted) -> (Tensor, Tensor, Tensor)");
 }
-
-#define SPARSE4D_REGISTER(key)                                       \
-  TORCH_LIBRARY_IMPL(sparse4d, key, m) {                             \
-    m.impl("deformable_aggregation", forward);                       \
-    m.impl("deformable_aggregation_backward", backward);             \
-    m.impl("fused_deformable_aggregation", fused_forward);           \
-    m.impl("fused_deformable_aggregation_backward", fused_backward); \
-  }
-SPARSE4D_REGISTER(CPU)
-#ifdef SPARSE4D_CUDA
-SPARSE4D_REGISTER(CUDA)
-#endif
 
 TORCH_LIBRARY_IMPL(sparse4d, Meta, m) {
   m.impl("deformable_aggregation", forward_meta);
@@ -255,7 +258,9 @@ TORCH_LIBRARY_IMPL(sparse4d, Meta, m) {
 
 TORCH_LIBRARY_IMPL(sparse4d, Autograd, m) {
   m.impl("deformable_aggregation", forward_autograd);
+  m.impl("deformable_aggregation_backward", backward_autograd);
   m.impl("fused_deformable_aggregation", fused_forward_autograd);
+  m.impl("fused_deformable_aggregation_backward", fused_backward_autograd);
 }
 
 TORCH_LIBRARY_IMPL(sparse4d, AutocastCPU, m) {

@@ -19,8 +19,6 @@ void check_launch(const Sizes& size) {
                     "weights: expected fewer than 2^31 output rows (batch x anchors), got ", size.batch * size.anchors);
 }
 
-}  // namespace
-
 at::Tensor forward_cuda(Operands o) {
   const Sizes& size = o.arguments.sizes;
   check_launch(size);
@@ -47,5 +45,9 @@ Gradients backward_cuda(Operands o, const at::Tensor& grad_output, std::array<bo
   C10_CUDA_CHECK(cudaError_t(error));
   return {features.to(o.features.scalar_type()), source, weights};
 }
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(sparse4d, CUDA, m) { DeviceOperators<forward_cuda, backward_cuda>::add_to(m); }
 
 }  // namespace sparse4d

@@ -57,26 +57,19 @@ inline at::ScalarType coordinate_type(const at::Tensor& features) {
   return features.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
 }
 
-// The tables describe memory, so they are checked on the host before a kernel sees them.
-inline std::vector<LevelMap> level_maps(const at::Tensor& shapes, const at::Tensor& starts, int64_t cameras,
-                                        int64_t levels, int64_t pixels) {
-  for (const auto& [name, table] : {std::make_pair("spatial_shapes", shapes), {"scale_start_index", starts}}) {
-    TORCH_CHECK_VALUE(table.device().is_cpu(), name, ": expected a CPU tensor (it is read on the host), got ",
-                      table.device(), "; call .cpu() once when it is made");
-    TORCH_CHECK_TYPE(table.scalar_type() == at::kLong || table.scalar_type() == at::kInt, name,
-                     ": expected int64 or int32, got ", table.scalar_type());
-  }
-  TORCH_CHECK_VALUE(shapes.sizes() == at::IntArrayRef({cameras, levels, 2}),
-                    "spatial_shapes: expected [cameras, levels, 2] = ", describe({cameras, levels, 2}),
-                    " as weights has, got ", describe(shapes.sizes()));
-  TORCH_CHECK_VALUE(starts.sizes() == at::IntArrayRef({cameras, levels}),
-                    "scale_start_index: expected [cameras, levels] = ", describe({cameras, levels}),
-                    " as weights has, got ", describe(starts.sizes()));
-  const at::Tensor size = shapes.to(at::kLong).contiguous(), first = starts.to(at::kLong).contiguous();
+// The tables describe memory, so they are checked before a kernel sees them. `shapes`: height, width of each camera's
+// each level; `starts`: its first row.
+inline std::vector<LevelMap> level_maps(at::IntArrayRef shapes, at::IntArrayRef starts, int64_t cameras, int64_t levels,
+                                        int64_t pixels) {
+  TORCH_CHECK_VALUE(int64_t(shapes.size()) == cameras * levels * 2,
+                    "spatial_shapes: expected cameras x levels x 2 = ", describe({cameras, levels, 2}),
+                    " integers as weights has, got ", shapes.size());
+  TORCH_CHECK_VALUE(int64_t(starts.size()) == cameras * levels,
+                    "scale_start_index: expected cameras x levels = ", describe({cameras, levels}),
+                    " integers as weights has, got ", starts.size());
   std::vector<LevelMap> maps(size_t(cameras * levels));
   for (size_t i = 0; i < maps.size(); ++i) {
-    const int64_t height = size.data_ptr<int64_t>()[2 * i], width = size.data_ptr<int64_t>()[2 * i + 1];
-    const int64_t start = first.data_ptr<int64_t>()[i];
+    const int64_t height = shapes[2 * i], width = shapes[2 * i + 1], start = starts[i];
     maps[i] = {start, height, width};
     const int64_t limit = int64_t(1) << 31;
     TORCH_CHECK_VALUE(height > 0 && width > 0 && height < limit && width < limit,
@@ -144,7 +137,7 @@ inline Sizes read_sizes(const at::Tensor& features, const at::Tensor& weights, b
   return size;
 }
 
-inline Operands operands(const at::Tensor& features, const at::Tensor& shapes, const at::Tensor& starts,
+inline Operands operands(const at::Tensor& features, at::IntArrayRef shapes, at::IntArrayRef starts,
                          const SamplingSource& source, const at::Tensor& weights) {
   Operands o;
   o.features = features;
