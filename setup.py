@@ -16,7 +16,7 @@ setup(
     packages=find_packages(
         include=[f"{top}{rest}" for top in (NAME, "sparse4d_core", "cuda_ops") for rest in ("", ".*")]
     ),
-    package_data={"sparse4d_core": ["weights/*"], "cuda_ops": ["csrc/*"]},
+    package_data={"sparse4d_core": ["weights/*"], "cuda_ops": ["csrc/*/*"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),

@@ -9,49 +9,227 @@ import os
 import pathlib
 import shutil
 import subprocess
-from collections.abc import Iterator
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
-import torch
+from . import toolchain
+from .library import (
+    CSRC,
+    LIBRARY_NAME,
+    Library,
+    build_roots,
+    built_libraries,
+    find_library,
+    forget_library,
+    gpu_capabilities,
+    kernels_loaded,
+    library_folder,
+    library_key,
+)
+from .toolchain import CUDA_ARCHITECTURES, BuildError, CudaCompiler, find_nvcc
 
-from .library import CSRC, LIBRARY_NAME, build_roots, find_library, sources_key
+__all__ = ["CSRC", "CUDA_ARCHITECTURES", "BuildError", "build", "compile_cuda_kernels", "find_nvcc", "prepare"]
 
-CPU_SOURCES = ("library.cpp", "cpu_ops.cpp", "cpu_generic.cpp", "cpu_avx2.cpp", "cpu_avx512.cpp")
-CUDA_SOURCES = ("cuda_ops.cpp", "cuda_kernels.cu")
-CUDA_ARCHITECTURES = ("75", "80", "86", "89", "90")
-"""Compute capabilities compiled to machine code; the newest is added as PTX for later ones."""
+CPU_SOURCES = ("torch/bindings.cpp", "torch/cpu_ops.cpp", "cpu/generic.cpp", "cpu/avx2.cpp", "cpu/avx512.cpp")
+CUDA_SOURCES = ("torch/cuda_ops.cpp", "cuda/kernels.cu")
+SPACE = 100e6  # bytes that a build needs at most, objects of all architectures included
 
-
-def cuda_available() -> bool:
-    """Whether the CUDA kernels can be compiled into the library."""
-    from torch.utils.cpp_extension import CUDA_HOME
-
-    return (
-        torch.version.cuda is not None
-        and CUDA_HOME is not None
-        and shutil.which("nvcc", path=f"{CUDA_HOME}/bin") is not None
-    )
+Progress = Callable[[str], None]
 
 
-def gencode_flags(architectures: tuple[str, ...] = CUDA_ARCHITECTURES) -> list[str]:
-    """nvcc's flags for machine code of every architecture and PTX of the newest."""
-    flags = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
-    return [*flags, f"-gencode=arch=compute_{architectures[-1]},code=compute_{architectures[-1]}"]
+def build(progress: Progress | None = None, retry: bool = True) -> Library:
+    """Compiles the kernels if that is still to be done, which takes about a minute.
+
+    CUDA kernels are part of it where torch has CUDA and nvcc is found; if that part fails, a sentence says why and the
+    CPU kernels are built alone. The library appears at once and whole; of several builders one works, the others wait.
+
+    Args:
+        progress: called with a sentence for every step; from this thread.
+        retry: try the CUDA part again that failed before.
+
+    Raises:
+        BuildError: there is no compiler, it failed, or no folder can be written.
+    """
+    say = progress or (lambda _: None)
+    try:
+        cuda = toolchain.cuda_compiler()
+    except BuildError as reason:
+        cuda = None
+        say(f"without CUDA kernels: {reason}")
+    with contextlib.suppress(LookupError):
+        return _built(cuda, retry)
+    root = _writable_root()
+    with _sole_builder(root, say):
+        with contextlib.suppress(LookupError):
+            return _built(cuda, retry)
+        try:
+            return _build(root, cuda, say)
+        except OSError as error:
+            raise BuildError(f"{root}: {error}") from error
+
+
+def prepare(device: str = "cpu", progress: Progress | None = None) -> bool:
+    """Builds the kernels if needed and loads them; whether tensors on `device` will use them. Never raises BuildError:
+    where the build fails, a sentence says why and what to do, and the slower PyTorch path is taken."""
+    try:
+        build(progress, retry=False)
+    except BuildError as error:
+        if progress:
+            progress(f"the kernels cannot be built, the slower PyTorch path is taken: {error}")
+    forget_library()
+    return kernels_loaded(device)
+
+
+def _built(cuda: CudaCompiler | None, retry: bool) -> Library:
+    """The library that a build would give. Raises LookupError: there is none yet."""
+    if cuda is None:
+        library = find_library()
+        if library is None:
+            raise LookupError
+        return library
+    libraries = built_libraries()
+    gpus = [] if os.environ.get("TORCH_CUDA_ARCH_LIST") else gpu_capabilities()
+    for library in libraries:
+        if library.architectures == cuda.architectures or (gpus and all(map(library.runs_on, gpus))):
+            return library
+    failed = any((library_folder(root, cuda.architectures) / "failed").exists() for root in build_roots())
+    if libraries and failed and not retry:
+        return libraries[0]
+    raise LookupError
+
+
+def _build(root: pathlib.Path, cuda: CudaCompiler | None, say: Progress) -> Library:
+    cxx = toolchain.find_cxx()
+    for left in root.glob(f"{library_key()}.building-*"):  # by a build that was killed: we are the only one now
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=root, prefix=f"{library_key()}.building-") as name:
+        folder = pathlib.Path(name)
+        if cuda is not None:
+            try:
+                return _build_with_cuda(root, folder, cxx, cuda, say)
+            except BuildError as error:
+                say(f"without CUDA kernels: {error}")
+                target = library_folder(root, cuda.architectures)
+                target.mkdir(exist_ok=True)
+                (target / "failed").write_text(f"{error}\n")
+        present = next((library for library in built_libraries() if not library.architectures), None)
+        if present is not None:
+            return present
+        objects = _compile(_cpu_jobs(cxx, folder), say)
+        return _publish(root, toolchain.link_command(cxx, objects, folder / "linked.so"), (), say)
+
+
+def _build_with_cuda(root: pathlib.Path, folder: pathlib.Path, cxx: str, cuda: CudaCompiler, say: Progress) -> Library:
+    binding, kernels = CUDA_SOURCES
+    jobs = {
+        kernels: toolchain.nvcc_command(cuda.nvcc, cuda.architectures, folder / "kernels.o"),
+        binding: toolchain.cxx_command(cxx, binding, folder / "cuda_ops.o", cuda.toolkit),
+    }
+    objects = _compile(jobs, say) + _compile(_cpu_jobs(cxx, folder), say)
+    command = toolchain.link_command(cxx, objects, folder / "linked.so", cuda.toolkit)
+    library = _publish(root, command, cuda.architectures, say)
+    (library.path.parent / "failed").unlink(missing_ok=True)
+    return library
+
+
+def _cpu_jobs(cxx: str, folder: pathlib.Path) -> dict[str, list[str]]:
+    return {name: toolchain.cxx_command(cxx, name, folder / f"{pathlib.Path(name).stem}.o") for name in CPU_SOURCES}
+
+
+def _compile(jobs: dict[str, list[str]], say: Progress) -> list[pathlib.Path]:
+    """Runs commands that end with `-o FILE`, as many at once as there are processors ($MAX_JOBS); returns the files."""
+    workers = int(os.environ.get("MAX_JOBS") or len(os.sched_getaffinity(0)))
+    with ThreadPoolExecutor(min(workers, len(jobs))) as pool:
+        runs = {pool.submit(_run, command): name for name, command in jobs.items()}
+        try:
+            for done, run in enumerate(as_completed(runs), 1):
+                run.result()
+                say(f"compiled {runs[run]} ({done} of {len(runs)})")
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return [pathlib.Path(command[-1]) for command in jobs.values()]
+
+
+def _run(command: list[str], environment: dict[str, str] | None = None) -> None:
+    options = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL, "timeout": 1800, "env": environment}
+    try:
+        done = subprocess.run(command, **options)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BuildError(f"{command[0]} does not run: {error}") from error
+    if done.returncode != 0:
+        output = done.stderr + done.stdout
+        raise BuildError(f"{command[0]} failed: {_cause(output)}\n{' '.join(command)}\n{output}")
+
+
+def _cause(output: str) -> str:
+    """The line of a compiler's output that names the error."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    return next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "without a message")
+
+
+def _publish(root: pathlib.Path, link: list[str], architectures: tuple[str, ...], say: Progress) -> Library:
+    """Links the library aside, loads it once in a process of its own, and puts it in its place in one step."""
+    _run(link)
+    linked = pathlib.Path(link[-1])
+    _try_out(linked, bool(architectures))
+    target = library_folder(root, architectures) / f"{LIBRARY_NAME}.so"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(linked, target)
+    library = Library(target, architectures)
+    say(f"built {target} ({library})")
+    return library
+
+
+TRY_OUT = """
+import sys, torch
+torch.ops.load_library(sys.argv[1])
+for key in sys.argv[2:]:
+    if not torch._C._dispatch_has_kernel_for_dispatch_key("sparse4d::deformable_aggregation", key):
+        sys.exit(f"error: the library holds no kernels for {key}")
+"""
+
+
+def _try_out(library: pathlib.Path, cuda: bool) -> None:
+    """A library that does not load, or holds less than its name promises, is never put in its place."""
+    path = os.pathsep.join(filter(None, sys.path))  # torch as this process finds it
+    keys = ["CPU", "CUDA"] if cuda else ["CPU"]
+    _run([sys.executable, "-c", TRY_OUT, str(library), *keys], {**os.environ, "PYTHONPATH": path})
 
 
 def _writable_root() -> pathlib.Path:
+    """The first folder that can be written and has space."""
+    obstacles = []
     for root in build_roots():
         try:
             root.mkdir(parents=True, exist_ok=True)
-        except OSError:
+            with tempfile.TemporaryFile(dir=root):
+                free = shutil.disk_usage(root).free
+        except OSError as error:
+            obstacles.append(f"{root}: {error.strerror or error}")
             continue
-        if os.access(root, os.W_OK):
+        if free >= SPACE:
             return root
-    raise PermissionError(f"no writable folder for the build among {', '.join(map(str, build_roots()))}")
+        obstacles.append(f"{root}: {free / 1e6:.0f} MB free of the {SPACE / 1e6:.0f} MB that a build needs")
+    raise BuildError(
+        f"no folder for the build ({'; '.join(obstacles)}); make one writable, or set XDG_CACHE_HOME to another"
+    )
 
 
-def find_nvcc() -> str | None:
-    """The CUDA compiler on this machine."""
-    return shutil.which("nvcc")
+@contextlib.contextmanager
+def _sole_builder(root: pathlib.Path, say: Progress) -> Iterator[None]:
+    """One build at a time in a folder. The lock dies with its process, so a build that was killed blocks nobody."""
+    with (root / f"{library_key()}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("waiting for another process that builds the kernels")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            say("this file system has no locks: another process may build the same")  # harmless, libraries appear whole
+        yield
 
 
 def compile_cuda_kernels(
@@ -62,89 +240,51 @@ def compile_cuda_kernels(
     quick: without optimisation, to see that the sources compile.
 
     Raises:
-        FileNotFoundError: there is no nvcc.
-        RuntimeError: with the compiler's output.
+        BuildError: there is no nvcc, or it failed (its output is in the message).
     """
     nvcc = find_nvcc()
     if nvcc is None:
-        raise FileNotFoundError("nvcc not found on PATH; install the CUDA toolkit 12.0 or newer")
+        raise BuildError("nvcc not found on PATH; install the CUDA toolkit 12.0 or newer")
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / "cuda_kernels.o"
-    flags = ["-std=c++17", *(["-Xptxas", "-O0"] if quick else ["-O3"]), *gencode_flags(architectures)]
-    command = [nvcc, *flags, "-c", str(CSRC / "cuda_kernels.cu"), "-o", str(target)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
+    _run(toolchain.nvcc_command(nvcc, architectures, target, quick))
     return target
 
 
-def build(verbose: bool = False) -> pathlib.Path:
-    """Compile if needed; the path of the library, which is loaded into torch as well.
-
-    Raises:
-        RuntimeError: the compiler failed (its output is in the message).
-        PermissionError: neither the package folder nor the user's cache can be written.
-    """
-    existing = find_library()
-    if existing is None:
-        folder = _writable_root() / sources_key()
-        with _sole_builder(folder):
-            existing = find_library() or _compile(folder, verbose)
-    torch.ops.load_library(str(existing))
-    return existing
-
-
-@contextlib.contextmanager
-def _sole_builder(folder: pathlib.Path) -> Iterator[None]:
-    """One build at a time in a folder. The lock dies with its process, so a build that was killed blocks nobody."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "building").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        (folder / "lock").unlink(missing_ok=True)  # torch's own lock file, which outlives a killed build
-        yield
-
-
-def _compile(folder: pathlib.Path, verbose: bool) -> pathlib.Path:
-    from torch.utils import cpp_extension
-
-    with_cuda = cuda_available()
-    flags = ["-O3", "-fopenmp", "-Wno-psabi", *(["-DSPARSE4D_CUDA"] if with_cuda else [])]
-    cpp_extension.load(
-        name=LIBRARY_NAME,
-        sources=[str(CSRC / name) for name in CPU_SOURCES + (CUDA_SOURCES if with_cuda else ())],
-        extra_cflags=flags,
-        extra_cuda_cflags=["-O3", "-DSPARSE4D_CUDA", "--expt-relaxed-constexpr", *gencode_flags()],
-        extra_ldflags=["-fopenmp"],
-        build_directory=str(folder),
-        with_cuda=with_cuda,
-        is_python_module=False,
-        verbose=verbose,
-    )
-    return folder / f"{LIBRARY_NAME}.so"
-
-
-def main(argv: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns 0, or 1 if nothing could be built."""
     parser = argparse.ArgumentParser(
         prog="python -m cuda_ops.build",
         description="Compile the deformable aggregation kernels for the installed torch (about a minute, once). "
-        "CUDA kernels are included when torch has CUDA and nvcc is found. Without the library everything still works, "
-        "on the slower PyTorch path.",
+        "CUDA kernels are included when torch has CUDA and nvcc is found: for the GPUs of this machine, for those of "
+        f"TORCH_CUDA_ARCH_LIST, or else for {', '.join(CUDA_ARCHITECTURES)} and later. Without the library everything "
+        "still works, on the slower PyTorch path.",
         epilog="example: python -m cuda_ops.build --verbose",
     )
-    parser.add_argument("--verbose", action="store_true", help="show the compiler's commands and output")
+    parser.add_argument("--verbose", action="store_true", help="show all of a failing compiler's output")
     parser.add_argument(
         "--cuda-only",
         metavar="FOLDER",
         type=pathlib.Path,
         help="only compile the CUDA kernels for every architecture into FOLDER (needs nvcc, no GPU): a check",
     )
-    arguments = parser.parse_args(argv)
-    if arguments.cuda_only is not None:
-        print(f"{compile_cuda_kernels(arguments.cuda_only)} (sm_{', sm_'.join(CUDA_ARCHITECTURES)}, PTX)")
-        return
-    library = build(arguments.verbose)
-    print(f"{library} ({'CPU and CUDA' if cuda_available() else 'CPU'})")
+    options = parser.parse_args(arguments)
+
+    def say(text: str) -> None:
+        print(text if options.verbose else text.splitlines()[0], flush=True)
+
+    try:
+        if options.cuda_only is not None:
+            names = (*CUDA_ARCHITECTURES, f"{CUDA_ARCHITECTURES[-1]}ptx")
+            print(f"{compile_cuda_kernels(options.cuda_only, names)} (sm_{', sm_'.join(CUDA_ARCHITECTURES)}, PTX)")
+            return 0
+        library = build(say)
+    except BuildError as error:
+        say(f"the kernels cannot be built, the slower PyTorch path is taken: {error}")
+        return 1
+    print(f"{library.path} ({library})")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

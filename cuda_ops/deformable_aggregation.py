@@ -5,41 +5,20 @@ Compile once with `python -m cuda_ops.build`; the library is found again by torc
 
 from __future__ import annotations
 
-import functools
-import logging
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from . import reference
-from .library import find_library
-
-_log = logging.getLogger(__name__)
-
-
-@functools.cache
-def kernels_loaded() -> bool:
-    """Whether the compiled operators are in use; loads them at the first call and says once in the log if it cannot."""
-    if hasattr(torch.ops.sparse4d, "deformable_aggregation"):
-        return True
-    library = find_library()
-    if library is None:
-        _log.warning("deformable aggregation: no kernels built for torch %s, using the slow PyTorch path; "
-                     "build them with: python -m cuda_ops.build", torch.__version__)  # fmt: skip
-        return False
-    try:
-        torch.ops.load_library(str(library))
-    except OSError as error:
-        _log.warning("deformable aggregation: %s does not load (%s), using the slow PyTorch path", library, error)
-        return False
-    return True
+from .layout import Table, integers
+from .library import kernels_loaded
 
 
 def deformable_aggregation(
     features: Tensor,
-    spatial_shapes: Tensor,
-    scale_start_index: Tensor,
+    spatial_shapes: Table,
+    scale_start_index: Table,
     sampling_location: Tensor,
     weights: Tensor,
 ) -> Tensor:
@@ -47,8 +26,8 @@ def deformable_aggregation(
 
     Args:
         features: [B, sum of pixels, C] float32, bfloat16, (CUDA) float16 or float64; map after map, row-major.
-        spatial_shapes: [N, L, 2] int64 or int32 on the CPU: height, width of each camera's and level's map.
-        scale_start_index: [N, L] int64 or int32 on the CPU: first row of the map in `features`.
+        spatial_shapes: [N, L, 2] integers (see layout.Table): height, width of each camera's and level's map.
+        scale_start_index: [N, L] integers: first row of the map in `features`.
         sampling_location: [B, A, P, N, 2] float32 (float64 with float64 features): x, y; the image is (0, 1) x (0, 1).
         weights: [B, A, P, N, L, G], dtype of the locations; channel c belongs to group c // (C / G).
 
@@ -58,17 +37,17 @@ def deformable_aggregation(
     Raises:
         ValueError, TypeError: shape, device, contiguity or dtype; the message names the argument.
     """
-    if not kernels_loaded():
-        return reference.deformable_aggregation(features, spatial_shapes, scale_start_index, sampling_location, weights)
-    return torch.ops.sparse4d.deformable_aggregation(
-        features, spatial_shapes, scale_start_index, sampling_location, weights
-    )
+    implementation = reference.deformable_aggregation
+    if kernels_loaded(features.device):
+        implementation = torch.ops.sparse4d.deformable_aggregation
+    shapes, starts = integers("spatial_shapes", spatial_shapes), integers("scale_start_index", scale_start_index)
+    return implementation(features, shapes, starts, sampling_location, weights)
 
 
 def fused_deformable_aggregation(
     features: Tensor,
-    spatial_shapes: Tensor,
-    scale_start_index: Tensor,
+    spatial_shapes: Table,
+    scale_start_index: Table,
     key_points: Tensor,
     projection: Tensor,
     image_wh: Tensor,
@@ -86,16 +65,17 @@ def fused_deformable_aggregation(
     Returns:
         [B, A, C]. Depth is raised to 1e-5 before the division, so points behind a camera fall outside its image.
     """
-    implementation = (
-        torch.ops.sparse4d.fused_deformable_aggregation if kernels_loaded() else reference.fused_deformable_aggregation
-    )
-    return implementation(features, spatial_shapes, scale_start_index, key_points, projection, image_wh, weights)
+    implementation = reference.fused_deformable_aggregation
+    if kernels_loaded(features.device):
+        implementation = torch.ops.sparse4d.fused_deformable_aggregation
+    shapes, starts = integers("spatial_shapes", spatial_shapes), integers("scale_start_index", scale_start_index)
+    return implementation(features, shapes, starts, key_points, projection, image_wh, weights)
 
 
 def deformable_aggregation_per_point(
     features: Tensor,
-    spatial_shapes: Tensor,
-    scale_start_index: Tensor,
+    spatial_shapes: Table,
+    scale_start_index: Table,
     sampling_location: Tensor,
     weights: Tensor,
 ) -> Tensor:
@@ -116,18 +96,18 @@ def deformable_aggregation_per_point(
 def per_point(
     aggregate: Callable[..., Tensor],
     features: Tensor,  # [B, N, pixels, C]
-    spatial_shapes: Tensor,  # [L, 2]
-    scale_start_index: Tensor,  # [L]
+    spatial_shapes: Table,  # [L, 2]
+    scale_start_index: Table,  # [L]
     sampling_location: Tensor,  # [B, K, N, 2]
     weights: Tensor,  # [B, K, N, L, G]
 ) -> Tensor:
     """The older signature on any implementation of the operator: every key point is an anchor of its own."""
     batch, cameras, pixels, channels = features.shape
-    first_row = torch.arange(cameras)[:, None] * pixels
+    starts = integers("scale_start_index", scale_start_index)
     return aggregate(
         features.reshape(batch, cameras * pixels, channels),
-        spatial_shapes.expand(cameras, -1, -1),
-        scale_start_index + first_row.to(scale_start_index.dtype),
+        integers("spatial_shapes", spatial_shapes) * cameras,
+        [start + camera * pixels for camera in range(cameras) for start in starts],
         sampling_location[:, :, None],
         weights[:, :, None],
     )

@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .layout import Table, integers
+
 MIN_DEPTH = 1e-5
 """Projected depth is raised to this before the division; points behind a camera land far outside its image."""
 
 
 def deformable_aggregation(
     features: Tensor,  # [B, sum of pixels, C]: rows of all cameras' and levels' maps, row-major, one after the other
-    spatial_shapes: Tensor,  # [N, L, 2] integer: height, width of the map of each camera and level
-    scale_start_index: Tensor,  # [N, L] integer: first row of that map in `features`
+    spatial_shapes: Table,  # [N, L, 2] integers: height, width of the map of each camera and level
+    scale_start_index: Table,  # [N, L] integers: first row of that map in `features`
     sampling_location: Tensor,  # [B, A, P, N, 2]: x, y in units of the image, (0, 1) is inside
     weights: Tensor,  # [B, A, P, N, L, G]: G channel groups, channel c belongs to group c // (C / G)
 ) -> Tensor:
@@ -32,11 +34,12 @@ def deformable_aggregation(
     location = torch.where(inside[..., None], sampling_location, 0.5)
     weights = torch.where(inside[..., None, None], weights, 0.0)
     output = weights.new_zeros(batch, anchors, channels)
-    sizes, starts = spatial_shapes.tolist(), scale_start_index.tolist()
+    sizes, starts = integers("spatial_shapes", spatial_shapes), integers("scale_start_index", scale_start_index)
     for camera in range(cameras):
         grid = 2 * location[:, :, :, camera] - 1  # [B, A, P, 2] in grid_sample's (-1, 1)
         for level in range(levels):
-            (height, width), start = sizes[camera][level], starts[camera][level]
+            place = camera * levels + level
+            height, width, start = sizes[2 * place], sizes[2 * place + 1], starts[place]
             rows = features[:, start : start + height * width].to(weights.dtype)
             maps = rows.transpose(1, 2).reshape(batch, channels, height, width)
             sampled = functional.grid_sample(maps, grid, "bilinear", "zeros", align_corners=False)  # [B, C, A, P]
@@ -66,8 +69,8 @@ def project_points(
 
 def fused_deformable_aggregation(
     features: Tensor,  # [B, sum of pixels, C]
-    spatial_shapes: Tensor,  # [N, L, 2]
-    scale_start_index: Tensor,  # [N, L]
+    spatial_shapes: Table,  # [N, L, 2]
+    scale_start_index: Table,  # [N, L]
     key_points: Tensor,  # [B, A, P, 3] metres, model frame
     projection: Tensor,  # [B, N, 4, 4]
     image_wh: Tensor,  # [B, N, 2]

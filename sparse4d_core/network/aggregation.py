@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cuda_ops import fused_deformable_aggregation, reference
+from cuda_ops import flatten_maps, fused_deformable_aggregation, reference
+from cuda_ops.layout import Table
 
 from ..config import AggregationConfig
 from ..geometry import project
@@ -27,31 +28,16 @@ class CameraFeatures:
     maps: list[Tensor]  # L levels of [B, N, C, h, w]; may be of lower precision than the instances
     projection: Tensor  # [B, N, 4, 4] model frame homogeneous -> pixels
     image_wh: Tensor  # [B, N, 2] pixels
-    _flat: tuple[Tensor, Tensor, Tensor] | None = field(default=None, repr=False)
+    _flat: tuple[Tensor, Table, Table] | None = field(default=None, repr=False)
 
-    def flat(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The operator's layout, made once per frame and shared by all decoder layers.
-
-        Returns (features [B, sum of pixels, C], spatial_shapes [N, L, 2] as (h, w), scale_start_index [N, L]):
-        for each camera, for each level, all pixels row-major, channel last.
-        """
+    def flat(self) -> tuple[Tensor, Table, Table]:
+        """The operator's layout (:func:`cuda_ops.flatten_maps`), made once per frame, shared by all decoder layers."""
         if self._flat is None:
             self._flat = flatten_maps(self.maps)
         return self._flat
 
     def detach(self) -> CameraFeatures:
         return CameraFeatures([m.detach() for m in self.maps], self.projection, self.image_wh)
-
-
-def flatten_maps(maps: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """See :meth:`CameraFeatures.flat`."""
-    cameras = maps[0].shape[1]
-    features = torch.cat([m.flatten(-2).transpose(-1, -2) for m in maps], dim=2).flatten(1, 2)
-    shapes = torch.tensor([m.shape[-2:] for m in maps])  # the operator reads its tables on the host
-    pixels = shapes.prod(-1)
-    level_start = pixels.cumsum(0) - pixels
-    camera_start = torch.arange(cameras) * pixels.sum()
-    return features, shapes.expand(cameras, -1, -1).contiguous(), camera_start[:, None] + level_start
 
 
 def sample_points(maps: list[Tensor], location: Tensor) -> Tensor:

@@ -11,13 +11,13 @@ import torch
 from golden_data import Golden, fill, golden_parameters
 from torch import Tensor
 
+from cuda_ops import flatten_maps
 from sparse4d_core.config import AggregationConfig, AnchorEncoderConfig
 from sparse4d_core.geometry import elapsed, project, project_anchors
 from sparse4d_core.inference.decode import decode_instances
 from sparse4d_core.network.aggregation import (
     CameraFeatures,
     DeformableAggregation,
-    flatten_maps,
     gather_points,
     sample_points,
 )
@@ -141,8 +141,8 @@ def check_sampling(case: Case) -> None:
 def check_format(case: Case) -> None:
     features, shapes, starts = flatten_maps(case.maps())
     case.check("mc_ms_feat", features, 0, 0)
-    case.check("spatial_shape", shapes)
-    case.check("scale_start_index", starts)
+    case.check("spatial_shape", torch.tensor(shapes))
+    case.check("scale_start_index", torch.tensor(starts))
 
 
 def aggregation_config(args: dict[str, Any], **changes) -> AggregationConfig:

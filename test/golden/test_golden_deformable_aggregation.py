@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from golden_data import Golden, golden_parameters
-from ops.paths import PATHS
+from ops.paths import PATHS, aggregation
 
 from cuda_ops import reference
 from cuda_ops.deformable_aggregation import per_point
@@ -36,14 +36,10 @@ def test_golden(golden, file, case, path):
     tensor = {name: data.tensor(f"{case}_{name}") for name in ("mc_ms_feat", "sampling_location", "weights")}
     for value in tensor.values():
         value.requires_grad_()
-    output = PATHS[path](
-        tensor["mc_ms_feat"],
-        data.tensor(f"{case}_spatial_shape"),
-        data.tensor(f"{case}_scale_start_index"),
-        tensor["sampling_location"],
-        tensor["weights"],
-    )
-    output.backward(data.tensor(f"{case}_grad_output"))
+    tables = data.tensor(f"{case}_spatial_shape"), data.tensor(f"{case}_scale_start_index")
+    with aggregation(path) as aggregate:
+        output = aggregate(tensor["mc_ms_feat"], *tables, tensor["sampling_location"], tensor["weights"])
+        output.backward(data.tensor(f"{case}_grad_output"))
     _check(data, f"{case}_output", output, path)
     _check(data, f"{case}_grad_feat", tensor["mc_ms_feat"].grad, path)
     _check(data, f"{case}_grad_location", tensor["sampling_location"].grad, path)
@@ -55,7 +51,8 @@ def test_golden(golden, file, case, path):
 def test_golden_older_signature(golden, file, case, path):
     data = Golden(golden, file)
     names = ("mc_ms_feat", "spatial_shape", "scale_start_index", "sampling_location", "weights")
-    output = per_point(PATHS[path], *(data.tensor(f"{case}_{name}") for name in names))
+    with aggregation(path) as aggregate:
+        output = per_point(aggregate, *(data.tensor(f"{case}_{name}") for name in names))
     _check(data, f"{case}_output", output, path)
 
 

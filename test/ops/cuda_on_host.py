@@ -11,7 +11,7 @@ import subprocess
 import torch
 from torch import Tensor
 
-from cuda_ops.library import CSRC, build_roots
+from cuda_ops.library import CSRC, build_roots, source_files
 
 _HERE = pathlib.Path(__file__).parent
 _TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
@@ -19,7 +19,7 @@ _TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    sources = [*sorted(CSRC.iterdir()), _HERE / "cuda_on_host.h", _HERE / "cuda_on_host.cpp"]
+    sources = [*source_files(), _HERE / "cuda_on_host.h", _HERE / "cuda_on_host.cpp"]
     key = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
     library = build_roots()[0] / f"cuda_on_host-{key}.so"
     if not library.is_file():

@@ -1,14 +1,18 @@
-// Runs the CPU kernels of every instruction set on random problems in buffers of exactly the size needed; compiled with
-// the address and undefined-behaviour sanitizers by test_sanitizers.py. Arguments: number of problems, seed.
+// Runs the CPU kernels of every instruction set that the processor has on random problems, in buffers of exactly the
+// size needed, and compares their results with those of the generic kernels. Arguments: number of problems, seed, and
+// optionally `write FILE`, which keeps the generic kernels' results, or `check FILE`, which compares with such a file,
+// written on another processor.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <limits>
 #include <memory>
 #include <random>
+#include <string>
 #include <vector>
 
-#include "cpu_kernels.h"
+#include "cpu/kernels.h"
 
 using namespace sparse4d;
 
@@ -62,7 +66,35 @@ std::vector<LevelMap> random_maps(const Sizes& size, int64_t& pixels) {
   return maps;
 }
 
-void run_problem(const std::vector<const CpuKernels*>& tables) {
+// What kernels compute, as double precision numbers.
+struct Result {
+  const char* name;
+  std::vector<double> values;
+};
+
+double number(const char* bytes, int64_t i, int element) {
+  if (element == 8) return reinterpret_cast<const double*>(bytes)[i];
+  if (element == 4) return reinterpret_cast<const float*>(bytes)[i];
+  const uint32_t word = uint32_t(reinterpret_cast<const uint16_t*>(bytes)[i]) << 16;
+  float value;
+  std::memcpy(&value, &word, sizeof(value));
+  return value;
+}
+
+// Largest difference, relative where the numbers are above one. What is not a number, or infinite, must be so in both.
+double difference(const std::vector<double>& a, const std::vector<double>& b) {
+  double largest = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    if (a[i] == b[i] || (std::isnan(a[i]) && std::isnan(b[i]))) continue;
+    const double d = std::fabs(a[i] - b[i]) / std::fmax(1, std::fabs(b[i]));
+    largest = d > largest || std::isnan(d) ? d : largest;
+    if (std::isnan(d)) return d;
+  }
+  return largest;
+}
+
+// One random problem on all kernels, the generic ones last. Returns the index of the feature type.
+int run_problem(const std::vector<const CpuKernels*>& tables, std::vector<Result>& results) {
   Sizes size{integer(0, 2), integer(0, 9), integer(0, 4), integer(0, 3), integer(1, 3), integer(1, 5), 0, 0};
   size.channels = size.groups * integer(1, 40);
   const auto maps = random_maps(size, size.pixels);
@@ -70,6 +102,8 @@ void run_problem(const std::vector<const CpuKernels*>& tables) {
   const int feature = type == 0 ? 4 : type == 1 ? 8 : 2, scalar = type == 1 ? 8 : 4;
   const int64_t rows = size.batch * size.anchors, points = rows * size.points;
   const int64_t g = size.groups, l = size.levels, n = size.cameras, p = size.points;
+  const bool want_weights = integer(0, 3), want_location = integer(0, 3);
+  const int64_t channel_blocks = integer(1, 3), split = integer(0, rows);
 
   struct Made {
     int64_t count;
@@ -105,16 +139,24 @@ void run_problem(const std::vector<const CpuKernels*>& tables) {
     a.grad_output = in[6].bytes.get();
     a.output = output.bytes.get();
     a.grad_features = grad_features.bytes.get();
-    a.grad_weights = integer(0, 3) ? grad_weights.bytes.get() : nullptr;
-    a.grad_location = integer(0, 3) ? grad_where.bytes.get() : nullptr;
-    a.channel_blocks = integer(1, 3);
-    const int64_t split = integer(0, rows), tasks = size.batch * n * l * a.channel_blocks;
+    a.grad_weights = want_weights ? grad_weights.bytes.get() : nullptr;
+    a.grad_location = want_location ? grad_where.bytes.get() : nullptr;
+    a.channel_blocks = channel_blocks;
     for (auto [begin, end] : {std::pair{int64_t(0), split}, std::pair{split, rows}}) {
       table->forward[type][fused](a, begin, end);
       table->backward_rows[type][fused](a, begin, end);
     }
-    table->backward_maps[type][fused](a, 0, tasks);
+    table->backward_maps[type][fused](a, 0, size.batch * n * l * channel_blocks);
+    results.push_back({table->name, {}});
+    const auto take = [&](const Buffer& buffer, int64_t count, int element) {
+      for (int64_t i = 0; i < count; ++i) results.back().values.push_back(number(buffer.bytes.get(), i, element));
+    };
+    take(output, made[6].count, feature);
+    take(grad_features, made[0].count, feature);
+    take(grad_weights, made[1].count, scalar);
+    take(grad_where, fused ? made[3].count : made[2].count, scalar);
   }
+  return type;
 }
 
 }  // namespace
@@ -122,8 +164,36 @@ void run_problem(const std::vector<const CpuKernels*>& tables) {
 int main(int argc, char** argv) {
   const int problems = argc > 1 ? std::atoi(argv[1]) : 100;
   generator.seed(argc > 2 ? unsigned(std::atoi(argv[2])) : 0u);
-  std::vector<const CpuKernels*> tables = {&cpu_kernels_generic()};
-  if (&cpu_kernels() != tables[0]) tables.push_back(&cpu_kernels());
-  for (int i = 0; i < problems; ++i) run_problem(tables);
-  std::printf("%d problems on %zu instruction sets, last %s\n", problems, tables.size(), tables.back()->name);
+  const std::string mode = argc > 4 ? argv[3] : "";
+  std::FILE* const file = mode.empty() ? nullptr : std::fopen(argv[4], mode == "write" ? "wb" : "rb");
+  std::vector<const CpuKernels*> tables;
+  for (const CpuKernels* const* table = cpu_kernels(); *table != nullptr; ++table) tables.push_back(*table);
+
+  // Rounding of float32, float64 and bfloat16: sums are in another order, and only some processors round x * y + z
+  // once.
+  const double allowed[] = {1e-4, 1e-12, 1.0 / 256};
+  double largest[3] = {};
+  for (int i = 0; i < problems; ++i) {
+    std::vector<Result> results;
+    const int type = run_problem(tables, results);
+    std::vector<double> expected = results.back().values;
+    if (mode == "write") std::fwrite(expected.data(), sizeof(double), expected.size(), file);
+    if (mode == "check" && std::fread(expected.data(), sizeof(double), expected.size(), file) != expected.size()) {
+      std::printf("problem %d is not in the file\n", i);
+      return 1;
+    }
+    for (const Result& result : results) {
+      const double d = difference(result.values, expected);
+      if (!(d <= largest[type])) largest[type] = d;
+      if (!(d <= allowed[type])) {
+        std::printf("problem %d: %s differs by %g\n", i, result.name, d);
+        return 1;
+      }
+    }
+  }
+  if (file != nullptr) std::fclose(file);
+  std::printf("%d problems:", problems);
+  for (const CpuKernels* table : tables) std::printf(" %s", table->name);
+  std::printf("; float32 %.1e, float64 %.1e, bfloat16 %.1e\n", largest[0], largest[1], largest[2]);
+  return 0;
 }

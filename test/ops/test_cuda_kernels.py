@@ -103,7 +103,7 @@ def _toolkit() -> pathlib.Path:
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_nvcc() is None, reason="needs nvcc")
-@pytest.mark.parametrize("source", ["cuda_ops.cpp", "library.cpp"])
+@pytest.mark.parametrize("source", ["torch/cuda_ops.cpp", "torch/bindings.cpp"])
 def test_the_binding_compiles(source, tmp_path):
     """Against torch's own CUDA headers, which CPU wheels carry too but for one that CMake generates (empty here)."""
     generated = tmp_path / "c10/cuda/impl/cuda_cmake_macros.h"

@@ -1,9 +1,9 @@
 // Forward on CUDA: one block owns one output row, so nothing is added atomically and the result is deterministic.
 #pragma once
-#include "cuda_common.cuh"
+#include "common.cuh"
 
 namespace sparse4d {
-namespace SPARSE4D_ISA {
+namespace SPARSE4D_TARGET {
 
 // One sample in one map: total += weight x interpolated pack.
 template <typename T, int kWidth, typename S = Compute<T>>
@@ -74,5 +74,5 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(const Arguments a, co
   }
 }
 
-}  // namespace SPARSE4D_ISA
+}  // namespace SPARSE4D_TARGET
 }  // namespace sparse4d

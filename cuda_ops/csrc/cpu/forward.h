@@ -6,7 +6,7 @@
 #include "visits.h"
 
 namespace sparse4d {
-namespace SPARSE4D_ISA {
+namespace SPARSE4D_TARGET {
 
 // What a visit reads of one level: four pixels and their weights.
 template <typename T, typename S = Compute<T>>
@@ -137,5 +137,5 @@ void forward_rows(const Arguments& a, int64_t begin, int64_t end) {
   });
 }
 
-}  // namespace SPARSE4D_ISA
+}  // namespace SPARSE4D_TARGET
 }  // namespace sparse4d

@@ -1,4 +1,4 @@
-// Where a key point falls in a feature map: shared by the CPU and CUDA kernels. No torch includes.
+// SamplingSource a key point falls in a feature map: shared by the CPU and CUDA kernels. No torch includes.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -11,14 +11,14 @@
 #define SPARSE4D_INLINE inline __attribute__((always_inline))
 #endif
 
-// Each translation unit that is compiled for an instruction set keeps its code in a namespace of its own,
-// so that the linker can never hand AVX-512 code to a processor without it.
-#ifndef SPARSE4D_ISA
-#define SPARSE4D_ISA generic
+// Each translation unit with kernels keeps their code in a namespace of its own (generic, avx2, avx512, cuda), so that
+// the linker can never hand AVX-512 code to a processor without it.
+#ifndef SPARSE4D_TARGET
+#error "define SPARSE4D_TARGET, the namespace of the kernels, before their headers are included"
 #endif
 
 namespace sparse4d {
-namespace SPARSE4D_ISA {
+namespace SPARSE4D_TARGET {
 
 // NaN compares false: such a point is outside.
 template <typename S>
@@ -148,5 +148,5 @@ struct ProjectedPoints {
   }
 };
 
-}  // namespace SPARSE4D_ISA
+}  // namespace SPARSE4D_TARGET
 }  // namespace sparse4d

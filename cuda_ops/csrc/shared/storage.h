@@ -5,7 +5,7 @@
 #include "sampling.h"
 
 namespace sparse4d {
-namespace SPARSE4D_ISA {
+namespace SPARSE4D_TARGET {
 
 struct BFloat16 {
   uint16_t bits;
@@ -54,5 +54,5 @@ SPARSE4D_INLINE void store_one(BFloat16* p, float value) {
   p->bits = value != value ? uint16_t(0x7fc0) : uint16_t(rounded >> 16);
 }
 
-}  // namespace SPARSE4D_ISA
+}  // namespace SPARSE4D_TARGET
 }  // namespace sparse4d

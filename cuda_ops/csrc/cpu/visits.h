@@ -4,7 +4,7 @@
 #include "simd.h"
 
 namespace sparse4d {
-namespace SPARSE4D_ISA {
+namespace SPARSE4D_TARGET {
 
 template <typename S>
 struct Visit {
@@ -76,5 +76,5 @@ SPARSE4D_INLINE void for_blocks(const Sizes& size, int64_t begin, int64_t end, c
   }
 }
 
-}  // namespace SPARSE4D_ISA
+}  // namespace SPARSE4D_TARGET
 }  // namespace sparse4d

@@ -6,7 +6,7 @@
 #include "visits.h"
 
 namespace sparse4d {
-namespace SPARSE4D_ISA {
+namespace SPARSE4D_TARGET {
 
 // One sample point in one map: gradient of the group weights (stored) and of x, y in pixels (returned by reference).
 template <typename T, typename S = Compute<T>>
@@ -188,5 +188,5 @@ void backward_maps(const Arguments& a, int64_t begin, int64_t end) {
   }
 }
 
-}  // namespace SPARSE4D_ISA
+}  // namespace SPARSE4D_TARGET
 }  // namespace sparse4d

@@ -1,7 +1,7 @@
 // What the CUDA kernels share. No torch includes: nvcc compiles them alone, and a host compiler compiles them for the
 // tests, with cuda_on_host.h standing in for the device.
 #pragma once
-#include "storage.h"
+#include "../shared/storage.h"
 
 #if defined(__CUDACC__)
 #include <cuda_fp16.h>
@@ -10,7 +10,7 @@
 #define SPARSE4D_DEVICE __device__ __forceinline__
 
 namespace sparse4d {
-namespace SPARSE4D_ISA {
+namespace SPARSE4D_TARGET {
 
 constexpr int kThreads = 256;
 constexpr int kWarp = 32;
@@ -105,5 +105,5 @@ SPARSE4D_DEVICE int64_t weight_offset(const WeightStrides& stride, int64_t sampl
   return sample * stride.batch + anchor * stride.anchor + point * stride.point + camera * stride.camera;
 }
 
-}  // namespace SPARSE4D_ISA
+}  // namespace SPARSE4D_TARGET
 }  // namespace sparse4d

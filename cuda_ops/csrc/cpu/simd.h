@@ -4,11 +4,12 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <new>
 
-#include "storage.h"
+#include "../shared/storage.h"
 
 namespace sparse4d {
-namespace SPARSE4D_ISA {
+namespace SPARSE4D_TARGET {
 
 template <typename S>
 struct Simd;
@@ -72,7 +73,7 @@ class Scratch {
  public:
   explicit Scratch(int64_t count)
       : data_(static_cast<S*>(std::aligned_alloc(64, (size_t(count) * sizeof(S) / 64 + 1) * 64))) {
-    if (data_ == nullptr) std::abort();
+    if (data_ == nullptr) throw std::bad_alloc();
   }
   ~Scratch() { std::free(data_); }
   Scratch(const Scratch&) = delete;
@@ -83,5 +84,5 @@ class Scratch {
   S* data_;
 };
 
-}  // namespace SPARSE4D_ISA
+}  // namespace SPARSE4D_TARGET
 }  // namespace sparse4d

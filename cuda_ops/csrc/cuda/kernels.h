@@ -1,10 +1,25 @@
-// Chooses the kernel for a problem: feature type, locations given or projected, channels per load.
+// The CUDA kernels as seen by the torch bindings.
 #pragma once
-#include "cuda_backward.cuh"
-#include "cuda_forward.cuh"
+#include "../shared/arguments.h"
 
 namespace sparse4d {
-namespace SPARSE4D_ISA {
+
+constexpr int kMaxCudaMaps = 128;  // cameras x levels
+
+// Start on `stream` (a cudaStream_t); return a cudaError_t. See backward.cuh for what must be zero before.
+int launch_forward(FeatureType type, bool fused, const Arguments& arguments, void* stream);
+int launch_backward(FeatureType type, bool fused, const Arguments& arguments, void* stream);
+
+}  // namespace sparse4d
+
+// What follows chooses the kernel for a problem: feature type, locations given or projected, channels per load. It is
+// for the translation unit that holds the kernels.
+#if defined(SPARSE4D_TARGET)
+#include "backward.cuh"
+#include "forward.cuh"
+
+namespace sparse4d {
+namespace SPARSE4D_TARGET {
 
 enum class Direction { Forward, Backward };
 
@@ -41,5 +56,6 @@ void launch(Direction direction, FeatureType type, bool fused, const Arguments& 
   if (type == FeatureType::Float16) launch_type<Half>(direction, fused, a, maps, launcher);
 }
 
-}  // namespace SPARSE4D_ISA
+}  // namespace SPARSE4D_TARGET
 }  // namespace sparse4d
+#endif

@@ -2,10 +2,10 @@
 // written once; only the gradient of the features, to which many rows contribute, needs atomic additions (one per
 // corner and pack, 16 bytes wide where the device can).
 #pragma once
-#include "cuda_common.cuh"
+#include "common.cuh"
 
 namespace sparse4d {
-namespace SPARSE4D_ISA {
+namespace SPARSE4D_TARGET {
 
 template <int kWidth, typename S>
 SPARSE4D_DEVICE void atomic_add_pack(S* to, const S* values) {
@@ -135,5 +135,5 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(const Arguments a, c
   }
 }
 
-}  // namespace SPARSE4D_ISA
+}  // namespace SPARSE4D_TARGET
 }  // namespace sparse4d
