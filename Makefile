@@ -1,20 +1,31 @@
 # make demo | quick | test | bench | lint. Each target prepares what it needs, once; later calls start at once.
 #
-# With a ROS 2 installation sourced, its packages are used. Otherwise ROS 2 comes from Python wheels, and the interface
-# packages which no wheel carries are built from underlay/. Everything lands in this folder: .venv*/ and out/.
+# With a ROS 2 installation sourced, its packages are used. Otherwise ROS 2 comes from Python wheels, Kilted or, with
+# ROS=jazzy, Jazzy, and the interface packages which no wheel carries are built from underlay/. Each has an environment
+# of its own. Everything lands in this folder: .venv*/ and out/.
 
 PYTHON ?= python3
+ROS ?= kilted
 PYTEST_ARGS ?=
 
 OUT := out
 NATIVE := $(if $(ROS_DISTRO),$(shell $(PYTHON) -c 'import rclpy' 2>/dev/null && echo yes))
-VENV := $(if $(NATIVE),.venv-$(ROS_DISTRO),.venv)
+WHEELS_kilted := requirements/ros.txt
+WHEELS_jazzy := requirements/ros-jazzy.txt
+WHEELS := $(WHEELS_$(ROS))
+$(if $(NATIVE)$(WHEELS),,$(error ROS=$(ROS): there are wheels of kilted and jazzy; others need a sourced installation))
+VENV := $(if $(NATIVE),.venv-$(ROS_DISTRO),$(if $(filter kilted,$(ROS)),.venv,.venv-$(ROS)-wheels))
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip --disable-pip-version-check install --quiet --requirement
-COLCON := $(PY) -m colcon --log-base $(OUT)/colcon/log
-COLCON_BASES := --base-paths . --build-base $(OUT)/colcon/build
-RESULTS := $(OUT)/colcon/build/sparse4d_ros/pytest.xml
-LARGE_MESSAGES := FASTDDS_DEFAULT_PROFILES_FILE=$(CURDIR)/config/fastdds_shm.xml
+SETS := requirements/runtime.txt requirements/eval.txt requirements/train.txt
+PIP := $(PY) -m pip --disable-pip-version-check install --quiet
+# A build names the environment that it was made with: one folder for each.
+BUILD := $(OUT)/colcon$(patsubst .venv%,%,$(VENV))
+COLCON := $(PY) -m colcon --log-base $(BUILD)/log
+COLCON_BASES := --base-paths . --build-base $(BUILD)/build
+RESULTS := $(BUILD)/build/sparse4d_ros/pytest.xml
+# Fast DDS 3 (Kilted) reads the first, Fast DDS 2 (Humble, Jazzy) the second.
+PROFILES := $(CURDIR)/config/fastdds_shm.xml
+LARGE_MESSAGES := FASTDDS_DEFAULT_PROFILES_FILE=$(PROFILES) FASTRTPS_DEFAULT_PROFILES_FILE=$(PROFILES)
 
 # Set by the start-up file of the ROS 2 wheels of another environment; there it would stop ours from finding its libraries.
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
@@ -39,25 +50,25 @@ $(VENV)/.created: requirements/check.py
 	$(PYTHON) -m venv $(if $(NATIVE),--system-site-packages) $(VENV)
 	@touch $@
 
-$(VENV)/.runtime: $(VENV)/.created requirements/runtime.txt requirements/constraints.txt
-	$(PIP) requirements/runtime.txt
+$(VENV)/.runtime: $(VENV)/.created $(SETS) requirements/constraints.txt
+	$(PIP) $(addprefix --requirement ,$(SETS))
 	@touch $@
 
 ifdef NATIVE
 $(VENV)/.ros: $(VENV)/.runtime
 	@touch $@
 else
-$(VENV)/.wheels: $(VENV)/.runtime requirements/ros.txt
-	$(PIP) requirements/ros.txt
+$(VENV)/.wheels: $(VENV)/.runtime $(WHEELS) requirements/constraints-$(ROS).txt
+	$(PIP) --requirement $(WHEELS)
 	@touch $@
 
 $(VENV)/.ros: $(VENV)/.wheels $(shell find underlay -type f -not -path '*/__pycache__/*')
-	$(PY) underlay/build.py --work $(OUT)/underlay
+	$(PY) underlay/build.py --work $(BUILD)/underlay
 	@touch $@
 endif
 
 $(VENV)/.dev: $(VENV)/.ros requirements/dev.txt
-	$(PIP) requirements/dev.txt
+	$(PIP) --requirement requirements/dev.txt
 	@touch $@
 
 setup: $(VENV)/.ros
@@ -80,11 +91,11 @@ quick: $(VENV)/.dev operator
 	$(PY) -m pytest -q -m 'not slow and not ros' $(QUICK) $(PYTEST_ARGS)
 
 test: $(VENV)/.dev operator
-	$(COLCON) build $(COLCON_BASES) --install-base $(OUT)/colcon/install
+	$(COLCON) build $(COLCON_BASES) --install-base $(BUILD)/install
 	@rm -f $(RESULTS)
-	-$(COLCON) test $(COLCON_BASES) --install-base $(OUT)/colcon/install \
+	-$(COLCON) test $(COLCON_BASES) --install-base $(BUILD)/install \
 	    --event-handlers console_direct+ --pytest-args $(foreach argument,$(PYTEST_ARGS)," $(argument)")
-	-@$(COLCON) test-result --test-result-base $(OUT)/colcon/build
+	-@$(COLCON) test-result --test-result-base $(BUILD)/build
 	@$(PY) test/summary.py $(RESULTS)
 
 PARTS := operator transport intake model loader

@@ -1,10 +1,19 @@
 """Installation for colcon and pip; the dependencies are declared in package.xml and pinned in requirements/."""
 
 from glob import glob
+from pathlib import Path
 
 from setuptools import find_packages, setup
 
 NAME = "sparse4d_ros"
+REQUIREMENTS = Path(__file__).resolve().parent / "requirements"
+
+
+def pins(name):
+    """The lines of a requirements file that name a package."""
+    lines = (REQUIREMENTS / f"{name}.txt").read_text().splitlines()
+    return [line for line in lines if line and not line.startswith(("#", "-"))]
+
 
 setup(
     name=NAME,
@@ -25,7 +34,13 @@ setup(
     ],
     python_requires=">=3.10",
     install_requires=["setuptools"],
-    extras_require={"test": ["pytest"]},  # colcon runs the tests because of this line
+    extras_require={
+        "test": ["pytest"],  # colcon runs the tests because of this line
+        "runtime": pins("runtime"),  # where neither apt nor conda provides it
+        "eval": pins("eval"),
+        "train": pins("train"),
+        "ros": pins("ros"),  # ROS 2 Kilted without an installation of it
+    },
     zip_safe=False,
     entry_points={
         "console_scripts": [

@@ -13,10 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from . import deformable_aggregation
-from . import fused_deformable_aggregation
-from . import kernels_loaded
-from . import reference
+from . import deformable_aggregation, fused_deformable_aggregation, kernels_loaded, reference
 from .measurement import (
     cache_ceiling,
     flop_ceiling,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import json
 import pathlib
 import re
 import subprocess
@@ -13,6 +15,46 @@ import pytest
 import summary
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+SETS = ("runtime", "eval", "train", "ros", "ros-jazzy", "dev")
+CONSTRAINTS = ("constraints", "constraints-kilted", "constraints-jazzy")
+# Packages of eval.txt and train.txt, and what those alone pull in, by the names that Python imports.
+NOT_AT_RUN_TIME = (
+    "cachetools", "descartes", "fire", "matplotlib", "motmetrics", "nuscenes", "pandas", "pycocotools", "pyquaternion",
+    "shapely", "sklearn", "tensorboard",
+)  # fmt: skip
+EVALUATION_AND_TRAINING = {"evaluate", "train"}  # programs that may need them
+PACKAGED = {  # package of runtime.txt -> rosdep key of the distribution's package
+    "ninja": "ninja-build",
+    "numpy": "python3-numpy",
+    "opencv-python-headless": "python3-opencv",
+    "pillow": "python3-pil",
+    "psutil": "python3-psutil",
+    "pyyaml": "python3-yaml",
+    "scipy": "python3-scipy",
+    "setuptools": "python3-setuptools",
+    "tqdm": "python3-tqdm",
+    "transforms3d": "python3-transforms3d",
+}
+FROM_PIP_ALONE = {"torch", "rosbags"}
+RUN_WITHOUT = """
+import contextlib, importlib.abc, io, runpy, sys
+
+class Hide(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.split(".")[0] in hidden:
+            raise ModuleNotFoundError(f"{name} is hidden", name=name)
+
+hidden, modules = (argument.split(",") for argument in sys.argv[1:])
+sys.meta_path.insert(0, Hide())
+for module in modules:
+    sys.argv = [module, "--help"]
+    output = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(output):
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        print(module, end.code, len(output.getvalue()) > 100)
+"""
 ROS_PACKAGE = re.compile(
     r"^(rclpy|cv_bridge|tf_transformations|launch|launch_ros|ament_index_python|\w+_msgs|std_srvs|\w+_interfaces)$"
 )
@@ -41,21 +83,62 @@ def requirements(name: str) -> list[str]:
     return [line for line in lines if line and not line.startswith(("#", "-c"))]
 
 
+def package_names(name: str) -> set[str]:
+    return {re.split(r"[\[=]", line)[0].lower() for line in requirements(name)}
+
+
+def extras() -> dict[str, list[str]]:
+    program = "import distutils.core, json; print(json.dumps(distutils.core.run_setup('setup.py').extras_require))"
+    command = [sys.executable, "-W", "ignore", "-c", f"import setuptools; {program}"]
+    return json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+
+
 def test_package_xml_declares_every_ros_package():
     used = set(filter(ROS_PACKAGE.match, imported()))
     assert {"rclpy", "sensor_msgs", "vision_msgs"} <= used
     assert used - declared() == set()
 
 
-@pytest.mark.parametrize("name", ["runtime", "ros", "dev", "constraints"])
+def test_package_xml_names_what_a_distribution_packages_and_nothing_that_pip_alone_has():
+    """pip may not write into the system's Python: one such key, and `rosdep install` fails altogether."""
+    assert package_names("runtime") == {*PACKAGED, *FROM_PIP_ALONE}
+    assert set(PACKAGED.values()) <= declared()
+    assert [key for key in declared() if key.endswith("-pip")] == []
+    assert {"rviz2", "compressed_image_transport"} <= declared()
+
+
+def test_node_and_tools_run_without_what_evaluation_and_training_need():
+    modules = [target.split(":")[0] for name, target in entry_points().items() if name not in EVALUATION_AND_TRAINING]
+    assert len(modules) > 5
+    command = [sys.executable, "-W", "ignore", "-c", RUN_WITHOUT, ",".join(NOT_AT_RUN_TIME), ",".join(modules)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert run.stdout.splitlines() == [f"{module} 0 True" for module in modules], run.stderr
+
+
+def test_extras_are_the_requirement_files():
+    found = extras()
+    assert {name: found[name] for name in ("runtime", "eval", "train", "ros")} == {
+        name: requirements(name) for name in ("runtime", "eval", "train", "ros")
+    }
+    assert found["test"]  # colcon tests packages that have it
+
+
+@pytest.mark.parametrize("name", entry_points())
+def test_every_program_exists(name):
+    module, function = entry_points()[name].split(":")
+    assert callable(getattr(importlib.import_module(module), function))
+
+
+@pytest.mark.parametrize("name", [*SETS, *CONSTRAINTS])
 def test_every_requirement_is_pinned(name):
     exact = re.compile(r"^[A-Za-z0-9._-]+(\[\w+\])?==[0-9][\w.]*(; python_version [<>=]+ \"[0-9.]+\")?$")
     assert [line for line in requirements(name) if not exact.match(line)] == []
 
 
-@pytest.mark.parametrize("name", ["runtime", "ros", "dev"])
+@pytest.mark.parametrize("name", SETS)
 def test_constraints_agree_with_the_pins(name):
-    constraints = {line.lower() for line in requirements("constraints")}
+    used = re.findall(r"^-c (\S+)\.txt$", (ROOT / "requirements" / f"{name}.txt").read_text(), re.MULTILINE)
+    constraints = {line.lower() for file in used for line in requirements(file)}
     pins = {re.sub(r"\[\w+\]", "", line).lower() for line in requirements(name)}
     assert {pin for pin in pins if pin not in constraints} == set()
 
