@@ -68,6 +68,7 @@ setup(
             "benchmark_loader = sparse4d_core.benchmark.loader_throughput:main",
             "benchmark_transport = sparse4d_ros.benchmark.transport:main",
             "benchmark_intake = sparse4d_ros.benchmark.intake:main",
+            "benchmark_preprocessing = sparse4d_ros.benchmark.preprocessing:main",
         ]
     },
 )

@@ -40,6 +40,7 @@ COMMANDS = {
     "benchmark_loader": "sparse4d_core.benchmark.loader_throughput",
     "benchmark_transport": "sparse4d_ros.benchmark.transport",
     "benchmark_intake": "sparse4d_ros.benchmark.intake",
+    "benchmark_preprocessing": "sparse4d_ros.benchmark.preprocessing",
 }
 ALIASES = {"detector": "node"}  # the executable that the launch files start
 

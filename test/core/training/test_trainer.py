@@ -175,7 +175,7 @@ def test_bad_steps_in_a_row_end_the_run(tmp_path):
 def test_two_processes_train_as_one(tmp_path):
     program = [tiny_run.__file__]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(tiny_run.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(tiny_run.__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     for name, start in (("one", [sys.executable]), ("two", launcher)):
         command = [*start, *program, str(tmp_path / name), "4"]
         subprocess.run(command, check=True, env=environment, timeout=240, capture_output=True)

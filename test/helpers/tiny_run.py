@@ -1,6 +1,6 @@
 """A model and a world small enough to train in seconds; also run as a program by the test of two processes.
 
-torchrun --nproc-per-node=2 test/tiny_run.py OUT ITERATIONS BATCH_SIZE
+torchrun --nproc-per-node=2 test/helpers/tiny_run.py OUT ITERATIONS BATCH_SIZE
 """
 
 from __future__ import annotations
