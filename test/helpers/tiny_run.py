@@ -1,6 +1,6 @@
 """A model and a world small enough to train in seconds; also run as a program by the test of two processes.
 
-torchrun --nproc-per-node=2 test/helpers/tiny_run.py OUT ITERATIONS BATCH_SIZE
+torchrun --nproc-per-node=2 test/helpers/tiny_run.py OUT ITERATIONS [empty]
 """
 
 from __future__ import annotations
@@ -82,6 +82,15 @@ class TinyWorld:
         return None
 
 
+class EmptyScenes(TinyWorld):
+    """The same where two scenes of three hold no object: of two processes often one has a batch without objects."""
+
+    def annotations(self, i: int) -> Objects:
+        objects = super().annotations(i)
+        kept = slice(None) if i // self._length == 0 else slice(0)
+        return Objects(objects.boxes[kept], objects.labels[kept], objects.instance_ids[kept])
+
+
 def tiny_trainer(
     out: pathlib.Path,
     iterations: int = 6,
@@ -118,7 +127,10 @@ def without_randomness():
 if __name__ == "__main__":
     torch.set_num_threads(1)
     group = start_processes("cpu")
-    chosen_model, chosen_training = without_randomness()
-    tiny_trainer(pathlib.Path(sys.argv[1]), int(sys.argv[2]), group, chosen_model, chosen_training).run()
+    out, iterations = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+    if "empty" in sys.argv:
+        tiny_trainer(out, iterations, group, world=EmptyScenes()).run()
+    else:
+        tiny_trainer(out, iterations, group, *without_randomness()).run()
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

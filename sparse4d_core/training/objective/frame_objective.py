@@ -98,6 +98,7 @@ class TrainingObjective(nn.Module):
             self.model.config.num_single_frame_layers,
             self.average,
             carried,
+            denoising=config.denoising is not None,
         )
         if output.depths:
             losses["dense_depth"] = self._dense_depth(output, targets)

@@ -15,6 +15,7 @@ import pytest
 import tiny_run
 import torch
 
+from sparse4d_core.training.batches.targets import Targets
 from sparse4d_core.training.run.optimizer import learning_rate, moving_average
 from sparse4d_core.training.run.store import CheckpointStore, damage
 from sparse4d_core.training.run.trainer import TrainingDivergedError
@@ -171,14 +172,55 @@ def test_bad_steps_in_a_row_end_the_run(tmp_path):
     assert trainer.iteration == 7 and all(token in str(error.value) for token in tokens[-1])
 
 
+def run_tiny(processes: int, *arguments) -> None:
+    """tiny_run as a program, in one process or several."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(tiny_run.__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *(launcher if processes > 1 else []), tiny_run.__file__, *map(str, arguments)]
+    subprocess.run(command, check=True, env=environment, timeout=240, capture_output=True)
+
+
+@pytest.mark.slow
+def test_processes_whose_batches_are_empty_do_not_wait_for_each_other(tmp_path):
+    run_tiny(2, tmp_path, 8, "empty")
+    reports = [line for line in log_lines(tmp_path) if "loss" in line]
+    assert [line["iteration"] for line in reports] == [2, 4, 6, 8]
+    assert all(f"loss/{name}_{layer}" in line for line in reports for name in ("cls_dn", "box_dn") for layer in (0, 1))
+
+
+def without_objects(targets: Targets) -> Targets:
+    kept = {name: [values[:0] for values in getattr(targets, name)] for name in ("boxes", "labels", "instance_ids")}
+    return replace(targets, **kept)
+
+
+def test_accumulated_batches_may_be_empty(tmp_path):
+    """Without objects in the first, the second or both batches of a step: all terms are there, as means over both."""
+    trainer = tiny_trainer(tmp_path, iterations=3, accumulation=2)
+    take, optimise, steps = trainer.loader.take, trainer._optimise, []
+
+    def taking(count: int):
+        batches = take(count)
+        for index in ((0,), (1,), (0, 1))[trainer.iteration]:
+            batches[index].targets = without_objects(batches[index].targets)
+        return batches
+
+    def optimising(batches):
+        steps.append(optimise(batches))
+        return steps[-1]
+
+    trainer.loader.take, trainer._optimise = taking, optimising
+    trainer.run()
+    for step in steps:
+        first, second = (result.losses for result in step.results)
+        assert step.losses.keys() == first.keys() == second.keys() >= {"cls_0", "box_0", "cls_dn_1", "box_dn_1"}
+        for name, value in step.losses.items():
+            assert value == pytest.approx((first[name].item() + second[name].item()) / 2)
+
+
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
-    program = [tiny_run.__file__]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(tiny_run.__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    for name, start in (("one", [sys.executable]), ("two", launcher)):
-        command = [*start, *program, str(tmp_path / name), "4"]
-        subprocess.run(command, check=True, env=environment, timeout=240, capture_output=True)
+    for name, processes in (("one", 1), ("two", 2)):
+        run_tiny(processes, tmp_path / name, 4)
     one, two = (torch.load(tmp_path / name / "model.pt", weights_only=True)["state_dict"] for name in ("one", "two"))
     assert one.keys() == two.keys()
     for name in one:
