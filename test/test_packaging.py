@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -154,3 +155,27 @@ def test_summary_fails_without_results(tmp_path):
     run = subprocess.run([sys.executable, summary.__file__, str(tmp_path / "none.xml")], capture_output=True, text=True)
     assert run.returncode == 1
     assert "No results" in run.stdout
+
+
+def test_pytest_starts_beside_the_plugins_of_a_ros_installation(tmp_path):
+    """launch_testing and launch_testing_ros declare hooks that pytest 9 refuses; here are two with the same faults."""
+    hooks = {
+        "launch_testing": "def pytest_pycollect_makemodule(path, parent): pass",
+        "launch_ros": "def pytest_launch_collect_makemodule(path, parent, entrypoint): pass",
+    }
+    for name, hook in hooks.items():
+        (tmp_path / f"{name}_plugin.py").write_text(hook)
+        metadata = tmp_path / f"{name}-1.0.dist-info"
+        metadata.mkdir()
+        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (metadata / "entry_points.txt").write_text(f"[pytest11]\n{name} = {name}_plugin\n")
+    (tmp_path / "test_one.py").write_text("def test_one(): pass")
+
+    def run(configuration: str) -> str:
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-c", configuration, "test_one.py"]
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        return result.stdout + result.stderr
+
+    assert "1 passed" in run(str(ROOT / "pyproject.toml"))
+    assert "PluginValidationError" in run(os.devnull)
