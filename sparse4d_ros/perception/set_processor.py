@@ -41,11 +41,12 @@ class SetProcessor:
         self.pipeline, self._builder = pipeline, builder
         self._state = None
         self._epoch: int | None = None
-        self._reset_reason: str | None = None
+        self._requested: str | None = None  # reason of a reset before the next set
+        self._unreported: str | None = None  # reason of the last reset, until a set gives output
 
     def request_reset(self, reason: str) -> None:
         """Forget all instances before the next set."""
-        self._reset_reason = reason
+        self._requested = reason
 
     def close(self) -> None:
         """Ends the threads."""
@@ -57,7 +58,7 @@ class SetProcessor:
         Raises:
             FrameDropped: nothing came out; the memory is that of the frame before (or empty after bad output).
         """
-        reset = self._apply_resets(synced.epoch)
+        self._apply_resets(synced.epoch)
         try:
             frame, timings = self._builder.build(synced)
             result = self.pipeline.step(frame, self._state)
@@ -69,13 +70,15 @@ class SetProcessor:
         except (ValueError, TypeError) as error:
             raise FrameDropped("unusable_frame", str(error)) from error
         self._state = result.state
-        return Processed(frame, result, reset or result.reset, timings | result.timings_ms)
+        reset, self._unreported = self._unreported or result.reset, None
+        return Processed(frame, result, reset, timings | result.timings_ms)
 
-    def _apply_resets(self, epoch: int) -> str | None:
-        reason, self._reset_reason = self._reset_reason, None
+    def _apply_resets(self, epoch: int) -> None:
+        reason, self._requested = self._requested, None
         if self._epoch is not None and epoch != self._epoch:
             reason = "time jumped back"
         self._epoch = epoch
-        if reason is not None and self._state is not None:
-            self._state = self._state.forget()
-        return reason
+        if reason is not None:
+            self._unreported = reason
+            if self._state is not None:
+                self._state = self._state.forget()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 from rclpy.lifecycle import TransitionCallbackReturn
@@ -15,6 +16,30 @@ from sparse4d_ros.online.statistics import Statistics
 
 DEFAULTS = {"model": "demo", "allow_untrained": True}
 PATIENCE = 30.0  # s for something that must happen
+
+
+class WatchedPipeline:
+    """Keeps the frames that a pipeline is given and what it gives; holds it up while `free` is not set."""
+
+    def __init__(self, pipeline):
+        self._pipeline = pipeline
+        self.frames, self.results = [], []
+        self.free = threading.Event()
+        self.free.set()
+
+    def __getattr__(self, name):
+        return getattr(self._pipeline, name)
+
+    def step(self, frame, state=None):
+        self.frames.append(frame)
+        assert self.free.wait(PATIENCE)
+        self.results.append(self._pipeline.step(frame, state))
+        return self.results[-1]
+
+    @property
+    def ids(self) -> list[set[int]]:
+        """Instance ids of every result."""
+        return [{int(i) for i in result.detections.ids if i >= 0} for result in self.results]
 
 
 class Driver:
@@ -41,6 +66,11 @@ class Driver:
             for camera in CAMERAS:
                 self.info(camera, camera_info(camera, START))
         return self
+
+    def watch(self) -> WatchedPipeline:
+        """The node's pipeline, watched from here on."""
+        self.node.processor.pipeline = WatchedPipeline(self.node.processor.pipeline)
+        return self.node.processor.pipeline
 
     @property
     def drops(self) -> dict[str, int]:
