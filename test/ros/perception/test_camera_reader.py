@@ -9,11 +9,12 @@ import pytest
 pytest.importorskip("sensor_msgs")
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image  # noqa: E402
 
-from sparse4d_ros.messages.conversions import RigFrames, make_header  # noqa: E402
+from sparse4d_ros.messages.stamps import make_header  # noqa: E402
 from sparse4d_ros.perception import camera_model as camera_model_module  # noqa: E402
 from sparse4d_ros.perception.camera_reader import CameraReader  # noqa: E402
 from sparse4d_ros.perception.frame_builder import FrameBuilder  # noqa: E402
 from sparse4d_ros.perception.image_decoding import ConversionError  # noqa: E402
+from sparse4d_ros.perception.rig import RigFrames  # noqa: E402
 from sparse4d_ros.perception.synchronizer import SyncedSet  # noqa: E402
 from sparse4d_ros.perception.transforms import TransformBuffer  # noqa: E402
 
