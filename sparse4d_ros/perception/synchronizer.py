@@ -1,25 +1,32 @@
-"""Images of several cameras ► complete sets, or the reason why not. No ROS in here.
+"""Images of several cameras ► complete sets, or the reason why not. No ROS in here, and no clock is read.
 
-A set has one image of each camera, all within `slop_ns`. Each camera's images wait in a queue. Once every queue has a
-head, the heads that are more than the slop older than the newest head can never find a partner (the queues are in
-order), so they are dropped; heads that agree form the next set. The sets therefore do not depend on how the cameras'
-messages interleave on their way here, and no image is ever used twice.
+    image ─► ClockWatch: does its stamp fit the time that the majority has? ─► SetFormer: which images belong together?
 
-`slop_ns` must exceed the stagger of the cameras and stay below their period: nuScenes staggers its cameras over
-42 ms, at 12 Hz (83 ms).
+A set has one image of each camera, all within `slop_ns`. `slop_ns` must exceed the stagger of the cameras and stay
+below their period: nuScenes staggers its cameras over 42 ms, at 12 Hz (83 ms).
+
+An image whose stamp lies in another time (ahead of the majority, or back before its camera's last one) is held for the
+moment: if more than half of the cameras follow, time has jumped, and it is the first of the new time. Otherwise it is
+dropped, and its camera quarantined if that goes on (see clock_watch.py).
 """
 
 from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from ..units import NANOSECONDS
+from .camera_clock import ClockLimits
+from .camera_statistics import CameraStatus, ImageCounts
+from .clock_watch import ClockVerdict, ClockWatch, SyncEvent
+from .set_former import Images, SetFormer
+from .synced_set import Missing, SyncedSet
 
 INFOS_KEPT = 32  # per camera, to find the one that belongs to an image
+IMAGES_HELD = 10  # per camera, until it is clear whether time has jumped: as many as may arrive at once
 
 MissingCameraPolicy = Literal["skip", "mask"]
 """A camera without an image in time: `skip` the whole set, or hand it out with that camera `mask`ed."""
@@ -32,25 +39,12 @@ CAUSES = (
     "duplicate_stamp",  # image: the camera has sent this stamp already
     "out_of_order",  # image: older than the camera's newest
     "late",  # image: its set is gone already
+    "no_stamp",  # image: its stamp is zero
+    "clock",  # image: its stamp lies in another time than those of the other cameras
+    "quarantined",  # image: of a camera whose clock disagrees with the others for long
     "time_jump",  # images: time went back, everything older was forgotten
     "reset",  # images: forgotten on request
 )
-
-
-@dataclass(frozen=True)
-class SyncedSet:
-    """One image of each camera that belong together."""
-
-    stamp_ns: int  # newest image of the set
-    images: Mapping[str, tuple[int, Any]]  # camera -> (stamp in nanoseconds, item); a masked camera is absent
-    infos: Mapping[str, Any]  # camera -> its CameraInfo: of the same stamp where there is one, else the newest
-    missing: tuple[str, ...] = ()  # masked cameras
-    epoch: int = 0  # grows whenever time jumps back
-
-    @property
-    def spread_ns(self) -> int:
-        """Time between the oldest and the newest image."""
-        return self.stamp_ns - min(stamp for stamp, _ in self.images.values())
 
 
 class Synchronizer:
@@ -67,6 +61,7 @@ class Synchronizer:
         missing: MissingCameraPolicy = "skip",
         max_backward_ns: int = NANOSECONDS // 2,
         require_info: bool = True,
+        limits: ClockLimits | None = None,
     ):
         """
         Args:
@@ -74,9 +69,10 @@ class Synchronizer:
             slop_ns: largest time between two images of a set.
             timeout_ns: how much newer another image may get (by stamp) while an image waits for its partners.
             missing: what becomes of a set that waited in vain.
-            max_backward_ns: an image older than its camera's newest by more than this is a jump of time (a bag that
-                starts again), not a message out of order.
+            max_backward_ns: an image older than its camera's newest by more than this is of another time (a bag that
+                starts again, a wrong clock), not a message out of order. Takes the place of `limits.jump_ns`.
             require_info: hand out sets only once each of their cameras has a CameraInfo.
+            limits: when a camera's clock counts as wrong.
         """
         if not cameras or len(set(cameras)) != len(cameras):
             raise ValueError(f"cameras: expected one or more different names, got {list(cameras)}")
@@ -85,40 +81,45 @@ class Synchronizer:
         if missing not in ("skip", "mask"):
             raise ValueError(f"missing: expected 'skip' or 'mask', got {missing!r}")
         self.cameras = tuple(cameras)
-        self._slop_ns, self._timeout_ns, self._max_backward_ns = slop_ns, timeout_ns, max_backward_ns
-        self._mask, self._require_info = missing == "mask", require_info
-        self._queues: dict[str, deque[tuple[int, Any]]] = {camera: deque() for camera in cameras}
+        self._limits = replace(limits or ClockLimits(), jump_ns=max_backward_ns)
+        self._require_info = require_info
+        self._counts = ImageCounts(cameras)
+        self._watch = ClockWatch(cameras, self._limits)
+        self._former = SetFormer(
+            cameras, slop_ns, timeout_ns, missing == "mask", self._counts, lambda c: self._watch.is_quarantined(c)
+        )
+        self._held: dict[str, deque[tuple[int, Any]]] = {camera: deque() for camera in cameras}
         self._infos: dict[str, dict[int, Any]] = {camera: {} for camera in cameras}
-        self._newest: dict[str, int] = {}  # newest stamp of each camera
-        self._before_jump: dict[str, int] = {}  # the same, for cameras that have not followed a jump back yet
-        self._started_ns = 0  # first stamp since time began or jumped
-        self._closed_ns: int | None = None  # images up to here have lost their set
         self._ready: SyncedSet | None = None
         self._changed = threading.Condition()
         self.epoch = 0
-        self.received = 0  # images
-        self.delivered = 0  # images
-        self.drops: Counter[str] = Counter()  # cause -> images
-        self.sets: Counter[str] = Counter()  # complete, masked, superseded, no_camera_info, incomplete -> sets
-        self.missing_images: Counter[str] = Counter()  # camera -> sets that lacked its image
 
-    def add_image(self, camera: str, stamp_ns: int, item: Any) -> str | None:
-        """Takes an image in. Returns why it was dropped at once, or None."""
+    # --------------------------------------------------------------------------------------------------------- intake
+
+    def add_image(self, camera: str, stamp_ns: int, item: Any, arrival_ns: int | None = None) -> str | None:
+        """Takes an image in. Returns why it was dropped at once, or None.
+
+        Args:
+            stamp_ns: when the image was exposed, by the camera's clock.
+            arrival_ns: when it came here, on a clock that does not jump. Near the clock of the stamps it makes ages
+                meaningful and, of two cameras that disagree from the start, finds the one that is wrong. Of a bag: the
+                receive time. None: unknown; then only differences of more than a second between clocks are noticed.
+        """
         with self._changed:
             self._check_camera(camera)
-            self.received += 1
-            cause = self._reject(camera, stamp_ns)
+            reference_ns = self._watch.reference_ns
+            verdict = self._watch.observe(camera, stamp_ns, arrival_ns)
+            self._counts.arrive(camera, self._watch.now_ns, None if arrival_ns is None else arrival_ns - stamp_ns)
+            self._follow_time(reference_ns)
+            cause = self._take_in(camera, stamp_ns, item, verdict)
+            self._counts[camera].last_cause = cause
             if cause is not None:
-                self.drops[cause] += 1
-                return cause
-            if not self._newest:
-                self._started_ns = stamp_ns
-            self._newest[camera] = stamp_ns
-            self._queues[camera].append((stamp_ns, item))
-            self._form_sets()
+                self._counts.drop(camera, cause)
+            for images in self._former.form():
+                self._make_ready(images)
             if self._ready is not None:
                 self._changed.notify_all()
-            return None
+            return cause
 
     def add_info(self, camera: str, info: Any, stamp_ns: int = 0) -> None:
         """Takes the calibration of a camera in; it holds until a newer one comes."""
@@ -131,124 +132,192 @@ class Synchronizer:
                 del infos[next(iter(infos))]
             self._changed.notify_all()
 
+    def clear(self, cause: str = "reset") -> None:
+        """Forgets all images (counted under `cause`), what time it was and whose clock was wrong; calibrations stay."""
+        with self._changed:
+            self._clear(cause)
+            for camera in self.cameras:
+                self._drop_held(camera, cause)
+            self._watch.forget()
+
+    # --------------------------------------------------------------------------------------------------------- output
+
     def take_newest(self) -> SyncedSet | None:
         """The newest complete set that was not taken yet, or None. Ask after every image and every info."""
         with self._changed:
             if not self._has_set():
                 return None
             taken, self._ready = self._ready, None
-            self.delivered += len(taken.images)
-            infos = {camera: self._info_of(camera, stamp) for camera, (stamp, _) in taken.images.items()}
-            return SyncedSet(taken.stamp_ns, taken.images, infos, taken.missing, taken.epoch)
+            self._counts.delivered += len(taken.images)
+            return replace(taken, infos={c: self._info_of(c, stamp) for c, (stamp, _) in taken.images.items()})
 
     def wait(self, timeout_seconds: float) -> bool:
         """Blocks until `take_newest` has something; False if the time ran out first."""
         with self._changed:
             return self._changed.wait_for(self._has_set, timeout_seconds)
 
-    def clear(self, cause: str = "reset") -> None:
-        """Forgets all images (counted under `cause`) and what time it was; calibrations stay."""
+    def take_events(self) -> list[SyncEvent]:
+        """What happened to the clocks since this was asked last. Ask after every image and every `poll`."""
         with self._changed:
-            self._clear(cause)
-            self._before_jump.clear()
+            events = list(self._watch.events)
+            self._watch.events.clear()
+            return events
+
+    def poll(self, now_ns: int) -> None:
+        """Notices silence where no image comes at all; to be called about once a second.
+
+        Args:
+            now_ns: on the clock of the arrival times.
+        """
+        with self._changed:
+            self._watch.poll(now_ns)
+
+    # --------------------------------------------------------------------------------------------------------- status
+
+    @property
+    def received(self) -> int:
+        """Images."""
+        return self._counts.received
+
+    @property
+    def delivered(self) -> int:
+        """Images in sets that were taken."""
+        return self._counts.delivered
+
+    @property
+    def drops(self) -> Counter[str]:
+        """Cause -> images."""
+        return self._counts.drops
+
+    @property
+    def sets(self) -> Counter[str]:
+        """complete, masked, superseded, no_camera_info, incomplete -> sets."""
+        return self._counts.sets
+
+    @property
+    def missing_images(self) -> Counter[str]:
+        """Camera -> sets that lacked its image."""
+        return self._counts.missing_images
 
     @property
     def pending(self) -> int:
-        """Images that wait for their partners or for the worker."""
+        """Images that wait: for their partners, for a decision about the time, or for the worker."""
         with self._changed:
-            return sum(map(len, self._queues.values())) + (len(self._ready.images) if self._ready else 0)
+            held = sum(map(len, self._held.values()))
+            return self._former.pending + held + (len(self._ready.images) if self._ready else 0)
 
     def silent_cameras(self) -> tuple[str, ...]:
         """Cameras without an image for longer than the timeout, by the stamps of the others."""
         with self._changed:
-            return tuple(camera for camera in self.cameras if self._is_silent(camera))
+            return tuple(c for c in self.cameras if self._former.is_overdue(c) and not self._watch.is_quarantined(c))
+
+    def quarantined_cameras(self) -> tuple[str, ...]:
+        """Cameras whose images are not used, because their clocks disagree with the others."""
+        with self._changed:
+            return tuple(filter(self._watch.is_quarantined, self.cameras))
+
+    def camera_status(self, now_ns: int | None = None) -> dict[str, CameraStatus]:
+        """Each camera's rate, age, offset, drops and state.
+
+        Args:
+            now_ns: on the clock of the arrival times; None: the last arrival.
+        """
+        with self._changed:
+            now_ns = (self._watch.now_ns or 0) if now_ns is None else now_ns
+            return {
+                camera: self._counts[camera].status(now_ns, *self._watch.state(camera), self._watch.offset_ns(camera))
+                for camera in self.cameras
+            }
+
+    # --------------------------------------------------------------------------------------------------------- inside
 
     def _check_camera(self, camera: str) -> None:
-        if camera not in self._queues:
+        if camera not in self._held:
             raise ValueError(f"camera: unknown {camera!r}; expected one of {', '.join(self.cameras)}")
 
-    def _reject(self, camera: str, stamp_ns: int) -> str | None:
-        """Cause to drop an image on arrival; notices when time jumps back."""
-        if camera in self._before_jump and self._is_left_over(camera, stamp_ns):
-            return "time_jump"
-        newest = self._newest.get(camera)
-        if newest is not None and stamp_ns < newest - self._max_backward_ns:
-            before = {other: stamp for other, stamp in self._newest.items() if other != camera}
-            self._clear("time_jump")
-            self._before_jump = before
-            self.epoch += 1
-        elif newest is not None and stamp_ns == newest:
-            return "duplicate_stamp"
-        elif newest is not None and stamp_ns < newest:
-            return "out_of_order"
-        if self._closed_ns is not None and stamp_ns <= self._closed_ns:
-            self._newest[camera] = stamp_ns
-            return "late"
-        return None
+    def _take_in(self, camera: str, stamp_ns: int, item: Any, verdict: ClockVerdict) -> str | None:
+        """Into the queue, or aside, or not at all: then the cause."""
+        if verdict == "quarantined":
+            self._former.leave_out(camera, "quarantined")
+            self._drop_held(camera, "quarantined")
+        if verdict in ("quarantined", "no_stamp"):
+            return verdict
+        if verdict == "ahead" or self._goes_back(camera, stamp_ns):
+            self._hold(camera, stamp_ns, item)
+            return None
+        self._drop_held(camera, "time_jump" if self.epoch and camera not in self._former.newest else "clock")
+        return self._former.take_in(camera, stamp_ns, item)
 
-    def _is_left_over(self, camera: str, stamp_ns: int) -> bool:
-        """After a jump back, whether the image still belongs to the time before it."""
-        now = max(self._newest.values(), default=stamp_ns)
-        if stamp_ns >= self._before_jump[camera] and stamp_ns - now > self._max_backward_ns:
-            return True
-        del self._before_jump[camera]
-        return False
+    def _goes_back(self, camera: str, stamp_ns: int) -> bool:
+        return stamp_ns < self._former.newest.get(camera, stamp_ns) - self._limits.jump_ns
+
+    def _hold(self, camera: str, stamp_ns: int, item: Any) -> None:
+        held = self._held[camera]
+        held.append((stamp_ns, item))
+        if len(held) > IMAGES_HELD:
+            held.popleft()
+            self._counts.drop(camera, "clock")
+
+    def _drop_held(self, camera: str, cause: str) -> None:
+        self._counts.drop(camera, cause, len(self._held[camera]))
+        self._held[camera].clear()
+
+    def _follow_time(self, before_ns: int | None) -> None:
+        """After the reference of the clocks has moved: has time jumped, and who was right about it?"""
+        horizon_ns, moved_ns = self._former.horizon_ns, self._watch.reference_ns - (before_ns or 0)
+        if horizon_ns is not None and self._watch.is_in_future(horizon_ns):
+            self._clear("time_jump")
+            self.epoch += 1
+            self._watch.say("time_jump", None, -moved_ns, f"time jumped back by {moved_ns * 1e-9:.3f} s")
+        elif before_ns is not None and moved_ns > self._limits.jump_ns:  # whoever came first was ahead of all others
+            for camera, newest_ns in list(self._former.newest.items()):
+                if self._watch.is_in_future(newest_ns):
+                    self._former.leave_out(camera, "clock", keep=lambda stamp: not self._watch.is_in_future(stamp))
+        elif horizon_ns is not None and moved_ns < -self._limits.jump_ns:
+            self._watch.say("time_jump", None, -moved_ns, f"time jumped forward by {-moved_ns * 1e-9:.3f} s")
+        self._release_held()
+
+    def _release_held(self) -> None:
+        """Images that fit the time by now go on, in the order of their stamps."""
+        fitting = []
+        for camera, held in self._held.items():
+            for _ in range(len(held)):  # once round: those that do not fit end up in the queue again, in order
+                stamp_ns, item = held.popleft()
+                if self._watch.is_in_future(stamp_ns) or self._goes_back(camera, stamp_ns):
+                    held.append((stamp_ns, item))
+                else:
+                    fitting.append((stamp_ns, camera, item))
+        for stamp_ns, camera, item in sorted(fitting, key=lambda entry: entry[0]):
+            cause = self._former.take_in(camera, stamp_ns, item)
+            if cause is not None:
+                self._counts.drop(camera, cause)
 
     def _clear(self, cause: str) -> None:
-        self.drops[cause] += sum(map(len, self._queues.values())) + (len(self._ready.images) if self._ready else 0)
-        for queue in self._queues.values():
-            queue.clear()
-        self._newest.clear()
-        self._closed_ns = self._ready = None
+        """Forgets the images of the past; those held belong to the time that begins, if to any."""
+        self._former.clear(cause)
+        for camera in self._ready.images if self._ready else ():
+            self._counts.drop(camera, cause)
+        self._ready = None
 
-    def _form_sets(self) -> None:
-        """Decides about the oldest images as long as anything can be said about them."""
-        while any(self._queues.values()):
-            oldest = min(queue[0][0] for queue in self._queues.values() if queue)
-            group = [c for c, queue in self._queues.items() if queue and queue[0][0] <= oldest + self._slop_ns]
-            unknown = [camera for camera, queue in self._queues.items() if not queue]
-            if len(group) == len(self.cameras):
-                self._emit(group)
-            elif not unknown:  # every other camera is past this set already
-                self._give_up(group, "incomplete")
-            elif max(self._newest.values()) - oldest > self._timeout_ns:
-                self._closed_ns = max(self._queues[camera][0][0] for camera in group)
-                self._give_up(group, "timeout")
-            elif self._mask and all(self._is_silent(camera) for camera in unknown):  # no use in waiting for them
-                self._give_up(group, "incomplete")
-            else:
-                return
-
-    def _give_up(self, group: list[str], cause: str) -> None:
-        """A set that stays without some cameras: masked where at least half of them are there, else dropped."""
-        if self._mask and 2 * len(group) >= len(self.cameras):
-            self._emit(group)
-            return
-        if not self._mask and all(self._queues.values()):  # those too old for the newest head, and no others
-            limit_ns = max(queue[0][0] for queue in self._queues.values()) - self._slop_ns
-            group = [camera for camera in group if self._queues[camera][0][0] < limit_ns]
-        self.sets["incomplete"] += 1
-        self.missing_images.update(camera for camera in self.cameras if camera not in group)
-        for camera in group:
-            self._queues[camera].popleft()
-            self.drops[cause] += 1
-
-    def _is_silent(self, camera: str) -> bool:
-        newest = max(self._newest.values(), default=self._started_ns)
-        return newest - self._newest.get(camera, self._started_ns) > self._timeout_ns
-
-    def _emit(self, cameras: list[str]) -> None:
-        """The heads of these cameras become the newest set."""
+    def _make_ready(self, images: Images) -> None:
+        """These images become the newest set."""
         if self._ready is not None:
             cause = "superseded" if self._has_set() else "no_camera_info"
-            self.drops[cause] += len(self._ready.images)
-            self.sets[cause] += 1
-        images = {camera: self._queues[camera].popleft() for camera in cameras}
+            for camera in self._ready.images:
+                self._counts.drop(camera, cause)
+            self._counts.sets[cause] += 1
         absent = tuple(camera for camera in self.cameras if camera not in images)
-        self.missing_images.update(absent)
-        self.sets["masked" if absent else "complete"] += 1
-        stamp = max(stamp for stamp, _ in images.values())
-        self._ready = SyncedSet(stamp, images, {}, absent, self.epoch)
+        self._counts.miss(absent)
+        self._counts.sets["masked" if absent else "complete"] += 1
+        stamp_ns = max(stamp for stamp, _ in images.values())
+        why = {camera: self._why_missing(camera) for camera in absent}
+        self._ready = SyncedSet(stamp_ns, images, {}, absent, self.epoch, why)
+
+    def _why_missing(self, camera: str) -> Missing:
+        state, _, _ = self._watch.state(camera)
+        if state == "quarantined" or (self._held[camera] and state == "healthy"):
+            return Missing("quarantined" if state == "quarantined" else "clock", self._watch.offset_ns(camera))
+        return Missing("late" if state == "healthy" and self._counts[camera].last_cause == "late" else "absent")
 
     def _has_set(self) -> bool:
         if self._ready is None:
