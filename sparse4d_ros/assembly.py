@@ -20,20 +20,27 @@ def load_pipeline(parameters: NodeParameters, rig: Rig) -> Pipeline:
     """The model with its weights, on its device.
 
     Raises:
-        ValueError: unknown preset, a checkpoint of another model, or a rig that the model does not take.
+        ValueError: unknown preset, a checkpoint of another model, a device that is not there, or a rig that the model
+            does not take.
         FileNotFoundError: no such checkpoint.
     """
-    pipeline = Pipeline.from_preset(
-        parameters.model,
-        parameters.checkpoint or None,
-        device=parameters.device,
-        precision=parameters.precision,
-        compile=parameters.compile,
-        scene_reset=parameters.scene_reset,
-        temporal_stride=parameters.temporal_stride,
-        allow_untrained=parameters.allow_untrained,
-        resize=parameters.resize,
-    )
+    try:
+        pipeline = Pipeline.from_preset(
+            parameters.model,
+            parameters.checkpoint or None,
+            device=parameters.device,
+            precision=parameters.precision,
+            compile=parameters.compile,
+            scene_reset=parameters.scene_reset,
+            temporal_stride=parameters.temporal_stride,
+            allow_untrained=parameters.allow_untrained,
+            resize=parameters.resize,
+        )
+    except (RuntimeError, AssertionError) as error:  # what torch raises for a device that is not there
+        if parameters.device == "cpu":
+            raise
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device: {parameters.device} cannot be used: {reason}; cpu always can") from error
     pipeline.check_cameras(len(rig.cameras))
     return pipeline
 

@@ -151,6 +151,7 @@ def test_the_official_score_of_a_perfect_detector(tiny_dataset, tiny_bag, tmp_pa
     ("arguments", "message"),
     [
         (["--checkpoint", "no/such.pt"], "no/such.pt"),
+        (["--device", "cuda:99"], "device: cuda:99 cannot be used: "),
         (["--rig", "no/rig.yaml"], "cannot read no/rig.yaml"),
         (["--params-file", "no/params.yaml"], "No such file"),
         (["--sets", "no/sets"], "No such file"),

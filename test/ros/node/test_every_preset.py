@@ -145,7 +145,7 @@ def test_without_trained_weights_the_node_stays_unconfigured(context, capfd):
 
 
 @pytest.mark.ros
-@pytest.mark.parametrize("name", ["v1_r101_t4", "v2_r50", "v3_r50"])
+@pytest.mark.parametrize("name", WIDE)
 def test_node(context, name):
     """Every generation gives boxes; markers show tracks, or the detections of a model that has no ids."""
     listener, driver = Listener(context), Driver(context=context, model=name, decode_threads=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from node_driver import Driver
@@ -15,6 +16,7 @@ from rig_messages import (
     image_stamps,
     jpeg,
     raw,
+    set_stamp,
 )
 
 pytestmark = pytest.mark.ros
@@ -105,9 +107,17 @@ def test_raw_images_of_a_lens_cost_sets_until_a_good_calibration_comes(make_driv
 
 
 def test_distorted_images_are_undistorted_on_demand(make_driver, tmp_path):
-    driver = make_driver(rig=lens_rig(tmp_path), distortion="undistort").start()
-    driver.info("cam_front", camera_info("cam_front", START, d=(-0.3, 0.1, 0, 0, 0)))
+    """The distorted camera's image reaches the model straight, the others as they are."""
+    driver, distortion = make_driver(rig=lens_rig(tmp_path), distortion="undistort").start(), (-0.3, 0.1, 0.0, 0.0, 0.0)
+    watched, info = driver.watch(), camera_info("cam_front", START, d=distortion)
+    driver.info("cam_front", info)
     assert driver.run(0) == "ok"
+    front, other = watched.frames[0].images[:2]
+    sent, sent_other = (cv2.imdecode(np.frombuffer(jpeg(c), np.uint8), cv2.IMREAD_COLOR) for c in CAMERAS[:2])
+    straight = cv2.undistort(sent, np.array(info.k).reshape(3, 3), np.array(distortion))
+    assert np.abs(front.astype(int) - straight).max() <= 1
+    assert np.abs(front.astype(int) - sent).max() > 50
+    np.testing.assert_array_equal(other, sent_other)
 
 
 def test_faster_ways_to_decode_and_resize_give_sets_too(make_driver):
@@ -118,12 +128,14 @@ def test_faster_ways_to_decode_and_resize_give_sets_too(make_driver):
 
 def test_sets_wait_for_calibration(make_driver):
     driver = make_driver().start(infos=False)
+    watched = driver.watch()
     driver.feed(0)
     driver.feed(1)
     assert driver.node.synchronizer.drops["no_camera_info"] == 6
     for camera in CAMERAS:
         driver.info(camera, camera_info(camera, START))
     driver.wait(1)
+    assert [frame.stamp_ns for frame in watched.frames] == [set_stamp(1)]
     assert driver.statistics.processed == 1
 
 

@@ -50,7 +50,7 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_node_unconfigured(make_driver
     [
         ({"rig": "/no/such/file.yaml"}, "rig: cannot read /no/such/file.yaml"),
         ({"sync_slop": 0.5}, "sync_timeout: expected at least sync_slop"),
-        ({"device": "cuda:99"}, "configure failed"),
+        ({"device": "cuda:99"}, "configure failed: device: cuda:99 cannot be used: "),
     ],
 )
 def test_configure_says_what_is_wrong(make_driver, capfd, parameters, message):

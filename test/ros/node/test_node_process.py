@@ -19,6 +19,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rig_messages import CAMERAS, camera_info, compressed, ego_pose, image_stamps, set_stamp, static_transforms
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2
 from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
@@ -26,7 +27,7 @@ from vision_msgs.msg import Detection3DArray
 from visualization_msgs.msg import Marker, MarkerArray
 
 from sparse4d_core.types import CLASS_NAMES
-from sparse4d_ros.messages.stamps import ns_from_stamp
+from sparse4d_ros.messages.stamps import ns_from_stamp, stamp_from_ns
 
 pytestmark = pytest.mark.ros
 ROOT = Path(__file__).resolve().parents[3]
@@ -78,6 +79,7 @@ class Peer:
         self.static, self.tf = create(TFMessage, "/tf_static", latched), create(TFMessage, "/tf", 100)
         self.images = {c: create(CompressedImage, f"/{c}/image_rect/compressed", 10) for c in CAMERAS}
         self.infos = {c: create(CameraInfo, f"/{c}/camera_info", 10) for c in CAMERAS}
+        self.clock = create(Clock, "/clock", 1)
         self.static.publish(static_transforms())
         self.received: dict[str, list] = {name: [] for name in [*OUTPUTS, "diagnostics"]}
         for name, kind in OUTPUTS.items():
@@ -125,7 +127,9 @@ class Peer:
         )
 
     def publish_set(self, k: int) -> None:
+        """Every message as its time comes, by /clock."""
         for camera, stamp in image_stamps(k).items():
+            self.clock.publish(Clock(clock=stamp_from_ns(stamp)))
             self.tf.publish(ego_pose(stamp))
             self.infos[camera].publish(camera_info(camera, stamp))
             self.images[camera].publish(compressed(camera, stamp))
@@ -176,9 +180,13 @@ def test_from_images_to_tracks(start, peer):
     assert states.width == len(peer.received["tracks"][-1].detections) and states.header.frame_id == "base_link"
     assert bytes(peer.received["overlay/compressed"][-1].data[:2]) == b"\xff\xd8"
 
+    before = ids(peer.received["detections"])
+    assert before, "or nothing can be forgotten"
     assert peer.call(Trigger, "reset").success
     peer.play_set(3)
     assert peer.spin_until(lambda: "memory cleared: asked for" in node.log), node.log
+    assert peer.spin_until(lambda: len(peer.received["detections"]) >= 4)
+    assert not before & ids(peer.received["detections"][3:])
     check_parameters(peer)
     check_diagnostics(peer)
 
@@ -187,6 +195,10 @@ def test_from_images_to_tracks(start, peer):
     assert peer.change_state(Transition.TRANSITION_CLEANUP) and peer.state() == "unconfigured"
     assert node.stop() == 0, node.log
     assert "Traceback" not in node.log
+
+
+def ids(messages: list[Detection3DArray]) -> set[str]:
+    return {detection.id for message in messages for detection in message.detections if detection.id}
 
 
 def check_detections(message: Detection3DArray) -> None:
@@ -226,6 +238,10 @@ def check_diagnostics(peer: Peer) -> None:
     assert peer.spin_until(lambda: latest().get("sparse4d: inference", {}).get("sets_processed") == "4")
     inference, synchronization = latest()["sparse4d: inference"], latest()["sparse4d: synchronization"]
     assert inference["scene_reset"] == "clean" and inference["resets.asked for"] == "1"
+    # By the clock of the messages: what they took on the wall is seconds of this machine, not 50 years.
+    assert all(abs(float(inference[f"stamp_to_{end}_p99"])) < 60_000 for end in ("arrival", "publish"))
+    now = ns_from_stamp(peer.received["diagnostics"][-1].header.stamp)
+    assert set_stamp(0) <= now <= set_stamp(3)
     assert float(inference["memory_mib"]) > 50 and float(inference["sync_spread_p50"]) == 35.0
     for stage in ("decode_images", "transforms", "preprocess", "backbone", "decoder", "decode", "publish", "intake"):
         assert 0 <= float(inference[f"{stage}_p50"]) <= float(inference[f"{stage}_p99"])

@@ -24,7 +24,7 @@ def test_a_missing_pose_is_waited_for_then_counted(make_driver):
 def test_a_pose_that_comes_a_little_later_than_the_images_is_used(make_driver):
     driver = make_driver(tf_timeout=5.0).start()
     driver.feed(0, poses=False)
-    time.sleep(0.2)
+    driver.until(lambda: driver.statistics.snapshot().busy_since is not None)  # the worker has the set
     for stamp in image_stamps(0).values():
         driver.transforms(ego_pose(stamp))
     driver.wait(1)
