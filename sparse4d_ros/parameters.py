@@ -69,7 +69,7 @@ class NodeParameters:
     tf_cache: float = _parameter(10.0, "Seconds of transforms kept", (0.1, 3600.0))
     distortion: str = _parameter(
         "refuse",
-        "Images whose CameraInfo has D != 0: refuse, undistort, or trust them to be rectified (use P)",
+        "Raw images whose CameraInfo has D != 0: refuse or undistort; rectified takes every camera for rectified",
         choices=("refuse", "undistort", "rectified"),
     )
     fisheye_field_of_view: float = _parameter(

@@ -96,11 +96,13 @@ def test_maps_are_made_when_the_calibration_changes_and_only_then(monkeypatch):
         reader.read(raw(picture()), info)
     assert len(made) == 1
     changes = [
-        {"d": [-0.2, 0.0, 0.0, 0.0, 0.0]}, {"k": (K * 1.0 + np.diag((1, 1, 0))).ravel()}, {"r": np.eye(3).ravel()},
-        {"p": np.ones(12)}, {"distortion_model": "rational_polynomial", "d": [0.1] * 8},
+        {"d": [0.01, 0.0, 0.0, 0.0]}, {"distortion_model": "equidistant"}, {"k": (K + np.diag((1, 1, 0))).ravel()},
+        {"r": np.eye(3).ravel()}, {"p": np.ones(12)},
     ]  # fmt: skip
+    fields = {"d": D}
     for number, change in enumerate(changes):
-        reader.read(raw(picture()), camera_info(**({"d": D} | change)))
+        fields |= change
+        reader.read(raw(picture()), camera_info(**fields))
         assert len(made) == 2 + number, change
 
 
