@@ -1,0 +1,68 @@
+"""What can be read off the launch files where no launch system is installed."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from test_packaging import entry_points
+
+pytest.importorskip("rclpy")
+
+from sparse4d_ros import bag_player  # noqa: E402
+from sparse4d_ros.parameters import NodeParameters  # noqa: E402
+
+pytestmark = pytest.mark.ros
+
+ROOT = Path(__file__).resolve().parents[2]
+DOMAIN = 76
+FILES = {name: ROOT / "launch" / f"{name}.launch.py" for name in ("detector", "replay")}
+
+
+def assigned(file: str, name: str) -> ast.expr:
+    tree = ast.parse(FILES[file].read_text())
+    return next(
+        node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name
+    )
+
+
+def defaults(file: str) -> dict[str, str]:
+    """Argument -> source text of its default."""
+    return {ast.literal_eval(row.elts[0]): ast.unparse(row.elts[1]) for row in assigned(file, "ARGUMENTS").elts}
+
+
+def test_no_default_overrides_the_parameter_file():
+    texts, flags = (ast.literal_eval(assigned("detector", name)) for name in ("TEXTS", "FLAGS"))
+    assert {*texts, *flags} <= {field.name for field in fields(NodeParameters)} | {"use_sim_time"}
+    assert {defaults("detector")[name] for name in (*texts, *flags)} == {"''"}
+
+
+def test_both_files_have_arguments_of_their_own():
+    """replay.launch.py includes the other: one name is one argument."""
+    assert defaults("detector").keys() & defaults("replay").keys() == set()
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_program_that_is_started_is_installed(file):
+    source = FILES[file].read_text()
+    started = re.findall(r'package="sparse4d_ros",\s*executable="(\w+)"', source)
+    assert started and set(started) <= entry_points().keys()
+
+
+def test_every_option_of_the_player_exists(capsys):
+    options = set(re.findall(r'"(--[a-z-]+)"', FILES["replay"].read_text()))
+    with pytest.raises(SystemExit):
+        bag_player.main(["--help"])
+    assert options and options <= set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+
+
+def test_the_status_that_is_not_worth_a_respawn_is_that_of_a_refused_parameter():
+    command = [sys.executable, "-m", "sparse4d_ros.node", "--ros-args", "-p", "model:=nonsense"]
+    status = subprocess.run(command, cwd=ROOT, capture_output=True, env=os.environ | {"ROS_DOMAIN_ID": str(DOMAIN)})
+    assert status.returncode == ast.literal_eval(assigned("detector", "REFUSED"))
