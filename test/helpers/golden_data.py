@@ -26,6 +26,7 @@ class Golden:
         if path is None:
             pytest.skip(f"{folder} holds no golden file {name}")
         self.name = name
+        self.compared: set[str] = set()  # keys given to `check`
         self._data: Any = json.loads(path.read_text()) if path.suffix == ".json" else np.load(path, allow_pickle=False)
 
     def __getitem__(self, key: str) -> Any:
@@ -53,6 +54,7 @@ class Golden:
 
         angle: compare modulo 2 pi.
         """
+        self.compared.add(key)
         expected = np.asarray(self._data[key] if expected is None else expected)
         actual = np.asarray(actual.detach().cpu() if isinstance(actual, torch.Tensor) else actual)
         assert actual.shape == expected.shape, f"{self.name}/{key}: shape {actual.shape}, expected {expected.shape}"
