@@ -1,33 +1,47 @@
-# make demo | test | bench | lint. Each target prepares what it needs, once; later calls start at once.
+# make demo | quick | test | bench | lint. Each target prepares what it needs, once; later calls start at once.
 #
-# With a ROS 2 installation sourced, its packages are used. Otherwise ROS 2 comes from Python wheels, and the interface
-# packages which no wheel carries are built from underlay/. Everything lands in this folder: .venv*/ and out/.
+# With a ROS 2 installation sourced, its packages are used. Otherwise ROS 2 comes from Python wheels, Kilted or, with
+# ROS=jazzy, Jazzy, and the interface packages which no wheel carries are built from underlay/. Each has an environment
+# of its own. Everything lands in this folder: .venv*/ and out/.
 
 PYTHON ?= python3
+ROS ?= kilted
 PYTEST_ARGS ?=
 
 OUT := out
 NATIVE := $(if $(ROS_DISTRO),$(shell $(PYTHON) -c 'import rclpy' 2>/dev/null && echo yes))
-VENV := $(if $(NATIVE),.venv-$(ROS_DISTRO),.venv)
+WHEELS_kilted := requirements/ros.txt
+WHEELS_jazzy := requirements/ros-jazzy.txt
+WHEELS := $(WHEELS_$(ROS))
+$(if $(NATIVE)$(WHEELS),,$(error ROS=$(ROS): there are wheels of kilted and jazzy; others need a sourced installation))
+VENV := $(if $(NATIVE),.venv-$(ROS_DISTRO),$(if $(filter kilted,$(ROS)),.venv,.venv-$(ROS)-wheels))
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip --disable-pip-version-check install --quiet --requirement
-COLCON := $(PY) -m colcon --log-base $(OUT)/colcon/log
-COLCON_BASES := --base-paths . --build-base $(OUT)/colcon/build
-RESULTS := $(OUT)/colcon/build/sparse4d_ros/pytest.xml
-LARGE_MESSAGES := FASTDDS_DEFAULT_PROFILES_FILE=$(CURDIR)/config/fastdds_shm.xml
+SETS := requirements/runtime.txt requirements/eval.txt requirements/train.txt
+PIP := $(PY) -m pip --disable-pip-version-check install --quiet
+# A build names the environment that it was made with: one folder for each.
+BUILD := $(OUT)/colcon$(patsubst .venv%,%,$(VENV))
+COLCON := $(PY) -m colcon --log-base $(BUILD)/log
+COLCON_BASES := --base-paths . --build-base $(BUILD)/build
+RESULTS := $(BUILD)/build/sparse4d_ros/pytest.xml
+# Fast DDS 3 (Kilted) reads the first, Fast DDS 2 (Humble, Jazzy) the second.
+PROFILES := $(CURDIR)/config/fastdds_shm.xml
+LARGE_MESSAGES := FASTDDS_DEFAULT_PROFILES_FILE=$(PROFILES) FASTRTPS_DEFAULT_PROFILES_FILE=$(PROFILES)
 
 # Set by the start-up file of the ROS 2 wheels of another environment; there it would stop ours from finding its libraries.
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
-.PHONY: help setup operator demo test bench lint format clean
+.PHONY: help setup operator demo quick test bench lint format clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo    render driving scenes, run the node on them over ROS 2, score and draw the result in $(OUT)/demo"
-	@echo "make test    build with colcon, run all tests, count them      (PYTEST_ARGS='-k tracking' to select)"
-	@echo "make bench   measure operator, model, transport and intake; JSON in $(OUT)/bench"
-	@echo "make lint    style of Python and C++                           (make format corrects it)"
-	@echo "make clean   remove $(OUT)/, the environment and the compiled operator"
+	@echo "make demo      render driving scenes, run the node on them over ROS 2, score and draw the result in $(OUT)/demo"
+	@echo "make quick     the tests of what changes most, in under a minute"
+	@echo "make test      build with colcon, run all tests, count them      (PYTEST_ARGS='-k tracking' to select)"
+	@echo "make bench     measure operator, model, transport and intake; JSON in $(OUT)/bench"
+	@echo "               (KEEP=amd-epyc-2-cores: also in benchmarks/results, under that name of the machine)"
+	@echo "make lint      style of Python and C++                           (make format corrects it)"
+	@echo "make setup     the environment alone: $(VENV)                    (make operator compiles the kernels as well)"
+	@echo "make clean     remove $(OUT)/, the environment and the compiled operator"
 
 # --- environment ------------------------------------------------------------------------------------------------------
 
@@ -36,30 +50,31 @@ $(VENV)/.created: requirements/check.py
 	$(PYTHON) -m venv $(if $(NATIVE),--system-site-packages) $(VENV)
 	@touch $@
 
-$(VENV)/.runtime: $(VENV)/.created requirements/runtime.txt requirements/constraints.txt
-	$(PIP) requirements/runtime.txt
+$(VENV)/.runtime: $(VENV)/.created $(SETS) requirements/constraints.txt
+	$(PIP) $(addprefix --requirement ,$(SETS))
 	@touch $@
 
 ifdef NATIVE
 $(VENV)/.ros: $(VENV)/.runtime
 	@touch $@
 else
-$(VENV)/.wheels: $(VENV)/.runtime requirements/ros.txt
-	$(PIP) requirements/ros.txt
+$(VENV)/.wheels: $(VENV)/.runtime $(WHEELS) requirements/constraints-$(ROS).txt
+	$(PIP) --requirement $(WHEELS)
 	@touch $@
 
 $(VENV)/.ros: $(VENV)/.wheels $(shell find underlay -type f -not -path '*/__pycache__/*')
-	$(PY) underlay/build.py --work $(OUT)/underlay
+	$(PY) underlay/build.py --work $(BUILD)/underlay
 	@touch $@
 endif
 
 $(VENV)/.dev: $(VENV)/.ros requirements/dev.txt
-	$(PIP) requirements/dev.txt
+	$(PIP) --requirement requirements/dev.txt
 	@touch $@
 
 setup: $(VENV)/.ros
+	@echo "To use this environment in a shell: . $(VENV)/bin/activate"
 
-operator: setup
+operator: $(VENV)/.ros
 	@$(PY) -m cuda_ops.build
 
 # --- what people call -------------------------------------------------------------------------------------------------
@@ -67,13 +82,23 @@ operator: setup
 demo: operator
 	$(PY) -m sparse4d_ros.demo --out $(OUT)/demo
 
+# Geometry, the network's blocks against recorded data, one step, the way of a message in and out, and who imports what.
+QUICK := test/core/test_geometry.py test/core/test_preprocess.py test/core/inference/test_pipeline.py \
+    test/golden/test_golden_blocks.py test/golden/test_golden_temporal.py test/ops/test_operator.py \
+    test/ros/perception test/ros/messages test/test_boundaries.py
+
+quick: $(VENV)/.dev operator
+	$(PY) -m pytest -q -m 'not slow and not ros' $(QUICK) $(PYTEST_ARGS)
+
 test: $(VENV)/.dev operator
-	$(COLCON) build $(COLCON_BASES) --install-base $(OUT)/colcon/install
+	$(COLCON) build $(COLCON_BASES) --install-base $(BUILD)/install
 	@rm -f $(RESULTS)
-	-$(COLCON) test $(COLCON_BASES) --install-base $(OUT)/colcon/install \
+	-$(COLCON) test $(COLCON_BASES) --install-base $(BUILD)/install \
 	    --event-handlers console_direct+ --pytest-args $(foreach argument,$(PYTEST_ARGS)," $(argument)")
-	-@$(COLCON) test-result --test-result-base $(OUT)/colcon/build
+	-@$(COLCON) test-result --test-result-base $(BUILD)/build
 	@$(PY) test/summary.py $(RESULTS)
+
+PARTS := operator transport intake model loader
 
 bench: $(VENV)/.dev operator
 	@mkdir -p $(OUT)/bench
@@ -82,7 +107,7 @@ bench: $(VENV)/.dev operator
 	$(LARGE_MESSAGES) $(PY) -m sparse4d_ros.benchmark.intake --out $(OUT)/bench/intake.json
 	$(PY) -m sparse4d_core.benchmark --out $(OUT)/bench/model.json
 	$(PY) -m sparse4d_core.benchmark.loader_throughput --model demo --out $(OUT)/bench/loader.json
-	$(if $(KEEP),mkdir -p benchmarks/results && cp $(OUT)/bench/*.json benchmarks/results/)
+	$(foreach part,$(if $(KEEP),$(PARTS)),cp $(OUT)/bench/$(part).json benchmarks/results/$(KEEP)-$(part).json &&) true
 
 CPP = $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 

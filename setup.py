@@ -1,10 +1,19 @@
 """Installation for colcon and pip; the dependencies are declared in package.xml and pinned in requirements/."""
 
 from glob import glob
+from pathlib import Path
 
 from setuptools import find_packages, setup
 
 NAME = "sparse4d_ros"
+REQUIREMENTS = Path(__file__).resolve().parent / "requirements"
+
+
+def pins(name):
+    """The lines of a requirements file that name a package."""
+    lines = (REQUIREMENTS / f"{name}.txt").read_text().splitlines()
+    return [line for line in lines if line and not line.startswith(("#", "-"))]
+
 
 setup(
     name=NAME,
@@ -25,21 +34,41 @@ setup(
     ],
     python_requires=">=3.10",
     install_requires=["setuptools"],
-    extras_require={"test": ["pytest"]},  # colcon runs the tests because of this line
+    extras_require={
+        "test": ["pytest"],  # colcon runs the tests because of this line
+        "runtime": pins("runtime"),  # where neither apt nor conda provides it
+        "eval": pins("eval"),
+        "train": pins("train"),
+        "ros": pins("ros"),  # ROS 2 Kilted without an installation of it
+    },
     zip_safe=False,
     entry_points={
         "console_scripts": [
-            "detector = sparse4d_ros.node:main",
+            "node = sparse4d_ros.node:main",
+            "detector = sparse4d_ros.node:main",  # as the launch files call the node
             "replay = sparse4d_ros.replay:main",
             "bag_player = sparse4d_ros.bag_player:main",
+            "box_recorder = sparse4d_ros.box_recorder:main",
+            "write_submission = sparse4d_ros.write_submission:main",
             "nuscenes_to_rosbag = sparse4d_ros.nuscenes_to_rosbag:main",
             "rosbag_to_nuscenes = sparse4d_ros.rosbag_to_nuscenes:main",
-            "recorder = sparse4d_ros.recorder:main",
-            "score_record = sparse4d_ros.score_record:main",
             "demo = sparse4d_ros.demo.__main__:main",
+            "models = sparse4d_core.models:main",
+            "checkpoint = sparse4d_core.checkpoint.__main__:main",
             "synthetic = sparse4d_core.data.synthetic.__main__:main",
-            "evaluate = sparse4d_core.evaluation.evaluate:main",
+            "anchors = sparse4d_core.data.anchors:main",
             "train = sparse4d_core.training.train:main",
+            "plot = sparse4d_core.training.plot:main",
+            "release = sparse4d_core.training.release:main",
+            "evaluate = sparse4d_core.evaluation.evaluate:main",
+            "build_operator = cuda_ops.build:main",
+            "benchmark_operator = cuda_ops.benchmark:main",
+            "benchmark_model = sparse4d_core.benchmark.__main__:main",
+            "benchmark_presets = sparse4d_core.benchmark.preset_cost:main",
+            "benchmark_loader = sparse4d_core.benchmark.loader_throughput:main",
+            "benchmark_transport = sparse4d_ros.benchmark.transport:main",
+            "benchmark_intake = sparse4d_ros.benchmark.intake:main",
+            "benchmark_preprocessing = sparse4d_ros.benchmark.preprocessing:main",
         ]
     },
 )

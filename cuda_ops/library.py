@@ -106,7 +106,6 @@ def gpu_capabilities() -> list[tuple[int, int]]:
     return sorted({torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())})
 
 
-@torch.compiler.assume_constant_result
 def kernels_loaded(device: torch.device | str = "cpu") -> bool:
     """Whether the compiled operators are used for tensors on this device.
 
@@ -114,6 +113,11 @@ def kernels_loaded(device: torch.device | str = "cpu") -> bool:
     its tensors take the PyTorch path.
     """
     return _usable(torch.device(device))
+
+
+# What torch.compiler.assume_constant_result sets: a trace takes the answer as a constant. The decorator itself imports
+# the whole compiler, seconds and dozens of modules that a program which compiles nothing can do without.
+kernels_loaded._dynamo_marked_constant = True
 
 
 def forget_library() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import pathlib
+import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -95,13 +96,15 @@ def hardware(device: str = "cpu") -> str:
     """The processor's or GPU's name, and the threads in use."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name()
-    names = [
-        line.split(":", 1)[1].strip()
-        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    isa = torch.backends.cpu.get_cpu_capability()
-    return f"{names[0] if names else 'unknown processor'}, {isa}, {torch.get_num_threads()} threads"
+    return f"{processor_name()}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+
+
+def processor_name() -> str:
+    """The processor's marketing name, else its architecture."""
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def markdown_table(rows: Sequence[Mapping[str, object]], number: str) -> str:

@@ -88,7 +88,7 @@ def project_anchors(
     velocity = anchor[..., _VELOCITY]
     if interval is not None:
         centre = centre - velocity * interval[:, None, None]
-    cos_sin = anchor[..., [COS_YAW, SIN_YAW]] @ T_dst_from_src[:, :2, :2].transpose(-1, -2)
+    cos_sin = anchor[..., SIN_YAW:VX].flip(-1) @ T_dst_from_src[:, :2, :2].transpose(-1, -2)
     yaw = cos_sin if swap_yaw else cos_sin.flip(-1)
     R = T_dst_from_src[:, :3, :3]
     return torch.cat([transform(T_dst_from_src, centre), anchor[..., _SIZE], yaw, rotate(R, velocity)], dim=-1)

@@ -1,4 +1,4 @@
-"""What can be had by name: every preset with its size, cost, published figures and assumptions.
+"""Every preset with its size, cost, published figures and assumptions.
 
 python -m sparse4d_core.models             the table
 python -m sparse4d_core.models v3_r50      one preset in detail
@@ -25,8 +25,8 @@ EPILOG = """\
 FLOPs count a multiplication and an addition as two, of convolutions, matrix products and attention, for one frame of
 all cameras with the memory filled; sampling of image features is not counted.
 
-Published figures are those of the authors' tables (nuScenes, full training); 'check' runs against recorded outputs of
-the reference implementation are listed in docs/models.md.
+Published figures are those of the authors' tables (nuScenes, full training). What of each preset was compared with
+recorded outputs of the reference implementation is in docs/models.md.
 
 examples:
   python -m sparse4d_core.models v3_r50
@@ -85,7 +85,7 @@ def table(configs: Sequence[Sparse4DConfig], costs: Sequence[Cost]) -> str:
         )
     widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines += ["", "* rests on assumptions: python -m sparse4d_core.models PRESET tells them"]
+    lines += ["", "* rests on assumptions: python -m sparse4d_core.models PRESET lists them"]
     return "\n".join(lines)
 
 
@@ -102,7 +102,9 @@ def details(config: Sparse4DConfig, spent: Cost) -> str:
         memory = f"the {config.temporal.num_instances} strongest of {config.num_anchors} instances, frame after frame"
     elif config.history is not None:
         memory = f"feature maps of the last {config.history.num_frames} frames"
-    sampling = {"operator": "aggregation operator (points outside the image count nothing)"}
+    sampling = "grid sampling, fading at the image border"
+    if config.aggregation.sampling == "operator":
+        sampling = "aggregation operator (points outside the image count nothing)"
     lines = [
         f"{config.name}: Sparse4D v{config.generation}",
         f"  backbone      {backbone_name(config)}",
@@ -110,7 +112,7 @@ def details(config: Sparse4DConfig, spent: Cost) -> str:
         f"  parameters    {spent.parameters:,}",
         f"  cost          {spent.encoder_flops / 1e9:,.1f} GFLOPs images, {spent.decoder_flops / 1e9:,.1f} decoder",
         f"  memory        {memory}",
-        f"  sampling      {sampling.get(config.aggregation.sampling, 'grid sampling, fading at the image border')}",
+        f"  sampling      {sampling}",
         f"  track ids     {'yes' if config.tracking else 'no'}",
         f"  published     {figures or 'no figures'} (nuScenes {published.split}) {published.note}".rstrip(),
         f"  checkpoint    {published.checkpoint or 'none released'}",
@@ -145,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("preset", nargs="*", help="tell only these, in detail")
+    parser.add_argument("preset", nargs="*", help="show only these, in detail")
     parser.add_argument("--cameras", type=int, default=6, metavar="N", help="cameras of the rig (default 6)")
     parser.add_argument("--json", action="store_true", help="configuration, cost and published figures as JSON")
     options = parser.parse_args(arguments)

@@ -3,7 +3,7 @@
     camera image ──scale, crop, flip, rotate──► uint8 at network size ──normalize──► float32 planes
 
 The geometry is that of the published models (Sparse4D, nuScenes): Pillow's bicubic filter, the new size truncated to
-whole pixels, the lower part kept.
+whole pixels, the lower part kept. `device_preprocess.py` does the same on a GPU, to the last grey level.
 """
 
 from __future__ import annotations
@@ -14,12 +14,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import cache
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from .config import ImageConfig, Sparse4DConfig
+from .resize import RESIZED_PART, Resize
 from .types import Frame, ModelInput
+
+REDUCTIONS = (8, 4, 2)  # of a JPEG's size, while it is decoded
 
 _RESIZE_THREADS = 6
 
@@ -59,9 +64,9 @@ class ImageTransform:
         about_centre = np.array([[cos, sin, x - cos * x - sin * y], [-sin, cos, y + sin * x - cos * y], [0, 0, 1]])
         return about_centre @ matrix
 
-    def apply(self, image: np.ndarray) -> np.ndarray:
+    def apply(self, image: np.ndarray, resize: Resize = "pillow") -> np.ndarray:
         """Transform an image [H, W, 3] uint8; the result has the crop's size."""
-        result = self._scaled_crop(image)
+        result = self._scaled_crop(image, resize)
         if self.flip:
             result = result[:, ::-1]
         if self.rotate_deg:
@@ -73,30 +78,37 @@ class ImageTransform:
         """[..., 3, 3] float64 camera matrix of the given image -> camera matrix of the result."""
         return self.matrix @ intrinsics
 
-    def _scaled_crop(self, image: np.ndarray) -> np.ndarray:
+    def _scaled_crop(self, image: np.ndarray, resize: Resize) -> np.ndarray:
         """Resamples only what the crop keeps; equal to scaling the whole image and cropping it."""
-        height, width = image.shape[:2]
-        new_width, new_height = int(width * self.scale), int(height * self.scale)
         left, top, right, bottom = self.crop
-        x0, y0, x1, y1 = max(left, 0), max(top, 0), min(right, new_width), min(bottom, new_height)
-        if x0 >= x1 or y0 >= y1:
-            raise ValueError(f"crop: {self.crop} lies outside the scaled image of {new_width}x{new_height} pixels")
-        if (new_width, new_height) == (width, height):
-            kept = image[y0:y1, x0:x1]
+        x0, y0, x1, y1 = kept = self.kept((image.shape[1], image.shape[0]))
+        new_wh = self.scaled_wh((image.shape[1], image.shape[0]))
+        if new_wh == (image.shape[1], image.shape[0]):
+            part = image[y0:y1, x0:x1]
         else:
-            (ax, bx, left_px, right_px), (ay, by, top_px, bottom_px) = (
-                _aligned_span(x0, x1, width, new_width),
-                _aligned_span(y0, y1, height, new_height),
-            )
-            kept = Image.fromarray(np.ascontiguousarray(image)).resize(
-                (bx - ax, by - ay), Image.Resampling.BICUBIC, box=(left_px, top_px, right_px, bottom_px)
-            )
-            kept = np.asarray(kept)[y0 - ay : y1 - ay, x0 - ax : x1 - ax]
-        if kept.shape[:2] == (bottom - top, right - left):
-            return kept
+            part = RESIZED_PART[resize](image, new_wh, kept)
+        if kept == tuple(self.crop):
+            return part
         padded = np.zeros((bottom - top, right - left, 3), np.uint8)
-        padded[y0 - top : y1 - top, x0 - left : x1 - left] = kept
+        padded[y0 - top : y1 - top, x0 - left : x1 - left] = part
         return padded
+
+    def scaled_wh(self, image_wh: tuple[int, int]) -> tuple[int, int]:
+        """Size of the whole image after scaling: truncated to whole pixels."""
+        return int(image_wh[0] * self.scale), int(image_wh[1] * self.scale)
+
+    def kept(self, image_wh: tuple[int, int]) -> tuple[int, int, int, int]:
+        """Left, top, right, bottom of what the crop keeps of the scaled image; the rest of the crop is filled with 0.
+
+        Raises:
+            ValueError: the crop keeps nothing.
+        """
+        width, height = self.scaled_wh(image_wh)
+        left, top, right, bottom = self.crop
+        x0, y0, x1, y1 = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
+        if x0 >= x1 or y0 >= y1:
+            raise ValueError(f"crop: {self.crop} lies outside the scaled image of {width}x{height} pixels")
+        return x0, y0, x1, y1
 
 
 def test_time_transform(config: ImageConfig, image_wh: tuple[int, int]) -> ImageTransform:
@@ -118,6 +130,16 @@ def test_time_transform(config: ImageConfig, image_wh: tuple[int, int]) -> Image
 test_time_transform.__test__ = False  # "test" as in test time: pytest must not collect it
 
 
+def decoding_reduction(config: ImageConfig, image_wh: tuple[int, int]) -> int:
+    """How far a JPEG of this size may be reduced while it is decoded, if the image is not to be enlarged afterwards.
+
+    Returns:
+        1, 2, 4 or 8: sizes are divided by it and rounded up, intrinsics are divided by it exactly.
+    """
+    scale = test_time_transform(config, image_wh).scale
+    return next((reduction for reduction in REDUCTIONS if scale * reduction <= 1), 1)
+
+
 def normalize(image: np.ndarray, config: ImageConfig, out: np.ndarray | None = None) -> np.ndarray:
     """(image - mean) / std as planes.
 
@@ -128,48 +150,57 @@ def normalize(image: np.ndarray, config: ImageConfig, out: np.ndarray | None = N
     Returns:
         [3, H, W] float32 in the channel order of `config` (RGB or BGR).
     """
-    table = _normalization_table(config.mean, config.std)
+    table = normalization_table(config.mean, config.std)
     if out is None:
         out = np.empty((3, *image.shape[:2]), np.float32)
-    for plane in range(3):
-        channel = image[..., 2 - plane if config.to_rgb else plane]
+    channels = cv2.split(image)
+    for plane, channel in enumerate(channels[::-1] if config.to_rgb else channels):
         if image.dtype == np.uint8:
-            np.take(table[plane], channel, out=out[plane], mode="clip")
+            cv2.LUT(channel, table[plane], dst=out[plane])
         else:
             np.subtract(channel, config.mean[plane], out=out[plane])
             out[plane] /= config.std[plane]
     return out
 
 
-def preprocess(frame: Frame, config: Sparse4DConfig) -> ModelInput:
+def preprocess(frame: Frame, config: Sparse4DConfig, resize: Resize = "pillow") -> ModelInput:
     """Network input of one frame (batch 1), by the test-time transform of the preset.
 
     A missing camera (image None) becomes a grey image whose projection sends every point outside of it, so that no
     instance takes anything from it.
+
+    Args:
+        resize: what makes the images smaller.
 
     Raises:
         ValueError: for images or calibration of another shape or type, for calibration that is not finite, or if all
             cameras are missing.
     """
     check_frame(frame)
-    transforms = [
-        test_time_transform(config.image, (image.shape[1], image.shape[0])) if image is not None else None
-        for image in frame.images
-    ]
+    transforms = test_time_transforms(frame, config.image)
     width, height = config.image.input_wh
     pixels = np.zeros((len(frame.images), 3, height, width), np.float32)
 
     def fill(camera: int) -> None:
         transform = transforms[camera]
         if transform is not None:
-            normalize(transform.apply(frame.images[camera]), config.image, out=pixels[camera])
+            normalize(transform.apply(frame.images[camera], resize), config.image, out=pixels[camera])
 
-    list(_pool().map(fill, range(len(frame.images))))
+    list(image_pool().map(fill, range(len(frame.images))))
     return model_input(frame, transforms, pixels, (width, height))
 
 
+def test_time_transforms(frame: Frame, config: ImageConfig) -> list[ImageTransform | None]:
+    """The transform of each image, None where the camera is missing."""
+    sizes = [None if image is None else (image.shape[1], image.shape[0]) for image in frame.images]
+    return [None if size is None else test_time_transform(config, size) for size in sizes]
+
+
+test_time_transforms.__test__ = False
+
+
 def model_input(
-    frame: Frame, transforms: Sequence[ImageTransform | None], pixels: np.ndarray, input_wh: tuple[int, int]
+    frame: Frame, transforms: Sequence[ImageTransform | None], pixels: np.ndarray | Tensor, input_wh: tuple[int, int]
 ) -> ModelInput:
     """Network input from normalised pixels [N, 3, H, W] and the transforms (None: camera missing) they went through."""
     cameras = len(transforms)
@@ -184,7 +215,7 @@ def model_input(
         projection[camera] = intrinsics @ frame.T_cam_from_model[camera]
         focal[camera] = transform.scale * frame.intrinsics[camera, 0, 0]
     return ModelInput(
-        images=torch.from_numpy(pixels)[None],
+        images=torch.as_tensor(pixels)[None],
         projection=torch.from_numpy(projection).to(torch.float32)[None],
         image_wh=torch.tensor(input_wh, dtype=torch.float32).expand(1, cameras, 2),
         timestamp=torch.tensor([frame.stamp_ns * 1e-9], dtype=torch.float64),
@@ -232,18 +263,6 @@ def check_frame(frame: Frame) -> None:
             raise ValueError(f"{name}: holds values that are not finite; check the calibration and the transforms")
 
 
-def _aligned_span(start: int, stop: int, old_size: int, new_size: int) -> tuple[int, int, int, int]:
-    """The smallest span of new pixels around [start, stop) whose ends fall on whole old pixels, and those old pixels.
-
-    Pillow keeps the box it resamples in float32; whole numbers are exact there, so that the result equals the crop of
-    the fully resampled image in every grey level.
-    """
-    common = math.gcd(old_size, new_size)
-    new_step, old_step = new_size // common, old_size // common
-    first, last = start // new_step, -(-stop // new_step)
-    return first * new_step, last * new_step, first * old_step, last * old_step
-
-
 def _projection_to_nowhere(width: int) -> np.ndarray:
     """Every point lands one image width left of the image, at depth 1."""
     matrix = np.zeros((4, 4))
@@ -253,13 +272,13 @@ def _projection_to_nowhere(width: int) -> np.ndarray:
 
 
 @cache
-def _normalization_table(mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
+def normalization_table(mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
     """[3, 256] float32: the normalised value of every grey level, computed in float64."""
     levels = np.arange(256, dtype=np.float64)
     return np.stack([(levels - m) / s for m, s in zip(mean, std, strict=True)]).astype(np.float32)
 
 
 @cache
-def _pool() -> ThreadPoolExecutor:
+def image_pool() -> ThreadPoolExecutor:
     """Pillow and NumPy release the interpreter lock while they work on pixels."""
     return ThreadPoolExecutor(_RESIZE_THREADS, thread_name_prefix="preprocess")

@@ -8,7 +8,8 @@ y forward, z up), *cam* a camera's optical frame, *global* a world-fixed frame. 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -56,14 +57,14 @@ class ModelInput:
     T_global_from_model: Tensor  # [B, 4, 4] float64
     focal: Tensor | None = None  # [B, N] float32: resized fx in pixels, for the depth head in training
 
-    def to(self, device: torch.device | str) -> ModelInput:
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return ModelInput(**{name: None if t is None else t.to(device) for name, t in moved.items()})
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> ModelInput:
+        """The same on a device; `non_blocking` copies from pinned memory without waiting."""
+        return map_tensors(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
 
 @dataclass
 class ModelOutput:
-    """What the decoder says after each of its L layers. A = anchors of the frame (plus noisy queries in training)."""
+    """Outputs of the decoder after each of its L layers. A = anchors of the frame (plus noisy queries in training)."""
 
     anchors: list[Tensor]  # L of [B, A, 11]
     class_logits: list[Tensor | None]  # L of [B, A, num_classes]; None where evaluation does not compute it
@@ -80,7 +81,7 @@ class ModelOutput:
 class Detections:
     """Decoded boxes of one sample, best first."""
 
-    boxes: np.ndarray  # [M, 10] float32: x y z, length width height, yaw, vx vy vz; model frame unless said
+    boxes: np.ndarray  # [M, 10] float32: x y z, length width height, yaw, vx vy vz; model frame unless stated otherwise
     scores: np.ndarray  # [M] float32
     labels: np.ndarray  # [M] int64, index into CLASS_NAMES
     class_scores: np.ndarray | None = None  # [M] float32 in the order of the class-score top-k, NOT of the rows (v3)
@@ -90,3 +91,25 @@ class Detections:
 @dataclass
 class Tracks(Detections):
     """Detections above the tracking threshold; every row has an id that stays with the object over time."""
+
+
+def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """`change` applied to every tensor of nested dataclasses, tuples and lists; everything else stays."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, (tuple, list)):
+        return type(value)(map_tensors(item, change) for item in value)
+    if is_dataclass(value):
+        return replace(value, **{f.name: map_tensors(getattr(value, f.name), change) for f in fields(value) if f.init})
+    return value
+
+
+def tensors_of(value: Any) -> list[Tensor]:
+    """All tensors of nested dataclasses, tuples and lists, in the order in which `map_tensors` visits them."""
+    if isinstance(value, Tensor):
+        return [value]
+    if is_dataclass(value):
+        value = [getattr(value, f.name) for f in fields(value) if f.init]
+    if isinstance(value, (tuple, list)):
+        return [tensor for item in value for tensor in tensors_of(item)]
+    return []

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
+import signal
 import sys
 import time
 from collections import Counter
@@ -22,7 +24,6 @@ from typing import IO
 
 import rclpy
 from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -32,12 +33,20 @@ from rosgraph_msgs.msg import Clock
 from tqdm import tqdm
 
 from .bags.bag_io import BagError, open_bag
+from .messages.stamps import stamp_from_ns
+from .ros_arguments import split_ros_arguments
+from .units import NANOSECONDS
 
-NANOSECONDS = 1_000_000_000
+log = logging.getLogger(__name__)
+
 AWAITED_TYPES = ("Image", "CompressedImage", "CameraInfo", "TFMessage")  # what a detector subscribes to
 DEPTH = 100  # messages kept for retransmission
 SETTLE_SECONDS = 0.3  # a subscriber may learn of its publisher a little later than the publisher of it
 ACKNOWLEDGE_SECONDS = 5.0
+
+
+class NoSubscriberError(BagError):
+    """Nobody listens to what is to be played."""
 
 
 @dataclass(frozen=True)
@@ -126,40 +135,47 @@ class BagPlayer:
         )
 
     def wait_for_subscribers(self) -> None:
-        """Return once every awaited topic has a subscriber.
+        """Returns once every awaited topic has a subscriber, or when time is up: a rig may leave cameras out.
 
         Raises:
-            BagError: some have none in time; names them.
+            NoSubscriberError: none has one in time.
         """
         awaited = {t: p for t, p in self._publishers.items() if self._types[t].rsplit("/", 1)[1] in AWAITED_TYPES}
         deadline = time.monotonic() + self._options.wait_seconds
         while alone := [topic for topic, publisher in awaited.items() if publisher.get_subscription_count() == 0]:
             if time.monotonic() > deadline:
-                raise BagError(
-                    f"no subscriber within {self._options.wait_seconds:g} s on {', '.join(sorted(alone))}; is the "
-                    "detector active, and in this ROS_DOMAIN_ID? --topics leaves topics out, --wait 0 does not wait"
-                )
+                text = f"no subscriber within {self._options.wait_seconds:g} s on {', '.join(sorted(alone))}"
+                if len(alone) == len(awaited):
+                    raise NoSubscriberError(
+                        f"{text}; is the detector active, and in this ROS_DOMAIN_ID? --wait 0 does not wait"
+                    )
+                log.warning("%s; playing on. --topics leaves topics out", text)
+                break
             time.sleep(0.02)
         time.sleep(SETTLE_SECONDS)
 
     def play(self, messages: Callable[[], Iterator[tuple[str, int, bytes]]], total: int) -> PlayReport:
-        """Publish all messages `loops` times, each at its time."""
+        """Publishes all messages `loops` times, each at its time."""
         report, start = PlayReport(), time.monotonic()
-        log = self._options.log.open("w", encoding="utf-8") if self._options.log else None
+        played = self._options.log.open("w", encoding="utf-8") if self._options.log else None
         try:
             loop = 0
             while loop < self._options.loops or self._options.loops == 0:
                 loop += 1
-                self._play_once(tqdm(messages(), total=total, desc=f"loop {loop}", unit="msg"), report, log)
+                # Without a terminal (under a launch system) a bar would be one endless line.
+                bar = tqdm(messages(), total=total, desc=f"loop {loop}", unit="msg", disable=None)
+                self._play_once(bar, report, played)
             for publisher in self._publishers.values():
                 publisher.wait_for_all_acked(Duration(seconds=ACKNOWLEDGE_SECONDS))
         finally:
             report.seconds = time.monotonic() - start
-            if log:
-                log.close()
+            if played:
+                played.close()
         return report
 
-    def _play_once(self, messages: Iterator[tuple[str, int, bytes]], report: PlayReport, log: IO[str] | None) -> None:
+    def _play_once(
+        self, messages: Iterator[tuple[str, int, bytes]], report: PlayReport, played: IO[str] | None
+    ) -> None:
         schedule = Schedule(self._options.rate, self._options.max_gap)
         for topic, log_ns, data in messages:
             due = schedule.due(log_ns)
@@ -167,14 +183,12 @@ class BagPlayer:
             report.late_ms = max(report.late_ms, 1e3 * (time.monotonic() - due))
             self._publishers[topic].publish(data)
             report.published[topic] += 1
-            if log:
-                log.write(json.dumps({"topic": topic, "stamp_ns": log_ns, "wall_ns": time.time_ns()}) + "\n")
+            if played:
+                played.write(json.dumps({"topic": topic, "stamp_ns": log_ns, "wall_ns": time.time_ns()}) + "\n")
 
     def _sleep_until(self, due: float, log_ns: int) -> None:
-        """Sleep, and keep /clock running towards `log_ns` meanwhile."""
+        """Sleeps, and keeps /clock running towards `log_ns` meanwhile."""
         while (left := due - time.monotonic()) > 0:
-            if not self._node.context.ok():
-                raise ExternalShutdownException
             if self._clock is None:
                 time.sleep(min(left, 0.5))
                 continue
@@ -184,16 +198,16 @@ class BagPlayer:
             self._publish_clock(log_ns)
 
     def _publish_clock(self, now_ns: int) -> None:
-        message = Clock()
-        message.clock.sec, message.clock.nanosec = divmod(now_ns, NANOSECONDS)
-        self._clock.publish(serialize_message(message))
+        self._clock.publish(serialize_message(Clock(clock=stamp_from_ns(now_ns))))
 
 
 def play_bag(bag: str | Path, options: PlayOptions) -> PlayReport:
-    """Play a bag in a node of its own; rclpy must be initialised.
+    """Plays a bag in a node of its own; rclpy must be initialised.
 
     Raises:
-        BagError: the bag cannot be read or has none of the topics; nobody listens.
+        BagError: the bag cannot be read or has none of the topics.
+        NoSubscriberError: nobody listens.
+        KeyboardInterrupt: on the way.
     """
     node = rclpy.create_node("bag_player")
     try:
@@ -215,7 +229,7 @@ def play_bag(bag: str | Path, options: PlayOptions) -> PlayReport:
         node.destroy_node()
 
 
-def parse_arguments(argv: Sequence[str] | None) -> tuple[str, PlayOptions]:
+def parse_arguments(arguments: Sequence[str] | None) -> tuple[str, PlayOptions]:
     """The command line."""
     default = PlayOptions()
     parser = argparse.ArgumentParser(
@@ -234,7 +248,7 @@ def parse_arguments(argv: Sequence[str] | None) -> tuple[str, PlayOptions]:
         help="give up when there is no subscriber after S seconds; 0 = do not wait (default: %(default)s)")  # fmt: skip
     add("--best-effort-images", action="store_true", help="publish images as camera drivers do")
     add("--log", type=Path, metavar="FILE", help="write topic, stamp and wall time of each message as JSON lines")
-    values = vars(parser.parse_args(argv))
+    values = vars(parser.parse_args(arguments))
     bag, values["topics"] = values.pop("bag"), tuple(values["topics"])
     try:
         return bag, PlayOptions(**values)
@@ -242,15 +256,21 @@ def parse_arguments(argv: Sequence[str] | None) -> tuple[str, PlayOptions]:
         parser.error(str(error))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    arguments = sys.argv if argv is None else ["bag_player", *argv]
-    bag, options = parse_arguments(rclpy.utilities.remove_ros_args(arguments)[1:])
-    rclpy.init(args=arguments)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status: 2 for input that cannot be used, 1 if nobody listens."""
+    words, own = split_ros_arguments(arguments)
+    bag, options = parse_arguments(own)
+    rclpy.init(args=words, signal_handler_options=rclpy.SignalHandlerOptions.NO)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         report = play_bag(bag, options)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        return 130
+    except KeyboardInterrupt:
+        print(f"{bag}: interrupted", file=sys.stderr)
+        return 0  # how a program ends that a launch system stops
+    except NoSubscriberError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except (BagError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -25,13 +25,12 @@ from .bags.nuscenes_messages import (
     ANNOTATION_TOPIC,
     BASE_FRAME,
     GLOBAL_FRAME,
+    LIDAR,
     SAMPLE_TOPIC,
     image_topic,
     info_topic,
     stamp_ns,
 )
-
-LIDAR = "LIDAR_TOP"  # the model frame of published weights; its calibration is needed, its files are not
 
 # At equal stamps: first what is needed to understand an image, then the image, then the truth about it.
 STATIC_TF, TF, INFO, IMAGE, TRUTH = range(5)
@@ -144,7 +143,7 @@ def write_scenes(
         return bag.count
 
 
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m sparse4d_ros.nuscenes_to_rosbag",
@@ -161,31 +160,34 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--keyframes-only", action="store_true", help="2 Hz samples only; default: all sweeps as well")
     parser.add_argument("--no-annotations", action="store_true", help=f"leave out {ANNOTATION_TOPIC}")
     parser.add_argument("--force", action="store_true", help="replace an existing bag")
-    return parser.parse_args(argv)
+    return parser.parse_args(arguments)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    arguments = parse_arguments(argv)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status: 2 for input that cannot be used, 1 if writing fails, 130 for Ctrl-C."""
+    options = parse_arguments(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated: no bag was written"))  # unwinds, so cleans up
     try:
-        check_replaceable(Path(arguments.out), arguments.force)  # before minutes of reading
-        tables = load_scenes(arguments.dataroot, arguments.version, arguments.scenes)
+        check_replaceable(Path(options.out), options.force)  # before minutes of reading
+        tables = load_scenes(options.dataroot, options.version, options.scenes)
         count = write_scenes(
             tables,
-            arguments.out,
-            arguments.storage,
-            arguments.keyframes_only,
-            not arguments.no_annotations,
-            arguments.force,
+            options.out,
+            options.storage,
+            options.keyframes_only,
+            not options.no_annotations,
+            options.force,
         )
     except (DatasetError, BagError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"error: {error}; no bag was written", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted: no bag was written", file=sys.stderr)
         return 130
-    print(f"{arguments.out}: {len(tables.scenes)} scene(s), {count} messages")
+    print(f"{options.out}: {len(tables.scenes)} scene(s), {count} messages")
     return 0
 
 

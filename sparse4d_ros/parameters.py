@@ -32,7 +32,10 @@ def _parameter(
 class NodeParameters:
     rig: str = _parameter("", "Path of the rig file; empty: the nuScenes rig of the package")
     model: str = _parameter("v3_r50", "Preset of the model", choices=tuple(PRESETS))
-    checkpoint: str = _parameter("", "Path of the weights; empty: those shipped with the preset")
+    checkpoint: str = _parameter("", "Path of the weights; empty: by name, those shipped or fetched for the preset")
+    allow_untrained: bool = _parameter(
+        False, "Run random weights where no trained ones are found, for tests and benchmarks; otherwise refuse"
+    )
     device: str = _parameter("cpu", "Where the model runs: cpu, cuda or cuda:N")
     precision: str = _parameter("float32", "Of the image encoder", choices=("float32", "bfloat16", "float16"))
     compile: bool = _parameter(
@@ -47,7 +50,12 @@ class NodeParameters:
     image_reliability: str = _parameter(
         "best_effort", "Quality of service of the image subscriptions", choices=("best_effort", "reliable")
     )
-    image_queue_depth: int = _parameter(5, "Images per camera that the transport keeps for the node", (1, 100))
+    camera_info_reliability: str = _parameter(
+        "best_effort", "Quality of service of the CameraInfo subscriptions", choices=("best_effort", "reliable")
+    )
+    image_queue_depth: int = _parameter(
+        5, "Images, and CameraInfo, per camera that the transport keeps for the node", (1, 100)
+    )
     sync_slop: float = _parameter(
         0.06, "Seconds between the oldest and newest image of a set; above the stagger, below the period", (0.0, 1.0)
     )
@@ -64,12 +72,26 @@ class NodeParameters:
         "Images whose CameraInfo has D != 0: refuse, undistort, or trust them to be rectified (use P)",
         choices=("refuse", "undistort", "rectified"),
     )
+    fisheye_field_of_view: float = _parameter(
+        110.0, "Degrees that an undistorted fisheye image shows, across width and height", (10.0, 170.0)
+    )
+    reduced_decoding: bool = _parameter(
+        False,
+        "Decode JPEGs at a half, quarter or eighth of their size where the network takes less (not as published)",
+    )
+    resize: str = _parameter(
+        "pillow",
+        "Makes images smaller on the CPU: pillow as published, or torch, faster and up to two grey levels beside it",
+        choices=("pillow", "torch"),
+    )
     score_threshold: float = _parameter(0.0, "Detections below it are not published", (0.0, 1.0), live=True)
     overlay_width: int = _parameter(480, "Pixels of one camera in the overlay", (64, 1920), live=True)
     overlay_quality: int = _parameter(80, "JPEG quality of the overlay", (1, 100), live=True)
     torch_threads: int = _parameter(0, "Threads of one operation on the CPU; 0: torch's own choice", (0, 256))
     decode_threads: int = _parameter(2, "Threads that decode images", (1, 32))
-    worker_niceness: int = _parameter(0, "Added to the priority number of the threads that run the model", (0, 19))
+    worker_nice_increment: int = _parameter(
+        0, "Added to the niceness of the threads that decode and run the model: they yield to others", (0, 19)
+    )
     diagnostics_period: float = _parameter(1.0, "Seconds between two diagnostics messages", (0.1, 60.0))
     autostart: bool = _parameter(False, "Configure and activate at start, where no launch system does")
 

@@ -1,4 +1,4 @@
-"""A bag through the same synchronizer, conversions and pipeline as the node, without DDS and without haste.
+"""A bag through the same synchronizer, frame builder, pipeline and output as the node, without DDS and without haste.
 
     python -m sparse4d_ros.replay bags/0061 --model v3_r50 --checkpoint sparse4dv3_r50.pth --out results.json
 
@@ -23,21 +23,20 @@ from tqdm import tqdm
 
 from sparse4d_core.config import preset
 from sparse4d_core.inference.pipeline import Pipeline
-from sparse4d_core.inference.process_settings import keep_freed_memory
-from sparse4d_core.inference.threads import limit_threads
-from sparse4d_core.inference.tracking import above
+from sparse4d_core.inference.process_settings import keep_freed_memory, limit_threads
 
+from .assembly import load_pipeline
 from .bags.bag_io import BagError
-from .bags.record import RecordError, RecordFile, SetRecord
+from .bags.box_record import BoxRecordError, BoxRecordWriter, SetRecord
+from .bags.message_records import RECORDED, record_from_messages
 from .bags.sets import BagFrames
-from .messages.conversions import record_from_messages, to_messages
-from .node import default_rig
+from .bags.submission import write_results
+from .messages.outgoing import output_messages
 from .parameters import NodeParameters, check_together
 from .perception.rig import Rig, RigError, load_rig
-from .perception.set_processor import Detector, FrameDropped
+from .perception.set_processor import FrameDropped, SetProcessor
 from .perception.synchronizer import SyncedSet
 from .perception.transforms import TransformError
-from .score_record import write_results
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +51,7 @@ class Replay:
 
     def __init__(self, bag: str | Path, rig: Rig, pipeline: Pipeline, parameters: NodeParameters):
         self._frames = BagFrames(bag, rig, parameters)
-        self._detector = Detector(pipeline, self._frames.builder)
+        self._processor = SetProcessor(pipeline, self._frames.builder)
         self._score_threshold = parameters.score_threshold
         self.synchronizer = self._frames.synchronizer
         self.drops: Counter[str] = Counter()
@@ -70,22 +69,25 @@ class Replay:
                     if record is not None:
                         yield record
         finally:
-            self._detector.close()
+            self._processor.close()
 
     def _process(self, synced: SyncedSet) -> SetRecord | None:
         try:
-            done = self._detector.process(synced)
-            if done.reset:
-                log.info("set %d: %s; instances forgotten", synced.stamp_ns, done.reset)
-            found = done.result
-            detections = above(found.detections, self._score_threshold)
-            messages = to_messages(
-                detections, found.tracks, self._frames.rig.frames, self._frames.buffer, synced.stamp_ns
+            done = self._processor.process(synced)
+            messages = output_messages(
+                done.result,
+                synced.stamp_ns,
+                self._frames.rig.frames,
+                self._frames.buffer,
+                self._score_threshold,
+                wanted=RECORDED,
             )
         except (FrameDropped, TransformError) as error:
-            self.drops[error.cause if isinstance(error, FrameDropped) else f"tf_{error.kind}"] += 1
+            self.drops[error.cause] += 1
             log.warning("set %d dropped: %s", synced.stamp_ns, error)
             return None
+        if done.reset:
+            log.info("set %d: %s; instances forgotten", synced.stamp_ns, done.reset)
         return record_from_messages(**messages)
 
 
@@ -93,14 +95,14 @@ def read_stamps(path: str | Path) -> set[int]:
     """Stamps of sets: one number a line, or a record.
 
     Raises:
-        RecordError: a line that is neither.
+        BoxRecordError: a line that is neither.
     """
     stamps = set()
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
         try:
             stamps.add(int(json.loads(line)["stamp_ns"] if line.startswith("{") else line))
         except (ValueError, KeyError) as error:
-            raise RecordError(f"sets: {path}, line {number}: expected a stamp or a record ({error})") from error
+            raise BoxRecordError(f"sets: {path}, line {number}: expected a stamp or a record ({error})") from error
     return stamps
 
 
@@ -124,9 +126,10 @@ def read_parameters(path: str | Path) -> dict[str, Any]:
 
 
 OVERRIDES = ("rig", "model", "checkpoint", "device", "precision", "scene_reset", "temporal_stride", "torch_threads")
+SWITCHES = ("allow_untrained",)
 
 
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m sparse4d_ros.replay", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -144,69 +147,64 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.add_argument(
             f"--{name.replace('_', '-')}", type=kind, choices=field.metadata["choices"] or None, help=text
         )
-    arguments = parser.parse_args(argv)
-    if not (arguments.out or arguments.tracking_out or arguments.record):
+    for name in SWITCHES:
+        field = NodeParameters.__dataclass_fields__[name]
+        text = field.metadata["description"]
+        parser.add_argument(f"--{name.replace('_', '-')}", action="store_true", default=None, help=text)
+    options = parser.parse_args(arguments)
+    if not (options.out or options.tracking_out or options.record):
         parser.error("nothing to write: give --out, --tracking-out or --record")
-    return arguments
+    return options
 
 
-def parameters_of(arguments: argparse.Namespace) -> NodeParameters:
+def parameters_of(options: argparse.Namespace) -> NodeParameters:
     """Defaults of the node, then the parameter file, then the command line."""
-    values = read_parameters(arguments.params_file) if arguments.params_file else {}
-    values |= {name: getattr(arguments, name) for name in OVERRIDES if getattr(arguments, name) is not None}
+    values = read_parameters(options.params_file) if options.params_file else {}
+    values |= {name: getattr(options, name) for name in OVERRIDES + SWITCHES if getattr(options, name) is not None}
     parameters = replace(NodeParameters(), **values)
     check_together(parameters)
     return parameters
 
 
-def run(arguments: argparse.Namespace) -> str:
+def run(options: argparse.Namespace) -> str:
     """Replay as asked; returns a sentence about the outcome."""
-    parameters = parameters_of(arguments)
-    if arguments.tracking_out and not preset(parameters.model).tracking:
+    parameters = parameters_of(options)
+    if options.tracking_out and not preset(parameters.model).tracking:
         raise ValueError(
             f"tracking-out: model {parameters.model} gives no track ids; take a v3 preset, or leave out --tracking-out"
         )
     keep_freed_memory()
     limit_threads(parameters.torch_threads)
-    pipeline = Pipeline.from_preset(
-        parameters.model,
-        parameters.checkpoint,
-        parameters.device,
-        parameters.precision,
-        parameters.compile,
-        parameters.scene_reset,
-        parameters.temporal_stride,
-    )
-    rig = load_rig(parameters.rig or default_rig())
-    pipeline.check_cameras(len(rig.cameras))
-    replay = Replay(arguments.bag, rig, pipeline, parameters)
-    only = read_stamps(arguments.sets) if arguments.sets else None
+    rig = load_rig(parameters.rig)
+    pipeline = load_pipeline(parameters, rig)
+    replay = Replay(options.bag, rig, pipeline, parameters)
+    only = read_stamps(options.sets) if options.sets else None
     records = list(tqdm(replay.run(only), desc=parameters.model, unit="set", total=len(only) if only else None))
-    if arguments.record:
-        with RecordFile(arguments.record) as file:
+    if options.record:
+        with BoxRecordWriter(options.record) as file:
             for record in records:
                 file.write(record)
     text = f"{len(records)} sets"
-    if arguments.out or arguments.tracking_out:
+    if options.out or options.tracking_out:
         text += "; " + write_results(
-            records, arguments.bag, arguments.out, arguments.tracking_out, _notes(parameters, pipeline)
+            records, options.bag, options.out, options.tracking_out, _notes(parameters, pipeline)
         )
     dropped = dict(replay.drops + replay.synchronizer.drops)
     return text + (f"; dropped {dropped}" if dropped else "") + ("" if pipeline.trained else "; weights are UNTRAINED")
 
 
 def _notes(parameters: NodeParameters, pipeline: Pipeline) -> dict[str, str]:
-    """What results say about where they come from."""
+    """Where results come from, for their meta."""
     weights = "trained" if pipeline.trained else "untrained"
     return {"model": parameters.model, "weights": weights, "scene_reset": parameters.scene_reset}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status: 2 for input that cannot be used."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     try:
-        print(run(parse_arguments(argv)))
-    except (BagError, RecordError, RigError, ValueError, OSError) as error:
+        print(run(parse_arguments(arguments)))
+    except (BagError, BoxRecordError, RigError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

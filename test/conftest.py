@@ -36,6 +36,14 @@ def golden(request) -> pathlib.Path:
     return request.config.getoption("--golden").resolve()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def empty_cache(tmp_path_factory):
+    """Weights that the user fetched do not take part in the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def one_thread():
     """A fixed order of summation, and no waiting for cores that others use."""

@@ -9,41 +9,14 @@ import subprocess
 import sys
 
 import pytest
+from source_tree import ROOT, TOPS, files, imports
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-TOPS = ("sparse4d_core", "sparse4d_ros", "cuda_ops")
 ROS = re.compile(
     r"(rclpy|cv_bridge|tf2_\w+|tf_transformations|launch\w*|ament_\w+|rosbags|rosidl_\w+|rosbag2_\w+|message_filters"
     r"|diagnostic_updater|\w+_msgs|std_srvs|\w+_interfaces|sparse4d_ros)(\.|$)"
 )
 MESSAGES = re.compile(r"(\w+_msgs|std_srvs|builtin_interfaces)(\.|$)")
 MODEL_LIBRARIES = {"torch", "numpy", "scipy", "cv2", "PIL"}
-
-
-def files(top: str) -> list[pathlib.Path]:
-    return sorted((ROOT / top).rglob("*.py"))
-
-
-def module_name(path: pathlib.Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-def imports(path: pathlib.Path) -> set[str]:
-    """Absolute dotted names of what a file imports, anywhere in it; `from a import b` gives `a` and `a.b`."""
-    package = module_name(path).split(".")
-    if path.name != "__init__.py":
-        package = package[:-1]
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else []
-            name = ".".join([*base, *([node.module] if node.module else [])])
-            found.add(name)
-            found.update(f"{name}.{alias.name}" for alias in node.names)
-    return found
 
 
 def offenders(paths: list[pathlib.Path], forbidden) -> dict[str, list[str]]:
@@ -79,18 +52,36 @@ def test_only_transforms_calls_the_quaternion_library():
     assert offenders(others, lambda name: name.split(".")[0] in ("tf_transformations", "transforms3d")) == {}
 
 
-def test_only_conversions_knows_both_messages_and_core_types():
+def test_only_messages_has_both_messages_and_core_types():
+    """A change of a message, or of a core type, touches one folder."""
     both = [
-        path.name
+        path
         for path in files("sparse4d_ros")
         if any(map(MESSAGES.match, names := imports(path)))
         and any(imports_module(name, "sparse4d_core.types") for name in names)
     ]
-    assert both == ["conversions.py"]
+    assert len(both) >= 3
+    assert [path for path in both if path.parent != ROOT / "sparse4d_ros" / "messages"] == []
 
 
-def test_only_checkpoint_knows_the_parameter_names_of_the_reference():
-    pattern = re.compile(r"^(img_backbone|img_neck|head\.(layers|instance_bank|anchor))\b")
+def test_perception_has_no_messages_and_no_node():
+    """Synchronizer, transforms and frames serve rclpy's messages and those of a bag reader alike."""
+    offline = files("sparse4d_ros/perception")
+    assert len(offline) > 5
+    forbidden = re.compile(rf"{MESSAGES.pattern}|rclpy(\.|$)|sparse4d_ros\.(messages|online|node|parameters)(\.|$)")
+    assert offenders(offline, forbidden.match) == {}
+
+
+def test_the_offline_tools_need_no_node():
+    offline = [*files("sparse4d_ros/bags"), *(ROOT / "sparse4d_ros" / f"{name}.py" for name in ("replay", "assembly"))]
+    assert offenders(offline, re.compile(r"sparse4d_ros\.(online|node)(\.|$)").match) == {}
+
+
+def test_only_one_file_contains_foreign_parameter_names():
+    pattern = re.compile(
+        r"^(img_backbone|img_neck|depth_branch|head\.(layers|instance_bank|instance_feature|anchor)"
+        r"|backbone\.bottom_up|conv2_offset)\b"
+    )
     knowing = {
         path.name
         for top in TOPS
@@ -98,7 +89,7 @@ def test_only_checkpoint_knows_the_parameter_names_of_the_reference():
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and pattern.match(node.value)
     }
-    assert knowing == {"weights.py"}
+    assert knowing == {"reference_names.py"}
 
 
 def test_the_model_runs_with_four_libraries():
@@ -132,9 +123,8 @@ def test_no_file_is_skipped(top):
     assert len(files(top)) > 3
 
 
-def test_imports_are_found_wherever_they_stand(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+def test_imports_are_found_wherever_they_stand(tmp_path):
     path = tmp_path / "top" / "inner" / "module.py"
     path.parent.mkdir(parents=True)
     path.write_text("from ..types import Frame\nfrom . import near\ndef f():\n    import rclpy.node\n")
-    assert imports(path) == {"top.types", "top.types.Frame", "top.inner", "top.inner.near", "rclpy.node"}
+    assert imports(path, tmp_path) == {"top.types", "top.types.Frame", "top.inner", "top.inner.near", "rclpy.node"}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-import importlib
+import json
+import os
 import pathlib
 import re
 import subprocess
@@ -12,8 +13,49 @@ import xml.etree.ElementTree
 
 import pytest
 import summary
+from test_commands import entry_points
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+SETS = ("runtime", "eval", "train", "ros", "ros-jazzy", "dev")
+CONSTRAINTS = ("constraints", "constraints-kilted", "constraints-jazzy")
+# Packages of eval.txt and train.txt, and what those alone pull in, by the names that Python imports.
+NOT_AT_RUN_TIME = (
+    "cachetools", "descartes", "fire", "matplotlib", "motmetrics", "nuscenes", "pandas", "pycocotools", "pyquaternion",
+    "shapely", "sklearn", "tensorboard",
+)  # fmt: skip
+EVALUATION_AND_TRAINING = {"evaluate", "train", "plot"}  # programs that may need them
+PACKAGED = {  # package of runtime.txt -> rosdep key of the distribution's package
+    "ninja": "ninja-build",
+    "numpy": "python3-numpy",
+    "opencv-python-headless": "python3-opencv",
+    "pillow": "python3-pil",
+    "psutil": "python3-psutil",
+    "pyyaml": "python3-yaml",
+    "scipy": "python3-scipy",
+    "setuptools": "python3-setuptools",
+    "tqdm": "python3-tqdm",
+    "transforms3d": "python3-transforms3d",
+}
+FROM_PIP_ALONE = {"torch", "rosbags"}
+RUN_WITHOUT = """
+import contextlib, importlib.abc, io, runpy, sys
+
+class Hide(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.split(".")[0] in hidden:
+            raise ModuleNotFoundError(f"{name} is hidden", name=name)
+
+hidden, modules = (argument.split(",") for argument in sys.argv[1:])
+sys.meta_path.insert(0, Hide())
+for module in modules:
+    sys.argv = [module, "--help"]
+    output = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(output):
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        print(module, end.code, len(output.getvalue()) > 100)
+"""
 ROS_PACKAGE = re.compile(
     r"^(rclpy|cv_bridge|tf_transformations|launch|launch_ros|ament_index_python|\w+_msgs|std_srvs|\w+_interfaces)$"
 )
@@ -37,14 +79,19 @@ def imported() -> set[str]:
     return names
 
 
-def entry_points() -> dict[str, str]:
-    text = (ROOT / "setup.py").read_text()
-    return dict(re.findall(r'"(\w+) = ([\w.]+:\w+)"', text))
-
-
 def requirements(name: str) -> list[str]:
     lines = (ROOT / "requirements" / f"{name}.txt").read_text().splitlines()
     return [line for line in lines if line and not line.startswith(("#", "-c"))]
+
+
+def package_names(name: str) -> set[str]:
+    return {re.split(r"[\[=]", line)[0].lower() for line in requirements(name)}
+
+
+def extras() -> dict[str, list[str]]:
+    program = "import distutils.core, json; print(json.dumps(distutils.core.run_setup('setup.py').extras_require))"
+    command = [sys.executable, "-W", "ignore", "-c", f"import setuptools; {program}"]
+    return json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
 
 
 def test_package_xml_declares_every_ros_package():
@@ -53,21 +100,40 @@ def test_package_xml_declares_every_ros_package():
     assert used - declared() == set()
 
 
-@pytest.mark.parametrize("name", entry_points())
-def test_every_program_exists(name):
-    module, function = entry_points()[name].split(":")
-    assert callable(getattr(importlib.import_module(module), function))
+def test_package_xml_names_what_a_distribution_packages_and_nothing_that_pip_alone_has():
+    """pip may not write into the system's Python: one such key, and `rosdep install` fails altogether."""
+    assert package_names("runtime") == {*PACKAGED, *FROM_PIP_ALONE}
+    assert set(PACKAGED.values()) <= declared()
+    assert [key for key in declared() if key.endswith("-pip")] == []
+    assert {"rviz2", "compressed_image_transport"} <= declared()
 
 
-@pytest.mark.parametrize("name", ["runtime", "ros", "dev", "constraints"])
+def test_node_and_tools_run_without_what_evaluation_and_training_need():
+    modules = [target.split(":")[0] for name, target in entry_points().items() if name not in EVALUATION_AND_TRAINING]
+    assert len(modules) > 5
+    command = [sys.executable, "-W", "ignore", "-c", RUN_WITHOUT, ",".join(NOT_AT_RUN_TIME), ",".join(modules)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert run.stdout.splitlines() == [f"{module} 0 True" for module in modules], run.stderr
+
+
+def test_extras_are_the_requirement_files():
+    found = extras()
+    assert {name: found[name] for name in ("runtime", "eval", "train", "ros")} == {
+        name: requirements(name) for name in ("runtime", "eval", "train", "ros")
+    }
+    assert found["test"]  # colcon tests packages that have it
+
+
+@pytest.mark.parametrize("name", [*SETS, *CONSTRAINTS])
 def test_every_requirement_is_pinned(name):
     exact = re.compile(r"^[A-Za-z0-9._-]+(\[\w+\])?==[0-9][\w.]*(; python_version [<>=]+ \"[0-9.]+\")?$")
     assert [line for line in requirements(name) if not exact.match(line)] == []
 
 
-@pytest.mark.parametrize("name", ["runtime", "ros", "dev"])
+@pytest.mark.parametrize("name", SETS)
 def test_constraints_agree_with_the_pins(name):
-    constraints = {line.lower() for line in requirements("constraints")}
+    used = re.findall(r"^-c (\S+)\.txt$", (ROOT / "requirements" / f"{name}.txt").read_text(), re.MULTILINE)
+    constraints = {line.lower() for file in used for line in requirements(file)}
     pins = {re.sub(r"\[\w+\]", "", line).lower() for line in requirements(name)}
     assert {pin for pin in pins if pin not in constraints} == set()
 
@@ -89,3 +155,27 @@ def test_summary_fails_without_results(tmp_path):
     run = subprocess.run([sys.executable, summary.__file__, str(tmp_path / "none.xml")], capture_output=True, text=True)
     assert run.returncode == 1
     assert "No results" in run.stdout
+
+
+def test_pytest_starts_beside_the_plugins_of_a_ros_installation(tmp_path):
+    """launch_testing and launch_testing_ros declare hooks that pytest 9 refuses; here are two with the same faults."""
+    hooks = {
+        "launch_testing": "def pytest_pycollect_makemodule(path, parent): pass",
+        "launch_ros": "def pytest_launch_collect_makemodule(path, parent, entrypoint): pass",
+    }
+    for name, hook in hooks.items():
+        (tmp_path / f"{name}_plugin.py").write_text(hook)
+        metadata = tmp_path / f"{name}-1.0.dist-info"
+        metadata.mkdir()
+        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (metadata / "entry_points.txt").write_text(f"[pytest11]\n{name} = {name}_plugin\n")
+    (tmp_path / "test_one.py").write_text("def test_one(): pass")
+
+    def run(configuration: str) -> str:
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-c", configuration, "test_one.py"]
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        return result.stdout + result.stderr
+
+    assert "1 passed" in run(str(ROOT / "pyproject.toml"))
+    assert "PluginValidationError" in run(os.devnull)

@@ -7,10 +7,10 @@ while the network computes, so training never waits where the loader's figure is
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import pathlib
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -18,15 +18,18 @@ from collections.abc import Sequence
 import torch
 from tqdm import tqdm
 
+from ..atomic_write import write_json
+from ..command_line import OK, refuse
 from ..config import PRESETS, Sparse4DConfig, preset
 from ..data.nuscenes.dataset import NuScenesDataset
-from ..data.synthetic.__main__ import render_dataset
-from ..training.batches.loader import BatchLoader
+from ..data.synthetic.dataset_renderer import render_dataset
+from ..training.batches.keyframes import Keyframes
+from ..training.batches.loader import BatchLoader, Streams, make_loader
 from ..training.objective.frame_objective import PRECISIONS
 from ..training.run.processes import Processes
 from ..training.run.trainer import RunSettings, Trainer
 from ..training.schedule import TrainingConfig, training_config
-from ..training.train import Keyframes, Streams, build_model, make_loader
+from ..training.starting_model import build_model
 from .machine import describe
 
 EXAMPLES = """\
@@ -90,7 +93,8 @@ def _measured_step(
     with tempfile.TemporaryDirectory() as folder:
         settings = RunSettings(pathlib.Path(folder), args.steps, precision=args.precision, picture_every=0)
         processes = Processes(device=torch.device(args.device))
-        trainer = Trainer(build_model(config, 0, None, None), training, loader, settings, processes)
+        model = build_model(config, 0, None, None, activation_checkpointing=training.activation_checkpointing)
+        trainer = Trainer(model, training, loader, settings, processes)
         return step_rate(trainer, args.steps)
 
 
@@ -115,7 +119,7 @@ def _data(args: argparse.Namespace, folder: str) -> NuScenesDataset:
     return NuScenesDataset(pathlib.Path(folder) / "world", cache=None)
 
 
-def arguments() -> argparse.ArgumentParser:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m sparse4d_core.benchmark.loader_throughput",
         description=__doc__,
@@ -138,22 +142,22 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = arguments()
-    args = parser.parse_args(argv)
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = _parser()
+    args = parser.parse_args(arguments)
     if args.threads:
         torch.set_num_threads(args.threads)
     try:
         with tempfile.TemporaryDirectory() as folder:
             result = measure(_data(args, folder), args)
+        print(", ".join(f"{key} {value}" for key, value in result["facts"].items()))
+        print(table(result))
+        if args.out:
+            write_json(args.out, result, indent=1)
     except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
-    print(", ".join(f"{key} {value}" for key, value in result["facts"].items()))
-    print(table(result))
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        return refuse(parser.prog, error)
+    return OK
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-import pathlib
 import platform
+
+import torch
+
+from cuda_ops.measurement import processor_name
 
 
 def describe() -> dict[str, str | int]:
-    """What a report says beside its figures: processor, usable cores, GPU, operating system, versions."""
-    import torch  # here, because a process that only names the processor should start fast
-
+    """What stands beside the figures of a report: processor, usable cores, GPU, operating system, versions."""
     return {
         "processor": processor_name(),
         "cores": len(os.sched_getaffinity(0)),
@@ -26,11 +27,3 @@ def summary() -> str:
     facts = describe()
     gpu = "no GPU" if facts["gpu"] == "none" else facts["gpu"]
     return f"{facts['cores']} cores of {facts['processor']}, {gpu}"
-
-
-def processor_name() -> str:
-    """The processor's marketing name, else its architecture."""
-    cpuinfo = pathlib.Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

@@ -1,7 +1,7 @@
-"""Runs presets at their full image size over one real frame and tells time and memory.
+"""Runs presets at their full image size over one real frame and reports time and memory.
 
 Every preset runs in a process of its own, so that the peak memory is that preset's. The model's memory of earlier
-frames is filled first: the frame costs what every further one costs. Processor time is told beside the time on the
+frames is filled first: the frame costs what every further one costs. Processor time stands beside the time on the
 clock, because it does not depend on what else the machine does.
 """
 
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..command_line import BAD_INPUT, FAILED, OK, refuse
 from ..config import PRESETS, Sparse4DConfig, preset
 from ..data.nuscenes.dataset import NuScenesDataset
 from ..inference.pipeline import Pipeline
@@ -53,7 +54,7 @@ class Measurement:
 def measure(name: str, dataroot: pathlib.Path, version: str, checkpoint: str | None = None) -> Measurement:
     """In this process; `peak_memory` includes whatever it did before."""
     config = preset(name)
-    pipeline = Pipeline.from_preset(name, checkpoint)
+    pipeline = Pipeline.from_preset(name, checkpoint, allow_untrained=True)
     dataset = NuScenesDataset(dataroot, version)
     frame = dataset.frame(int(dataset.keyframes[0]))
     past_frames = config.history.num_frames if config.history else 1 if config.temporal else 0
@@ -106,8 +107,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--single", action="store_true", help="the first preset in this process, as JSON")
     options = parser.parse_args(arguments)
     if options.single:
-        print(json.dumps(asdict(measure(options.models[0], options.dataroot, options.version))))
-        return 0
+        try:
+            print(json.dumps(asdict(measure(options.models[0], options.dataroot, options.version))))
+        except (ValueError, OSError) as error:
+            return refuse(parser.prog, error)
+        return OK
     measurements = []
     for name in tqdm(options.models, desc="presets"):
         command = [sys.executable, "-m", "sparse4d_core.benchmark.preset_cost", "--single", "--models", name]
@@ -115,10 +119,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         if finished.returncode != 0:
             print(f"{name}: failed with exit status {finished.returncode}", file=sys.stderr)
-            return 1
+            return BAD_INPUT if finished.returncode == BAD_INPUT else FAILED
         measurements.append(Measurement(**json.loads(finished.stdout.splitlines()[-1])))
     print(markdown(measurements))
-    return 0
+    return OK
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The command line of checkpoints: what a file is, and how to get a published one."""
+"""The command line of checkpoints: describes files, fetches published ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 
 from .download import DownloadError
-from .file import CheckpointError, CheckpointFile, read_checkpoint
+from .file import CheckpointFile, read_checkpoint
+from .identity import identify
 from .published import PUBLIC_FILES, default_folder, fetch
 
 EPILOG = """\
@@ -21,18 +22,18 @@ SHOWN_META = 200  # characters of a value
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 2 for a wrong name or file, 1 for a download or disk that failed."""
     options = _parser().parse_args(arguments)
     try:
-        return options.run(options)
-    except (CheckpointError, DownloadError, OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 1
+        options.run(options)
+    except (DownloadError, OSError, ValueError) as error:  # a CheckpointError is a ValueError
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, (ValueError, FileNotFoundError)) else 1
+    return 0
 
 
 def describe(file: CheckpointFile) -> str:
-    """What a file is, line by line."""
-    from .identity import identify
-
+    """A file in words, line by line."""
     identity = identify(file.state)
     tensors = list(file.state.values())
     kinds = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors})
@@ -55,24 +56,22 @@ def describe(file: CheckpointFile) -> str:
     return "\n".join(lines)
 
 
-def _info(options: argparse.Namespace) -> int:
+def _info(options: argparse.Namespace) -> None:
     for path in options.file:
         print(describe(read_checkpoint(path)))
-    return 0
 
 
-def _fetch(options: argparse.Namespace) -> int:
+def _fetch(options: argparse.Namespace) -> None:
     result, checked = fetch(options.name, options.out, options.sha256, options.mirror)
     print(f"{result.path}\n  {result.size:,} bytes, sha256 {result.sha256}\n  checked against: {checked}")
     if result.resumed_from and result.resumed_from < result.size:
         print(f"  continued after the {result.resumed_from:,} bytes of an earlier call")
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m sparse4d_core.checkpoint",
-        description="Says what a checkpoint file is; downloads published ones.",
+        description="Describes checkpoint files; downloads published ones.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

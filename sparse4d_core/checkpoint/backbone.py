@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from .file import CheckpointError, read_checkpoint
-from .weights import BACKBONE_PREFIXES, NECK_PREFIXES
-
-_FIRST_LAYERS = ("conv1.weight", "stem.stem_1/conv.weight")
+from .identity import describe_backbone, differences
+from .reference_names import BACKBONE_PREFIXES, backbone_names, find_prefix, neck_names
 
 
 @dataclass(frozen=True)
@@ -50,78 +50,50 @@ def load_backbone(path: str | os.PathLike, backbone: nn.Module, neck: nn.Module 
             f"backbone: {path} holds neither a ResNet (conv1.weight) nor a VoVNet (stem.stem_1/conv.weight), "
             f"bare or under {', '.join(p for p in BACKBONE_PREFIXES if p)}"
         )
-    state = backbone_state(file.state, prefix)
-    own = backbone.state_dict()
-    _check(path, state, own)
-    used = [name for name in own if name in state]
-    taken = {prefix + name for name in used} | {prefix + _older_name(name) for name in used}
-    with torch.no_grad():
-        for name in used:
-            own[name].copy_(state[name])
+    names, own = backbone_names(file.state, prefix), backbone.state_dict()
+    _check(path, {name: file.state[theirs] for name, theirs in names.items()}, own)
+    used = {name: theirs for name, theirs in names.items() if name in own}
+    _copy(file.state, used, own)
+    neck_used: dict[str, str] = {}
     if neck is not None:
-        for name, tensor in neck.state_dict().items():
-            source = next((p + name for p in NECK_PREFIXES if p + name in file.state), None)
-            if source is not None and file.state[source].shape == tensor.shape:
-                tensor.copy_(file.state[source])
-                used.append(f"neck.{name}")
-                taken.add(source)
+        own_neck = neck.state_dict()
+        neck_used = {
+            name: theirs
+            for name, theirs in neck_names(file.state).items()
+            if name in own_neck and file.state[theirs].shape == own_neck[name].shape
+        }
+        _copy(file.state, neck_used, own_neck)
+    taken = {*used.values(), *neck_used.values()}
     left = Counter(name.split(".")[0] for name in file.state if name not in taken)
-    return BackboneReport(prefix, tuple(used), tuple(name for name in own if name not in state), dict(left))
+    return BackboneReport(
+        prefix,
+        (*used, *(f"neck.{name}" for name in neck_used)),
+        tuple(name for name in own if name not in used),
+        dict(left),
+    )
 
 
-def find_prefix(state: dict[str, Tensor]) -> str | None:
-    """What stands before the backbone's names in a file; None where there is no backbone."""
-    return next((p for p in BACKBONE_PREFIXES if any(p + name in state for name in _FIRST_LAYERS)), None)
-
-
-def backbone_state(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The backbone's part of a file under the names of our modules; classification layers are not part of it."""
-    inside = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-    parts = ("conv1.", "bn1.", "layer", "stem.", "stage")
-    # Older mmdetection files have `conv2_offset` beside `conv2`.
-    return {
-        name.replace("conv2_offset.", "conv2.conv_offset."): tensor
-        for name, tensor in inside.items()
-        if name.startswith(parts)
-    }
-
-
-def _older_name(name: str) -> str:
-    return name.replace("conv2.conv_offset.", "conv2_offset.")
+def _copy(source: Mapping[str, Tensor], names: Mapping[str, str], target: Mapping[str, Tensor]) -> None:
+    """Into the tensors of `target`; names: theirs by ours."""
+    with torch.no_grad():
+        for name, theirs in names.items():
+            target[name].copy_(source[theirs])
 
 
 def _check(path: str | os.PathLike, state: dict[str, Tensor], own: dict[str, Tensor]) -> None:
-    missing = [name for name in own if name not in state and not _may_be_missing(name)]
-    extra = [name for name in state if name not in own and not name.endswith("num_batches_tracked")]
-    shapes = [
-        f"{name} is {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
-    if missing or extra or shapes:
+    """Refuses a file's backbone that is not the model's; offsets and counters may be missing, counters surplus."""
+    wanted = {name: tensor for name, tensor in own.items() if name in state or not _may_be_missing(name)}
+    given = {name: tensor for name, tensor in state.items() if name in own or not _is_counter(name)}
+    if difference := differences(given, wanted):
         raise CheckpointError(
-            f"backbone: {path} holds {describe_backbone(state)}, the model has {describe_backbone(own)}: "
-            f"{_list(missing, 'missing')}{_list(extra, 'not in the model')}{_list(shapes, 'of another shape')}"
+            f"backbone: {path} holds {describe_backbone(state)}, the model has {describe_backbone(own)}: {difference}"
         )
 
 
 def _may_be_missing(name: str) -> bool:
-    return ".conv_offset." in name or name.endswith("num_batches_tracked")
+    return ".conv_offset." in name or _is_counter(name)
 
 
-def _list(names: list[str], what: str) -> str:
-    return f"{len(names)} {what} (first: {names[0]}); " if names else ""
-
-
-def describe_backbone(state: dict[str, Tensor]) -> str:
-    """In words, from the names alone: kind and depth."""
-    if any(name.startswith("stem.") for name in state):
-        modules = len({name.split(".")[1] for name in state if name.startswith("stage")})
-        return f"a VoVNet with {modules} aggregation modules"
-    blocks = tuple(
-        len({name.split(".")[1] for name in state if name.startswith(f"layer{stage}.")}) for stage in (1, 2, 3, 4)
-    )
-    bottleneck = any(name.endswith("conv3.weight") for name in state)
-    depth = 2 + (3 if bottleneck else 2) * sum(blocks)
-    deformable = " with deformable convolutions" if any("conv_offset" in name for name in state) else ""
-    return f"a ResNet-{depth}{deformable}"
+def _is_counter(name: str) -> bool:
+    """Of the batches that a batch norm has seen."""
+    return name.endswith("num_batches_tracked")

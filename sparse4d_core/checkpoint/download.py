@@ -37,11 +37,11 @@ class Downloaded:
 
 @dataclass
 class _Answer:
-    """What the server says about the file."""
+    """The server's answer about the file."""
 
-    total: int | None  # bytes of the whole file; None where the server does not say
+    total: int | None  # bytes of the whole file; None where the answer does not have it
     start: int  # first byte of this answer's body
-    validator: str | None  # entity tag or date; tells whether the file changed since
+    validator: str | None  # entity tag or date: another one means that the file changed
     body: http.client.HTTPResponse | None  # None: nothing left to send
 
 
@@ -88,7 +88,7 @@ def file_sha256(path: pathlib.Path, label: str | None = None) -> str:
 
 
 def _transfer(url: str, part: pathlib.Path, size: int | None) -> int | None:
-    """Append to `part` until it is complete; the size it has to have, where anybody knows it."""
+    """Append to `part` until it is complete. Returns the size it must have, None where it is unknown."""
     failures = 0
     while True:
         before = part.stat().st_size if part.exists() else 0

@@ -22,7 +22,7 @@ from ..config import Sparse4DConfig
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message says why and what would fit."""
+    """A checkpoint that cannot be used; the message has the reason and what would fit."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def config_from_dict(values: dict[str, Any]) -> Sparse4DConfig:
     """The inverse of `config_to_dict`; lists from JSON become tuples, fields that are missing take their defaults.
 
     Raises:
-        CheckpointError: a field this version does not know.
+        CheckpointError: a field that this version does not have.
     """
     return _build(Sparse4DConfig, values)
 

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from ..config import PRESETS, Sparse4DConfig
 from ..network.sparse4d import Sparse4D
-from .backbone import backbone_state, describe_backbone, find_prefix
-from .weights import differences, our_names
+from .reference_names import backbone_state, find_prefix, our_names
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,39 @@ def advice(state: dict[str, Tensor], config: Sparse4DConfig) -> str:
     if identity.closest == config.name:
         return "No preset fits better."
     return f"It fits {identity}."
+
+
+def differences(state: dict[str, Tensor], expected: dict[str, Tensor]) -> str:
+    """Missing, unknown and misshapen entries in words; "" where there are none."""
+    shapes = [
+        f"{name} is {tuple(state[name].shape)}, expected {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    kinds = (
+        ("missing", [name for name in expected if name not in state]),
+        ("unknown", [name for name in state if name not in expected]),
+        ("of another shape", shapes),
+    )
+    return "; ".join(
+        f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for what, names in kinds
+        if names
+    )
+
+
+def describe_backbone(state: dict[str, Tensor]) -> str:
+    """In words, from the names alone: kind and depth."""
+    if any(name.startswith("stem.") for name in state):
+        modules = len({name.split(".")[1] for name in state if name.startswith("stage")})
+        return f"a VoVNet with {modules} aggregation modules"
+    blocks = tuple(
+        len({name.split(".")[1] for name in state if name.startswith(f"layer{stage}.")}) for stage in (1, 2, 3, 4)
+    )
+    bottleneck = any(name.endswith("conv3.weight") for name in state)
+    depth = 2 + (3 if bottleneck else 2) * sum(blocks)
+    deformable = " with deformable convolutions" if any("conv_offset" in name for name in state) else ""
+    return f"a ResNet-{depth}{deformable}"
 
 
 def _num_anchors(state: dict[str, Tensor]) -> int | None:

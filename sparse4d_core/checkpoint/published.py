@@ -6,10 +6,11 @@ download writes the hash beside the file and every later call holds the file aga
 
 from __future__ import annotations
 
+import os
 import pathlib
 from dataclasses import dataclass
 
-from ..config import PRESETS
+from ..config import PRESETS, preset
 from .download import Downloaded, IntegrityError, download, file_sha256
 
 _V1_V2 = "https://github.com/linxuewu/Sparse4D/releases/download/v0.0/"
@@ -70,8 +71,39 @@ PUBLIC_FILES: dict[str, PublicFile] = {
 }
 
 
+SHIPPED = pathlib.Path(__file__).parents[1] / "weights"  # what the package brings: <preset>.pt
+
+
+class NoWeightsError(ValueError):
+    """A preset without trained weights on this machine; the message has the command that gets them."""
+
+
 def default_folder() -> pathlib.Path:
-    return pathlib.Path.home() / ".cache" / "sparse4d_ros" / "checkpoints"
+    """Where `fetch` puts files: `$XDG_CACHE_HOME/sparse4d_ros/checkpoints`, by default under `~/.cache`."""
+    cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(cache) / "sparse4d_ros" / "checkpoints"
+
+
+def find_weights(model: str) -> pathlib.Path:
+    """Trained weights of a preset on this machine: those that the package ships, else those that `fetch` brought.
+
+    Raises:
+        ValueError: unknown preset.
+        NoWeightsError: there are none; the message has the command that gets them.
+    """
+    published = preset(model).published.checkpoint
+    candidates = [SHIPPED / f"{model}.pt", *([default_folder() / published] if published else [])]
+    found = next((path for path in candidates if path.is_file()), None)
+    if found is not None:
+        return found
+    if published:
+        remedy = f"get the published ones with `python -m sparse4d_core.checkpoint fetch {model}`"
+    else:
+        remedy = "none were published for this preset: train it (docs/training.md)"
+    raise NoWeightsError(
+        f"model {model}: no trained weights in {' or '.join(str(path.parent) for path in candidates)}; {remedy}, "
+        "or name a file with `checkpoint`. `allow_untrained` runs random weights, for tests and benchmarks"
+    )
 
 
 def public_file(name: str) -> PublicFile:

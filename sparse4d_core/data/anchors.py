@@ -6,18 +6,22 @@ Every anchor stands at a cluster's centre and has the mean size of all boxes, he
 from __future__ import annotations
 
 import argparse
-import tempfile
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy.cluster.vq import kmeans2
 from tqdm import tqdm
 
+from ..atomic_write import atomic_write
+from ..command_line import OK, refuse
+from ..network.initial_anchors import RANGE
 from ..types import COS_YAW, LOG_HEIGHT, LOG_LENGTH
 from .nuscenes.dataset import NuScenesDataset
 
-RANGE = 55.0  # m, distance of the centre in space: boxes beyond are not used
 _ITERATIONS = 50
+_START_POINTS = 10  # per anchor
 
 
 def kmeans_anchors(boxes: np.ndarray, num: int, seed: int = 0, max_distance: float = RANGE) -> np.ndarray:
@@ -26,6 +30,7 @@ def kmeans_anchors(boxes: np.ndarray, num: int, seed: int = 0, max_distance: flo
     Args:
         boxes: [M, 9 or more] x y z, length width height, ...; model frame, metres.
         seed: of the k-means++ start.
+        max_distance: metres, of the centre in space; boxes beyond are not used.
 
     Raises:
         ValueError: fewer boxes within `max_distance` than anchors.
@@ -44,31 +49,16 @@ def kmeans_anchors(boxes: np.ndarray, num: int, seed: int = 0, max_distance: flo
 
 
 def _kmeans(points: np.ndarray, num: int, rng: np.random.Generator) -> np.ndarray:
-    """[num, 3] centres; those that lose all their points move to the points worst served."""
-    centres = _spread_start(points, num, rng)
-    for _ in tqdm(range(_ITERATIONS), unit="iteration", leave=False, disable=len(points) * num < 1e8):
-        distance, nearest = cKDTree(centres).query(points)
-        counts = np.bincount(nearest, minlength=num)
-        sums = np.stack([np.bincount(nearest, weights=column, minlength=num) for column in points.T], axis=1)
-        moved = sums / np.maximum(counts, 1)[:, None]
-        empty = np.flatnonzero(counts == 0)
-        moved[empty] = points[np.argsort(-distance)[: len(empty)]]
-        if np.allclose(moved, centres, atol=1e-6):
-            break
-        centres = moved
-    return moved
+    """[num, 3] centres of k-means from a k-means++ start.
 
-
-def _spread_start(points: np.ndarray, num: int, rng: np.random.Generator) -> np.ndarray:
-    """[num, 3] points drawn by k-means++: chances grow with the squared distance to those drawn before."""
-    subset = points[rng.permutation(len(points))[: 50 * num]]
-    chosen = [subset[0]]
-    squared = np.full(len(subset), np.inf)
-    for _ in range(num - 1):
-        squared = np.minimum(squared, ((subset - chosen[-1]) ** 2).sum(axis=1))
-        chance = np.cumsum(squared)
-        chosen.append(subset[min(int(np.searchsorted(chance, rng.random() * chance[-1], "right")), len(subset) - 1)])
-    return np.array(chosen)
+    The start is drawn from a part of the points: it compares every point with every centre drawn so far, which would
+    take hours and gigabytes for a whole data set.
+    """
+    distinct = np.unique(points, axis=0)
+    part = distinct[rng.permutation(len(distinct))[: _START_POINTS * num]]
+    start, _ = kmeans2(part, num, iter=1, minit="++", rng=rng)
+    centres, _ = kmeans2(points, start, iter=_ITERATIONS, minit="matrix")
+    return centres
 
 
 def dataset_boxes(dataset: NuScenesDataset) -> np.ndarray:
@@ -77,16 +67,7 @@ def dataset_boxes(dataset: NuScenesDataset) -> np.ndarray:
     return np.concatenate([np.zeros((0, 9)), *parts])
 
 
-def save_anchors(path: Path, anchors: np.ndarray) -> None:
-    """Write [num, 11] as .npy; the file appears only when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        partial = Path(folder) / "anchors.npy"
-        np.save(partial, anchors)
-        partial.replace(path)
-
-
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m sparse4d_core.data.anchors",
         description=__doc__,
@@ -106,12 +87,14 @@ def main(arguments: list[str] | None = None) -> None:
             [dataset_boxes(NuScenesDataset(r, args.version, split=args.split)) for r in args.dataroot]
         )
         anchors = kmeans_anchors(boxes, args.num, args.seed)
-        save_anchors(args.out, anchors)
+        with atomic_write(args.out) as unfinished, unfinished.open("wb") as file:
+            np.save(file, anchors)
     except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
+        return refuse(parser.prog, error)
     size = np.exp(anchors[0, LOG_LENGTH : LOG_HEIGHT + 1])
     print(f"{args.out}: {args.num} anchors from {len(boxes)} boxes, mean size {size.round(2).tolist()} m")
+    return OK
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -12,6 +12,7 @@ import contextlib
 import io
 import json
 import math
+import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -25,10 +26,12 @@ from nuscenes import NuScenes
 from nuscenes.eval.common.config import config_factory
 from nuscenes.eval.detection.evaluate import DetectionEval
 
+from ..atomic_write import write_json
+from ..command_line import OK, refuse
 from ..data.nuscenes.dataset import split_scenes
 from ..data.nuscenes.tables import DatasetError, load_scenes
 from ..types import CLASS_NAMES
-from .results import TRACKED_CLASSES, write_json
+from .results import TRACKED_CLASSES
 
 _SPLIT = "scored"
 _WORST_AMOTP = 2.0  # m, what the devkit gives a class of which nothing was found
@@ -102,7 +105,7 @@ def evaluate(
 
     Raises:
         DatasetError: tables are missing, a scene is unknown, or there is nothing to score against.
-        ValueError: a submission is no nuScenes submission or holds samples that the data set does not know.
+        ValueError: a submission is no nuScenes submission or holds samples that the data set does not have.
     """
     dataroot = Path(dataroot)
     submissions = {
@@ -184,7 +187,7 @@ def _evaluation_view(dataroot: Path, version: str, scenes: Sequence[str], scratc
 
 @contextlib.contextmanager
 def _quiet():
-    """The devkit prints and warns (empty classes, pandas' future) what the scores say anyway."""
+    """The devkit prints and warns (empty classes, pandas' future) what the scores contain anyway."""
     with (
         warnings.catch_warnings(),
         contextlib.redirect_stdout(io.StringIO()),
@@ -232,7 +235,7 @@ def _score_tracking(view: Path, version: str, file: Path | None, out: Path) -> T
     )
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m sparse4d_core.evaluation.evaluate",
         description=__doc__,
@@ -253,9 +256,10 @@ def main(arguments: list[str] | None = None) -> None:
         scenes = split_scenes(args.dataroot, args.version, args.split) if args.split else args.scenes
         scores = evaluate(args.dataroot, args.version, args.results, args.tracking, args.out, scenes)
     except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
+        return refuse(parser.prog, error)
     print(scores.table())
+    return OK
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -5,9 +5,6 @@ Source: results format at https://www.nuscenes.org/object-detection and https://
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from ..atomic_write import write_json
 from ..types import CLASS_NAMES, Detections, Tracks
 
 CLASS_RANGE = {
@@ -61,7 +59,7 @@ class ResultsWriter:
     results do; None = all are kept (the devkit applies the ranges itself when it scores)."""
 
     notes: dict[str, str] = field(default_factory=dict)
-    """What else the submissions' meta says, such as the model and how it began new scenes."""
+    """More entries of the submissions' meta, such as the model and how it began new scenes."""
 
     detection: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     tracking: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -144,17 +142,3 @@ class ResultsWriter:
                     "velocity": velocities[row, :2].tolist(),
                 },
             )
-
-
-def write_json(path: str | Path, value: Any) -> None:
-    """Write JSON so that the file is either complete or not there; folders are made."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w") as file:
-            json.dump(value, file)
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise

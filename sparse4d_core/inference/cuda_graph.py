@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..network.instance_memory import TemporalState, map_tensors
-from ..types import ModelInput, ModelOutput
+from ..network.state import TemporalState
+from ..types import ModelInput, ModelOutput, map_tensors, tensors_of
 
 log = logging.getLogger(__name__)
 
@@ -80,10 +80,3 @@ class StepGraph:
             return False
         self._signature, self._fixed = signature, tensors_of(arguments)
         return True
-
-
-def tensors_of(value: Any) -> list[Tensor]:
-    """All tensors of nested dataclasses, tuples and lists, in a fixed order."""
-    found: list[Tensor] = []
-    map_tensors(value, lambda tensor: found.append(tensor) or tensor)
-    return found

@@ -7,12 +7,24 @@ they stand in for are the reference (test/core/inference/test_image_encoder.py).
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..network.backbones.fpn import FPN
 from ..network.backbones.resnet import BasicBlock, Bottleneck, ResNet
+from ..network.linear import private_operator_runs
+
+
+@cache
+def has_fused_convolution() -> bool:
+    """Whether this torch has oneDNN's fused convolution, alone and with an addition."""
+    image = torch.ones(1, 1, 1, 1, device="cpu")
+    plain = nn.utils.skip_init(nn.Conv2d, 1, 1, 1, device="cpu")  # draws no random numbers
+    convolution = FusedConvolution(plain, relu=True)
+    return private_operator_runs("mkldnn::_convolution_pointwise", lambda: convolution(convolution(image), image))
 
 
 class FusedConvolution(nn.Module):

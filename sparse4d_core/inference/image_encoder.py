@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ..network.linear import has_onednn
 from ..network.sparse4d import Sparse4D
-from .fused_convolution import fuse_convolutions
+from .fused_convolution import fuse_convolutions, has_fused_convolution
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +24,7 @@ class ImageEncoder(nn.Module):
         model: in evaluation mode.
         dtype: of weights and computation; deformable convolutions locate their samples in float32, so models that
             have them keep float32 weights and lower their plain convolutions by autocast.
-        compile: run through torch.compile; where that fails, the log says why and the encoder runs without.
+        compile: run through torch.compile; where that fails, the log has the reason and the encoder runs without.
     """
 
     def __init__(self, model: Sparse4D, dtype: torch.dtype = torch.float32, compile: bool = False):
@@ -35,7 +34,8 @@ class ImageEncoder(nn.Module):
         self.autocast = dtype != torch.float32 and any(model.config.backbone.deformable_stages)
         self.backbone, self.neck = copy.deepcopy(model.backbone).eval(), copy.deepcopy(model.neck).eval()
         fold_batch_norms(self)
-        if next(self.parameters()).device.type == "cpu" and has_onednn() and not (compile or self.autocast):
+        on_cpu = next(self.parameters()).device.type == "cpu"
+        if on_cpu and not (compile or self.autocast) and has_fused_convolution():
             fuse_convolutions(self)
         stored = torch.float32 if self.autocast else dtype
         self.to(dtype=stored, memory_format=torch.channels_last).requires_grad_(False)

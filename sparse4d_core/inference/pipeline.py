@@ -14,11 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checkpoint.published import NoWeightsError, find_weights
 from ..checkpoint.weights import load_checkpoint
 from ..config import Sparse4DConfig, preset
-from ..network.instance_memory import TemporalState
+from ..device_preprocess import preprocess_on_device
 from ..network.sparse4d import SceneReset, Sparse4D
+from ..network.state import TemporalState
 from ..preprocess import preprocess
+from ..resize import RESIZED_PART, Resize
 from ..types import Detections, Frame, ModelInput, Tracks
 from .cuda_graph import Step, StepGraph
 from .decode import decode
@@ -27,7 +30,6 @@ from .tracking import track
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
-WEIGHTS = pathlib.Path(__file__).parents[1] / "weights"  # what the package ships: <preset>.pt
 UNTRAINED_SEED = 0
 
 log = logging.getLogger(__name__)
@@ -59,6 +61,7 @@ class Pipeline:
         temporal_stride: seconds between two advances of the instance memory; 0 advances every frame. Published models
             were trained at 2 Hz; at a camera rate of 10 Hz, 0.5 lets frames in between look at the same memory. What
             is new in them is detected at once and becomes a track when the memory advances.
+        resize: what makes images smaller on the CPU; other devices do it themselves, as `pillow` does.
     """
 
     def __init__(
@@ -69,14 +72,18 @@ class Pipeline:
         precision: Precision = "float32",
         compile: bool = False,
         temporal_stride: float = 0.0,
+        resize: Resize = "pillow",
     ):
         if precision not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"precision: expected 'float32', 'bfloat16' or 'float16', got {precision!r}")
+        if resize not in RESIZED_PART:
+            raise ValueError(f"resize: expected one of {', '.join(RESIZED_PART)}, got {resize!r}")
         self.device = torch.device(device)
         self.model = model.to(self.device).eval()
         self.trained = trained
         self.precision = precision
         self.temporal_stride = temporal_stride
+        self.resize = resize
         self._encoder = ImageEncoder(self.model, getattr(torch, precision), compile)
         self._graph = StepGraph(self._network) if compile and self.device.type == "cuda" else None
 
@@ -90,31 +97,32 @@ class Pipeline:
         compile: bool = False,
         scene_reset: SceneReset = "clean",
         temporal_stride: float = 0.0,
+        allow_untrained: bool = False,
+        resize: Resize = "pillow",
     ) -> Pipeline:
         """A preset with its weights.
 
         Args:
             model: name of the preset.
-            checkpoint: file to load. None or "": the weights shipped for the preset, or deterministic random ones
-                where none are shipped (`trained` is False then, and the log says so).
+            checkpoint: file to load. None or "": by name, see `find_weights`.
+            allow_untrained: where there are no trained weights, take deterministic random ones (`trained` is False
+                then, and the log has a warning) instead of refusing.
 
         Raises:
             ValueError: unknown preset, or a checkpoint of another model.
+            NoWeightsError: no checkpoint given and no trained weights found.
             FileNotFoundError: no such checkpoint.
         """
         config = preset(model)
+        path = pathlib.Path(checkpoint) if checkpoint else _weights_by_name(model, allow_untrained)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(UNTRAINED_SEED)
             network = Sparse4D(config, scene_reset)
-        shipped = WEIGHTS / f"{model}.pt"
-        path = pathlib.Path(checkpoint) if checkpoint else shipped if shipped.is_file() else None
-        if path is None:
-            log.warning("model %s: no checkpoint given and none shipped; the weights are random, UNTRAINED", model)
-        else:
+        if path is not None:
             load_checkpoint(path, network)
             log.info("model %s: weights from %s", model, path)
         log.info("model %s: scene reset %r", model, scene_reset)
-        return cls(network, path is not None, device, precision, compile, temporal_stride)
+        return cls(network, path is not None, device, precision, compile, temporal_stride, resize)
 
     @property
     def config(self) -> Sparse4DConfig:
@@ -138,14 +146,22 @@ class Pipeline:
         """One frame; `state` is what the last step returned, None at the start.
 
         Raises:
-            ValueError: for a frame that cannot be used; says which field.
+            ValueError: for a frame that cannot be used; names the field.
             NonFiniteOutputError: NaN or infinity in the boxes or scores.
         """
         timings: dict[str, float] = {}
         with self._timed("preprocess", timings):
-            inputs = preprocess(frame, self.config).to(self.device)
+            inputs = self._preprocess(frame)
         state, reset = self._begin(state, inputs)
-        output, new_state = self._run_network(inputs, state, timings)
+        usable, clean = self.model.usable_state(state, inputs)
+        if self._graph is not None:
+            with self._timed("network", timings):
+                output, new_state = self._graph(inputs, usable)
+        else:
+            with self._timed("backbone", timings):
+                features = self._encoder(inputs.images)
+            with self._timed("decoder", timings):
+                output, new_state = self.model.decode_usable(features, inputs, usable, clean=clean)
         if not self._advances(state, inputs):
             # The ids of what is new would change from frame to frame until the memory takes one of them up.
             output.instance_ids = known_ids(output.instance_ids, state)
@@ -156,21 +172,17 @@ class Pipeline:
             tracks = track(detections, self.config.tracking_threshold)
         return StepResult(detections, tracks, new_state, timings, reset)
 
-    def _run_network(self, inputs: ModelInput, state: TemporalState | None, timings: dict[str, float]) -> Step:
-        if self._graph is not None:
-            with self._timed("network", timings):
-                usable, _ = self.model.usable_state(state, inputs)  # one stream: of one scene or of none
-                return self._graph(inputs, usable)
-        with self._timed("backbone", timings):
-            features = self._encoder(inputs.images)
-        with self._timed("decoder", timings):
-            return self.model.decode_features(features, inputs, state)
+    def _preprocess(self, frame: Frame) -> ModelInput:
+        if self.device.type == "cpu":
+            return preprocess(frame, self.config, self.resize)
+        return preprocess_on_device(frame, self.config, self.device)
 
     def _network(self, inputs: ModelInput, state: TemporalState) -> Step:
+        """What the graph captures; a batch of one is of one scene or of none, so nothing has to be separated."""
         return self.model.decode_usable(self._encoder(inputs.images), inputs, state)
 
     def _begin(self, state: TemporalState | None, inputs: ModelInput) -> tuple[TemporalState | None, str | None]:
-        """With clean resets: drops what another scene left, and says why."""
+        """With clean resets: drops what another scene left, and returns the reason."""
         age = memory_age(state, inputs)
         if age is None or self.model.scene_reset != "clean":
             return state, None
@@ -194,6 +206,16 @@ class Pipeline:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         timings[stage] = (time.perf_counter() - start) * 1e3
+
+
+def _weights_by_name(model: str, allow_untrained: bool) -> pathlib.Path | None:
+    try:
+        return find_weights(model)
+    except NoWeightsError:
+        if not allow_untrained:
+            raise
+        log.warning("model %s: no trained weights found; they are random, UNTRAINED", model)
+        return None
 
 
 def known_ids(ids: Tensor | None, state: TemporalState) -> Tensor | None:

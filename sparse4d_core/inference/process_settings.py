@@ -1,9 +1,11 @@
-"""Memory that stays with the process between frames."""
+"""Settings of the whole process: memory that stays between frames, threads of one operation."""
 
 from __future__ import annotations
 
 import ctypes
 import platform
+
+import torch
 
 # Parameters of glibc's mallopt (malloc.h).
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
@@ -20,3 +22,9 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return all([mallopt(_MMAP_MAX, 0), mallopt(_TRIM_THRESHOLD, -1), mallopt(_ARENA_MAX, 1)])
+
+
+def limit_threads(count: int) -> None:
+    """Lets torch use `count` threads for one operation on the CPU; 0 leaves its own choice."""
+    if count > 0:
+        torch.set_num_threads(count)

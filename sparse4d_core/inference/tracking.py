@@ -39,14 +39,14 @@ def worth_showing(detections: Detections, tracks: Tracks, threshold: float = 0.2
     """What a picture shows: the tracks; of a model without instance ids the detections with at least that score."""
     if detections.ids is not None or len(tracks.scores):
         return tracks
-    return above(detections, threshold)
+    return filter_by_score(detections, threshold)
 
 
-def above(detections: Detections, threshold: float) -> Detections:
+def filter_by_score(detections: Detections, min_score: float) -> Detections:
     """The detections with at least this score."""
-    if threshold <= 0:
+    if min_score <= 0:
         return detections
-    keep = np.asarray(detections.scores) >= threshold
+    keep = np.asarray(detections.scores) >= min_score
     ids = None if detections.ids is None else detections.ids[keep]
     return replace(
         detections,

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cuda_ops import flatten_maps, fused_deformable_aggregation
+from cuda_ops import flatten_maps, fused_deformable_aggregation, reference
 from cuda_ops.layout import Table
 
 from ..config import AggregationConfig
@@ -83,6 +83,8 @@ class DeformableAggregation(nn.Module):
         num_cameras: cameras the weights are made for; only without camera embedding, with it any number works.
     """
 
+    kernels = True  # False: the operator's reference in plain PyTorch, to compare with
+
     def __init__(self, dims: int, config: AggregationConfig, num_cameras: int = 6):
         super().__init__()
         self.config = config
@@ -103,7 +105,8 @@ class DeformableAggregation(nn.Module):
         weights = self.attention_weights(feature + embed, cameras)
         view = (points, cameras.projection, cameras.image_wh)
         if self.config.sampling == "operator":
-            gathered = fused_deformable_aggregation(*cameras.flat(), *view, weights).to(feature.dtype)
+            operator = fused_deformable_aggregation if self.kernels else reference.fused_deformable_aggregation
+            gathered = operator(*cameras.flat(), *view, weights).to(feature.dtype)
         else:
             gathered = gather_points(cameras.maps, project(*view), weights).sum(2)
         return self.add_residual(gathered, feature)
@@ -133,7 +136,8 @@ class DeformableAggregation(nn.Module):
     def _logits_per_camera(self, query: Tensor, projection: Tensor) -> Tensor:
         """weights_fc(query + camera), as weights_fc(query) + its matrix times camera: N times less work."""
         camera = self.camera_encoder(projection[:, :, :3].flatten(-2))  # [B, N, C]
-        return self.weights_fc(query)[:, :, None] + linear(camera, self.weights_fc.weight)[:, None]
+        matrix, onednn = self.weights_fc.weight, self.weights_fc.onednn
+        return self.weights_fc(query)[:, :, None] + linear(camera, matrix, onednn=onednn)[:, None]
 
     def _drop_points(self, weights: Tensor) -> Tensor:
         """Training: drops a point in a camera for all levels and groups at once."""

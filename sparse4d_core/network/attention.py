@@ -29,7 +29,7 @@ class MultiheadAttention(nn.Module):
         weights = self.in_proj_weight.chunk(3)
         biases = self.in_proj_bias.chunk(3)
         q, k, v = (
-            linear(x, w, b).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            linear(x, w, b, self.out_proj.onednn).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for x, w, b in zip((query, key, value), weights, biases, strict=True)
         )
         allowed = None if mask is None else ~mask

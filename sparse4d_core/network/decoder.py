@@ -5,7 +5,7 @@ Source: Sparse4D v2, figure 2; decoupled attention and quality estimation: v3, s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -17,9 +17,10 @@ from .aggregation import CameraFeatures, DeformableAggregation
 from .attention import InstanceAttention
 from .decoder_layer import DecoderLayer
 from .initial_anchors import spread_anchors
-from .instance_memory import Memory, TemporalState, assign_ids, decayed_confidence, merge, recall, remember
+from .instance_memory import Memory, assign_ids, decayed_confidence, merge, recall, remember
 from .layers import AnchorEncoder
 from .linear import Linear
+from .state import TemporalState
 
 
 class NoisyQueries(Protocol):
@@ -41,18 +42,7 @@ class NoisyQueries(Protocol):
         method `move(project)` that returns it with its anchors [B, M, 11] replaced by project(anchors)."""
 
 
-@dataclass
-class Rows:
-    """The instances on their way through the layers: A ordinary rows, then D noisy ones in training."""
-
-    feature: Tensor  # [B, A + D, C]
-    anchor: Tensor  # [B, A + D, 11]
-    embed: Tensor  # [B, A + D, C] embedding of the anchor
-    mask: Tensor | None = None  # [A + D, A + D] bool, True = blocked
-    noisy: NoisyQueries | None = None
-
-
-@dataclass
+@dataclass(frozen=True)
 class MemoryKeys:
     """Cached instances as keys and values; the values stay the same in all layers of a frame."""
 
@@ -101,109 +91,116 @@ class RecurrentDecoder(nn.Module):
             clean: samples of another scene than the cached instances must not see them at all; the reference lets
                 them through as keys of the temporal attention and as confidences.
         """
-        memory = recall(state, inputs, self.config.temporal, clean)
-        rows = self.first_rows(inputs.images.shape[0], noisy)
-        keys = self.memory_keys(memory)
+        config = self.config
+        memory = recall(state, inputs, config.temporal, clean)
+        feature, anchor, mask = self.first_rows(inputs.images.shape[0], noisy)
+        embed = self.anchor_encoder(anchor)
+        keys = None if memory is None else self.memory_keys(memory)
         fresh = ~memory.same_scene if memory is not None and clean else None
-        default = rows.feature.new_full((rows.feature.shape[0],), self.config.temporal.default_interval)
-        interval = default if memory is None else memory.time_interval
-        output = ModelOutput([], [], [], rows.feature, interval)
+        default = feature.new_full((feature.shape[0],), config.temporal.default_interval)
+        output = ModelOutput([], [], [], feature, default if memory is None else memory.time_interval)
         for i, layer in enumerate(self.layers):
-            self.run_layer(layer, rows, cameras, keys, fresh)
-            self.report(output, layer, rows, i)
-            if i + 1 == self.config.num_single_frame_layers and memory is not None:
-                self.take_up(memory, rows, output.class_logits[-1])
+            # The instances look at the last frame's, at each other and at the images.
+            if layer.temporal_attention is not None:
+                feature = self.attend_to_memory(layer.temporal_attention, feature, embed, keys, mask, fresh)
+            if layer.attention is not None:
+                feature = layer.attention_norm(self.attend(layer.attention, feature, embed, mask))
+            feature = layer.feed_forward(layer.aggregation(feature, anchor, embed, cameras))
+            # Classes and quality are needed for the losses, to choose what cached instances replace, and at the end.
+            logits = quality = None
+            if self.training or i in (0, config.num_single_frame_layers - 1, len(self.layers) - 1):
+                logits, quality = layer.refine.classify(feature, embed)
+            anchor = layer.refine(feature, anchor, embed, output.time_interval)
+            output.anchors.append(anchor)
+            output.class_logits.append(logits)
+            output.quality.append(quality)
+            if i + 1 == config.num_single_frame_layers and memory is not None:
+                feature, anchor, noisy = self.take_up(memory, feature, anchor, logits, noisy)
             if i + 1 < len(self.layers):
-                rows.embed = self.anchor_encoder(rows.anchor)
-            if i + 1 > self.config.num_single_frame_layers and keys is not None:
-                keys.embed = rows.embed[:, : keys.feature.shape[1]]
-        output.instance_feature, output.noisy = rows.feature, rows.noisy
-        return output, self.next_state(output, rows, inputs, memory, state)
+                embed = self.anchor_encoder(anchor)
+            if i + 1 > config.num_single_frame_layers and keys is not None:
+                keys = replace(keys, embed=embed[:, : keys.feature.shape[1]])
+        return self.finish(output, feature, noisy, inputs, memory, state)
 
-    def first_rows(self, batch: int, noisy: NoisyQueries | None) -> Rows:
-        """The learned tables for every sample, noisy queries with zero features behind them."""
+    def first_rows(self, batch: int, noisy: NoisyQueries | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The learned tables for every sample, D noisy queries with zero features behind them.
+
+        Returns feature [B, A + D, C], anchor [B, A + D, 11] and the mask [A + D, A + D] of who may not see whom.
+        """
         feature = self.instance_feature.expand(batch, -1, -1)
         anchor = self.anchor.expand(batch, -1, -1)
-        mask = None
-        if noisy is not None:
-            feature = torch.cat([feature, feature.new_zeros(batch, noisy.anchor.shape[1], feature.shape[2])], dim=1)
-            anchor = torch.cat([anchor, noisy.anchor], dim=1)
-            mask = noisy.attention_mask(self.config.num_anchors)
-        return Rows(feature, anchor, self.anchor_encoder(anchor), mask, noisy)
+        if noisy is None:
+            return feature, anchor, None
+        feature = torch.cat([feature, feature.new_zeros(batch, noisy.anchor.shape[1], feature.shape[2])], dim=1)
+        return feature, torch.cat([anchor, noisy.anchor], dim=1), noisy.attention_mask(self.config.num_anchors)
 
-    def memory_keys(self, memory: Memory | None) -> MemoryKeys | None:
-        if memory is None:
-            return None
+    def memory_keys(self, memory: Memory) -> MemoryKeys:
         return MemoryKeys(memory.feature, self.fc_before(memory.feature), self.anchor_encoder(memory.anchor))
 
-    def run_layer(
-        self, layer: DecoderLayer, rows: Rows, cameras: CameraFeatures, keys: MemoryKeys | None, fresh: Tensor | None
-    ) -> None:
-        """Everything before the refinement; changes rows.feature."""
-        if layer.temporal_attention is not None:
-            rows.feature = self.attend_to_memory(layer.temporal_attention, rows, keys, fresh)
-        if layer.attention is not None:
-            rows.feature = layer.attention_norm(self.attend(layer.attention, rows))
-        rows.feature = layer.feed_forward(layer.aggregation(rows.feature, rows.anchor, rows.embed, cameras))
-
-    def attend(self, attention: InstanceAttention, rows: Rows) -> Tensor:
+    def attend(self, attention: InstanceAttention, feature: Tensor, embed: Tensor, mask: Tensor | None) -> Tensor:
         """Instances of the frame among themselves."""
-        key = attention.join(rows.feature, rows.embed)
-        return self.fc_after(attention(rows.feature, rows.embed, key, self.fc_before(rows.feature), rows.mask))
+        key = attention.join(feature, embed)
+        return self.fc_after(attention(feature, embed, key, self.fc_before(feature), mask))
 
     def attend_to_memory(
-        self, attention: InstanceAttention, rows: Rows, keys: MemoryKeys | None, fresh: Tensor | None
+        self,
+        attention: InstanceAttention,
+        feature: Tensor,
+        embed: Tensor,
+        keys: MemoryKeys | None,
+        mask: Tensor | None,
+        fresh: Tensor | None,
     ) -> Tensor:
         """Attention to the cached instances; `fresh` [B] samples, and all without a cache, attend to themselves."""
         if keys is None:
-            return self.attend_alone(attention, rows)
-        key = attention.join(keys.feature, keys.embed)
-        attended = self.fc_after(attention(rows.feature, rows.embed, key, keys.value))
+            return self.attend_alone(attention, feature, embed, mask)
+        attended = self.fc_after(attention(feature, embed, attention.join(keys.feature, keys.embed), keys.value))
         if fresh is None:
             return attended
-        return torch.where(fresh[:, None, None], self.attend_alone(attention, rows), attended)
+        return torch.where(fresh[:, None, None], self.attend_alone(attention, feature, embed, mask), attended)
 
-    def attend_alone(self, attention: InstanceAttention, rows: Rows) -> Tensor:
+    def attend_alone(self, attention: InstanceAttention, feature: Tensor, embed: Tensor, mask: Tensor | None) -> Tensor:
         """Temporal attention of a first frame. In v3 its value is the query itself, without `fc_before`."""
-        key = attention.join(rows.feature, rows.embed)
-        value = key if self.config.decoupled_attention else rows.feature
-        return self.fc_after(attention(rows.feature, rows.embed, key, value, rows.mask))
+        key = attention.join(feature, embed)
+        value = key if self.config.decoupled_attention else feature
+        return self.fc_after(attention(feature, embed, key, value, mask))
 
-    def report(self, output: ModelOutput, layer: DecoderLayer, rows: Rows, index: int) -> None:
-        """Refined boxes of every layer; classes and quality where they are needed. Changes rows.anchor."""
-        logits = quality = None
-        if self.training or index in (0, self.config.num_single_frame_layers - 1, len(self.layers) - 1):
-            logits, quality = layer.refine.classify(rows.feature, rows.embed)
-        rows.anchor = layer.refine(rows.feature, rows.anchor, rows.embed, output.time_interval)
-        output.anchors.append(rows.anchor)
-        output.class_logits.append(logits)
-        output.quality.append(quality)
+    def take_up(
+        self, memory: Memory, feature: Tensor, anchor: Tensor, class_logits: Tensor, noisy: NoisyQueries | None
+    ) -> tuple[Tensor, Tensor, NoisyQueries | None]:
+        """After the single-frame layers: cached instances join the best new ones; noisy rows meet their cached groups.
 
-    def take_up(self, memory: Memory, rows: Rows, class_logits: Tensor) -> None:
-        """After the single-frame layers: cached instances join the best new ones; changes rows.feature and anchor."""
+        Returns the new feature [B, A + D, C], anchor [B, A + D, 11] and noisy queries.
+        """
         num = self.config.num_anchors
-        feature, anchor = merge(memory, rows.feature[:, :num], rows.anchor[:, :num], class_logits[:, :num])
-        if rows.noisy is not None:
-            noisy_feature, noisy_anchor = rows.feature[:, num:], rows.anchor[:, num:]
-            if memory.noisy is not None:
-                noisy_feature, noisy_anchor, rows.noisy = rows.noisy.merge(
-                    noisy_feature, noisy_anchor, memory.noisy, memory.same_scene
-                )
-            feature = torch.cat([feature, noisy_feature], dim=1)
-            anchor = torch.cat([anchor, noisy_anchor], dim=1)
-        rows.feature, rows.anchor = feature, anchor
+        merged_feature, merged_anchor = merge(memory, feature[:, :num], anchor[:, :num], class_logits[:, :num])
+        if noisy is None:
+            return merged_feature, merged_anchor, None
+        noisy_feature, noisy_anchor = feature[:, num:], anchor[:, num:]
+        if memory.noisy is not None:
+            noisy_feature, noisy_anchor, noisy = noisy.merge(
+                noisy_feature, noisy_anchor, memory.noisy, memory.same_scene
+            )
+        feature = torch.cat([merged_feature, noisy_feature], dim=1)
+        return feature, torch.cat([merged_anchor, noisy_anchor], dim=1), noisy
 
-    def next_state(
-        self, output: ModelOutput, rows: Rows, inputs: ModelInput, memory: Memory | None, state: TemporalState
-    ) -> TemporalState:
-        """What the next frame gets; in evaluation the instances get their ids here."""
+    def finish(
+        self,
+        output: ModelOutput,
+        feature: Tensor,
+        noisy: NoisyQueries | None,
+        inputs: ModelInput,
+        memory: Memory | None,
+        state: TemporalState,
+    ) -> tuple[ModelOutput, TemporalState]:
+        """The frame's output, in evaluation with ids, and what the next frame gets."""
         num, temporal = self.config.num_anchors, self.config.temporal
-        logits = output.class_logits[-1][:, :num].detach()
-        next_id = state.next_id
+        anchor, logits = output.anchors[-1], output.class_logits[-1][:, :num].detach()
+        ids, next_id = None, state.next_id
         if self.config.tracking and not self.training:
-            output.instance_ids, next_id = assign_ids(memory, logits, next_id, self.config.score_threshold)
+            ids, next_id = assign_ids(memory, logits, next_id, self.config.score_threshold)
         confidence = decayed_confidence(memory, logits, temporal.confidence_decay)
-        feature, anchor = rows.feature[:, :num], rows.anchor[:, :num]
-        cached = remember(confidence, feature, anchor, inputs, temporal.num_instances, output.instance_ids)
-        noisy = None if rows.noisy is None else rows.noisy.remember(rows.feature[:, num:], rows.anchor[:, num:])
-        return TemporalState(cached, next_id, noisy=noisy)
+        cached = remember(confidence, feature[:, :num], anchor[:, :num], inputs, temporal.num_instances, ids)
+        cached_noisy = None if noisy is None else noisy.remember(feature[:, num:], anchor[:, num:])
+        output = replace(output, instance_feature=feature, instance_ids=ids, noisy=noisy)
+        return output, TemporalState(cached, next_id, noisy=cached_noisy)

@@ -12,7 +12,7 @@ from .refinement import Refinement
 
 
 class DecoderLayer(nn.Module):
-    """The modules of a layer; the decoders (decoder.py, history.py) call them in order.
+    """The modules of a layer; the decoders (decoder.py, decoder_v1.py) call them in order.
 
     Args:
         aggregation: gathers image features.

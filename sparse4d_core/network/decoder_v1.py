@@ -20,24 +20,10 @@ from ..types import ModelInput, ModelOutput
 from .aggregation import CameraFeatures, DeformableAggregation, gather_points
 from .decoder_layer import DecoderLayer
 from .initial_anchors import spread_anchors
-from .instance_memory import TemporalState
 from .keypoints import move_to_past
 from .layers import AnchorEncoder, FeedForward
 from .linear import Linear
-
-
-@dataclass(frozen=True)
-class PastFrame:
-    """One entry of the queue. Detached."""
-
-    cameras: CameraFeatures
-    timestamp: Tensor  # [B] float64 seconds
-    T_global_from_model: Tensor  # [B, 4, 4] float64
-    valid: Tensor | None = None  # [B] bool, False = of another scene, not to be used; None = all
-
-    @staticmethod
-    def of(cameras: CameraFeatures, inputs: ModelInput) -> PastFrame:
-        return PastFrame(cameras.detach(), inputs.timestamp, inputs.T_global_from_model)
+from .state import PastFrame, TemporalState
 
 
 @dataclass
@@ -60,7 +46,7 @@ class PastView:
 
 
 class DepthReweighting(nn.Module):
-    """Weighs point features by how much they believe in the distance of their instance.
+    """Weighs point features by their confidence in the distance of their instance.
 
     The feature predicts a distribution over distance bins; the confidence is its (normalised) linear interpolation at
     the distance of the anchor's centre. Bins: min_depth, min_depth + interval, ... max_depth, metres.
@@ -140,13 +126,13 @@ class HistoryAggregation(DeformableAggregation):
             past_anchor = project_anchors(anchor, view.T_past_from_now, view.interval)
             past_embed = embed if anchor_encoder is None else anchor_encoder(past_anchor)
             past_points = move_to_past(points, anchor, view.T_past_from_now, view.interval)
-            gathered = self.look(view.cameras, past_points, feature + past_embed, past_anchor, depth)
-            total = self.join(total, only(view.valid, gathered), view.interval, older_valid)
+            gathered = self.gather_frame(view.cameras, past_points, feature + past_embed, past_anchor, depth)
+            total = self.fuse(total, zero_where_invalid(gathered, view.valid), view.interval, older_valid)
             older_valid = view.valid
-        present = self.look(cameras, points, feature + embed, anchor, depth)
-        return self.add_residual(self.join_present(total, present).sum(2), feature)
+        present = self.gather_frame(cameras, points, feature + embed, anchor, depth)
+        return self.add_residual(self.fuse_present(total, present).sum(2), feature)
 
-    def join(self, total: Tensor | None, newer: Tensor, age: Tensor, older_valid: Tensor | None) -> Tensor:
+    def fuse(self, total: Tensor | None, newer: Tensor, age: Tensor, older_valid: Tensor | None) -> Tensor:
         """Older frames with the next newer one; the oldest valid frame of a sample starts unweighted."""
         if total is None:
             return newer
@@ -155,23 +141,23 @@ class HistoryAggregation(DeformableAggregation):
         fused = self.temp_module(total, newer, age)
         return fused if older_valid is None else torch.where(older_valid[:, None, None, None], fused, newer)
 
-    def join_present(self, total: Tensor | None, present: Tensor) -> Tensor:
+    def fuse_present(self, total: Tensor | None, present: Tensor) -> Tensor:
         """Past and present; fusion without a past starts from zeros."""
         if self.temp_module is not None:
             return self.temp_module(torch.zeros_like(present) if total is None else total, present, None)
         return present if total is None else total + present
 
-    def look(
+    def gather_frame(
         self, cameras: CameraFeatures, points: Tensor, query: Tensor, anchor: Tensor, depth: DepthReweighting | None
     ) -> Tensor:
-        """What one frame shows at the key points: [B, A, P, C]."""
+        """Features of one frame at the key points: [B, A, P, C]."""
         weights = self.attention_weights(query, cameras)
         location = project(points, cameras.projection, cameras.image_wh)
         gathered = gather_points(cameras.maps, location, weights)
         return gathered if depth is None else depth(gathered, anchor)
 
 
-def only(valid: Tensor | None, x: Tensor) -> Tensor:
+def zero_where_invalid(x: Tensor, valid: Tensor | None) -> Tensor:
     """x [B, ...] with samples that are not `valid` [B] set to zero."""
     return x if valid is None else torch.where(valid.view(-1, *(1,) * (x.dim() - 1)), x, 0.0)
 

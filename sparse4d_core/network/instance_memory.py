@@ -12,8 +12,8 @@ Source: Sparse4D v2, section 3.1 (recurrent instances); ids: v3, section 3.4.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,50 +21,7 @@ from torch import Tensor
 from ..config import TemporalConfig
 from ..geometry import elapsed, project_anchors, relative_transform
 from ..types import ModelInput
-
-if TYPE_CHECKING:
-    from .decoder_v1 import PastFrame
-
-
-@dataclass(frozen=True)
-class CachedInstances:
-    """The T strongest instances of a frame, by descending confidence. Detached."""
-
-    feature: Tensor  # [B, T, C]
-    anchor: Tensor  # [B, T, 11] in the model frame of that time
-    confidence: Tensor  # [B, T] 0 to 1
-    timestamp: Tensor  # [B] float64 seconds
-    T_global_from_model: Tensor  # [B, 4, 4] float64
-    ids: Tensor | None = None  # [B, T] int64, -1 = none
-
-
-@dataclass(frozen=True)
-class TemporalState:
-    """Everything that flows from one frame to the next: argument and return value of the model.
-
-    A value is never changed; every frame makes a new one, so an old state can be used again.
-    """
-
-    instances: CachedInstances | None = None  # v2, v3
-    next_id: Tensor | None = None  # [] int64: the id that the next new instance of any sample gets
-    history: tuple[PastFrame, ...] = ()  # v1, most recent first
-    noisy: Any = None  # training: cached noisy queries, see decoder.NoisyQueries
-
-    def to(self, device: torch.device | str) -> TemporalState:
-        return map_tensors(self, lambda tensor: tensor.to(device))
-
-    def detach(self) -> TemporalState:
-        return map_tensors(self, Tensor.detach)
-
-    def forget(self) -> TemporalState:
-        """No instances and no history; ids go on counting, so that no id is given twice."""
-        return TemporalState(next_id=self.next_id)
-
-    @property
-    def batch_size(self) -> int | None:
-        if self.instances is not None:
-            return self.instances.feature.shape[0]
-        return self.history[0].timestamp.shape[0] if self.history else None
+from .state import CachedInstances, TemporalState
 
 
 @dataclass(frozen=True)
@@ -176,15 +133,3 @@ def assign_ids(
 def take_rows(x: Tensor, rows: Tensor) -> Tensor:
     """x [B, A, D], rows [B, K] -> [B, K, D]."""
     return x.gather(1, rows[..., None].expand(-1, -1, x.shape[-1]))
-
-
-def map_tensors(value: Any, change) -> Any:
-    """`change` applied to every tensor of a nested dataclass, tuple or list."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, (tuple, list)):
-        return type(value)(map_tensors(item, change) for item in value)
-    if hasattr(value, "__dataclass_fields__"):
-        changed = {f.name: map_tensors(getattr(value, f.name), change) for f in fields(value) if f.init}
-        return replace(value, **changed)
-    return value

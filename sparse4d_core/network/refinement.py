@@ -1,4 +1,4 @@
-"""Refinement: what an instance says after a decoder layer, its class, its quality and its corrected box."""
+"""Refinement: class, quality and corrected box of every instance after a decoder layer."""
 
 from __future__ import annotations
 

@@ -13,13 +13,15 @@ from torch import Tensor, nn
 
 from ..config import Sparse4DConfig
 from ..types import ModelInput, ModelOutput
-from .aggregation import CameraFeatures
+from .aggregation import CameraFeatures, DeformableAggregation
 from .backbones import FPN, build_backbone
+from .backbones.deformable_conv import ModulatedDeformConv2d
 from .decoder import NoisyQueries, RecurrentDecoder
 from .decoder_v1 import HistoryDecoder
 from .initialization import initialize_decoder
-from .instance_memory import TemporalState
 from .layers import DepthHead
+from .linear import Linear
+from .state import TemporalState
 
 SceneReset = Literal["reference", "clean"]
 
@@ -51,6 +53,15 @@ class Sparse4D(nn.Module):
         self.depth_head = DepthHead(config.embed_dims, config.num_depth_layers) if config.num_depth_layers else None
         self.decoder = (RecurrentDecoder if config.temporal is not None else HistoryDecoder)(config)
         initialize_decoder(self.decoder)
+
+    def use_plain_operations(self) -> None:
+        """From here on the model computes as plain PyTorch does: no matrix products of oneDNN, and the aggregation
+        operator's reference. To measure and to test against."""
+        for module in self.modules():
+            if isinstance(module, (Linear, ModulatedDeformConv2d)):
+                module.onednn = False
+            if isinstance(module, DeformableAggregation):
+                module.kernels = False
 
     def forward(
         self, inputs: ModelInput, state: TemporalState | None = None, denoising: NoisyQueries | None = None
@@ -88,7 +99,7 @@ class Sparse4D(nn.Module):
         denoising: NoisyQueries | None = None,
         clean: bool = False,
     ) -> tuple[ModelOutput, TemporalState]:
-        """The same with what `usable_state` gave: in evaluation the host waits for nothing from here on."""
+        """The same with what `usable_state` returned: in evaluation the host waits for nothing from here on."""
         cameras = CameraFeatures(feature_maps, inputs.projection.contiguous(), inputs.image_wh.contiguous())
         output, state = self.decoder(cameras, inputs, state, denoising, clean)
         if self.training:
@@ -101,7 +112,7 @@ class Sparse4D(nn.Module):
         """The state, empty at the start and after a change of batch size; and whether the decoder must separate
         samples of a new scene from the others.
 
-        A clean reset of all samples is told here, so that the frame runs as a first frame does.
+        A clean reset of all samples takes place here, so that the frame runs as a first frame does.
         """
         if state is None or state.batch_size not in (None, inputs.images.shape[0]):
             return TemporalState(), False

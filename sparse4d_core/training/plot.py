@@ -6,9 +6,14 @@ import argparse
 import json
 import pathlib
 import re
+import sys
 from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
+
+from ..atomic_write import atomic_write
+from ..command_line import OK, refuse
 
 PARTS = {  # panel of the picture: losses of the last decoder layer, by the first part of their names
     "objects": {"cls": "class", "box": "box", "cns": "centerness", "yns": "yawness"},
@@ -70,12 +75,12 @@ def draw(run: pathlib.Path, out: pathlib.Path) -> int:
         axes.set(title=f"{title}, last layer", xlabel="iteration", yscale="log")
         if axes.lines:
             axes.legend(fontsize="small")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=80)
+    with atomic_write(out) as unfinished:
+        figure.savefig(unfinished, dpi=80)
     return int(log["loss"][0][-1])
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m sparse4d_core.training.plot",
         description=__doc__,
@@ -87,9 +92,10 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         last = draw(args.run, args.out)
     except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
+        return refuse(parser.prog, error)
     print(f"{args.out}: {last} iterations")
+    return OK
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

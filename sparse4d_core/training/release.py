@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checkpoint.file import CheckpointError, config_from_dict, write_checkpoint
-from ..checkpoint.weights import read_checkpoint
+from ..atomic_write import write_json, write_text
+from ..checkpoint.file import CheckpointError, config_from_dict, read_checkpoint, write_checkpoint
+from ..command_line import OK, refuse
 from ..config import Sparse4DConfig
-from .run.store import CheckpointStore, write_atomically
+from .run.store import CheckpointStore
+from .run_record import read_record
 
 _MODULE = "python -m sparse4d_core.training.train"
 _NOT_HALVED = ("decoder.anchor",)  # metres: half precision would move far anchors by centimetres
@@ -47,9 +51,9 @@ def run_weights(run: pathlib.Path) -> RunWeights:
 
     Raises:
         FileNotFoundError: the folder holds neither.
-        CheckpointError: a configuration this version does not know.
+        CheckpointError: a configuration with fields that this version does not have.
     """
-    record = run_record(run)
+    record = read_record(run)
     training = record["training"]
     if (run / "model.pt").is_file():
         file = read_checkpoint(run / "model.pt")
@@ -58,17 +62,10 @@ def run_weights(run: pathlib.Path) -> RunWeights:
     content = CheckpointStore(run / "checkpoints").newest()
     if content is None:
         raise FileNotFoundError(f"run: {run} holds neither model.pt nor an intact checkpoint in checkpoints/")
-    average = content["average"]
-    state = content["model"] if average is None else average["model"]
+    state, average = content["model"], content["average"]
+    if average is not None:
+        state = {name.removeprefix("module."): value for name, value in average.items() if name != "n_averaged"}
     return RunWeights(state, config_from_dict(record["model"]), content["iteration"], average is not None)
-
-
-def run_record(run: pathlib.Path) -> dict[str, Any]:
-    """What RUN/config.json says: command, model, training."""
-    path = run / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"run: {path} is missing; expected the folder given to training as --out")
-    return json.loads(path.read_text())
 
 
 def halved(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -98,7 +95,7 @@ def export(run: pathlib.Path, out: pathlib.Path, half: bool = True, scores: dict
         out: file of weights to write, such as weights/demo.pt.
         scores: score sheet to keep with them.
     """
-    weights, record = run_weights(run), run_record(run)
+    weights, record = run_weights(run), read_record(run)
     state = halved(weights.state) if half else weights.state
     meta = {"iterations": weights.iterations, "averaged": weights.averaged, "training": record["training"]}
     write_checkpoint(out, state, weights.config, meta)
@@ -112,12 +109,12 @@ def export(run: pathlib.Path, out: pathlib.Path, half: bool = True, scores: dict
         "model": record["model"],
         "training": record["training"],
     }
-    write_atomically(out.with_suffix(".json"), json.dumps(sheet, indent=1) + "\n")
-    write_atomically(out.with_name(f"{out.stem}_log.jsonl"), (run / "log.jsonl").read_text())
+    write_json(out.with_suffix(".json"), sheet, indent=1)
+    write_text(out.with_name(f"{out.stem}_log.jsonl"), (run / "log.jsonl").read_text())
     return weights
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m sparse4d_core.training.release",
         description=__doc__,
@@ -133,11 +130,12 @@ def main(arguments: list[str] | None = None) -> None:
         scores = None if args.scores is None else json.loads(args.scores.read_text())
         weights = export(args.run, args.out, not args.float32, scores)
     except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
+        return refuse(parser.prog, error)
     kind = "averaged weights" if weights.averaged else "weights"
     print(f"{args.out}: {kind} of {weights.config.name} after {weights.iterations} iterations, "
           f"{args.out.stat().st_size / 1e6:.1f} MB")  # fmt: skip
+    return OK
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

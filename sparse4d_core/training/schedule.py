@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from ..network.initial_anchors import RANGE
+
 BARRIER, TRAFFIC_CONE = 5, 9  # indices into CLASS_NAMES
 
 # Columns of the ten numbers a box is learned with: x y z, log length, log width, log height, sin yaw, cos yaw, vx, vy.
@@ -108,7 +110,7 @@ class ScheduleConfig:
     batch_size: int = 48  # samples per optimiser step, over all processes and accumulation steps
     iterations: int | None = 58_600  # optimiser steps; None: `epochs` over the data
     epochs: int = 100
-    checkpoint_every_epochs: int = 20
+    checkpoint_every_epochs: int = 20  # weights that are kept, RUN/epochs/
     loss_scale: float = 32.0  # start value in float16; backbone and neck only, the decoder stays in float32
     ema_decay: float = 0.0  # 0: no moving average of the weights; the published models use none
 
@@ -116,7 +118,7 @@ class ScheduleConfig:
 @dataclass(frozen=True)
 class GroundTruthConfig:
     min_lidar_points: int = 1
-    max_range: float = 55.0  # m, in x and y
+    max_range: float = RANGE  # m, in x and y
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,7 @@ class TrainingConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     ground_truth: GroundTruthConfig = GroundTruthConfig()
+    activation_checkpointing: bool = True  # the backbone's activations are computed again instead of kept
     initial_backbone: str = "torchvision ImageNet resnet50-19c8e357"
     assumptions: tuple[str, ...] = field(default=())  # what was never published and this preset chose
 
@@ -192,6 +195,7 @@ TRAINING_CONFIGS: dict[str, TrainingConfig] = {
         sampling=SamplingConfig(splits_per_scene=1, skip_probability=0.1),
         optimizer=OptimizerConfig(lr=5e-4, backbone_lr_factor=1.0, warmup_iterations=200),
         schedule=ScheduleConfig(batch_size=8, iterations=6_000, ema_decay=0.998),
+        activation_checkpointing=False,  # a small model on CPUs: time is dearer than memory
         initial_backbone="random",
     ),
 }

@@ -3,36 +3,31 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import pathlib
 import sys
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
-import numpy as np
+import jsonargparse
 import torch
 from torch import distributed
 
-from ..checkpoint.backbone import load_backbone
-from ..checkpoint.weights import load_checkpoint
+from ..command_line import OK, refuse
 from ..config import PRESETS, Sparse4DConfig, preset
-from ..data.nuscenes.dataset import Annotations, NuScenesDataset
-from ..data.nuscenes.lidar import LidarFiles
-from ..data.nuscenes.tables import DatasetError
-from ..network.initialization import initialize_decoder
-from ..network.sparse4d import Sparse4D
-from ..types import Frame
-from .batches.loader import BatchLoader
-from .batches.sampler import SequenceSampler, sequence_ids
-from .batches.samples import AnnotatedFrames, TrainingSamples
+from ..data.nuscenes.dataset import NuScenesDataset
+from .batches.keyframes import Keyframes, check_trainable
+from .batches.loader import Streams, make_loader
 from .objective.frame_objective import PRECISIONS
 from .run.processes import Processes, start_processes
-from .run.store import write_atomically
 from .run.trainer import RunSettings, Trainer, TrainingDivergedError
+from .run_record import differences, read_record, write_record
 from .schedule import TrainingConfig, training_config
+from .starting_model import build_model
 
 log = logging.getLogger(__name__)
 
+PROGRAM = "python -m sparse4d_core.training.train"
 EXAMPLES = """\
 examples:
   python -m sparse4d_core.training.train --model demo --dataroot out/world --version v1.0-mini --out out/run
@@ -40,209 +35,157 @@ examples:
       --version v1.0-trainval --split train --out out/v3_r50 --device cuda --precision float16
   the first command again with --resume: continues where the run was interrupted
 
-RUN holds config.json, log.jsonl, tensorboard/, checkpoints/ and at the end model.pt, the weights to use.
+Every number of the preset and of its training can be given, such as
+  --preset.num_anchors 128 --training.optimizer.weight_decay 0.01 --training.augmentation.scale_range [0.4,0.5]
+  --training.denoising null
+
+RUN holds config.json, log.jsonl, tensorboard/, checkpoints/, epochs/ and at the end model.pt, the weights to use.
 """
 
 
-def build_model(
-    config: Sparse4DConfig,
-    seed: int,
-    anchors: pathlib.Path | None,
-    init: pathlib.Path | None,
-    backbone: pathlib.Path | None = None,
-) -> Sparse4D:
-    """A model to start from: seeded, with a backbone of another task or all weights of a checkpoint, and given anchors.
-
-    Raises:
-        ValueError: a file that does not fit, or both `init` and `backbone`.
-    """
-    if init is not None and backbone is not None:
-        raise ValueError("backbone: --init brings the whole model, backbone included; give one of the two")
-    torch.manual_seed(seed)
-    model = Sparse4D(config, scene_reset="clean", activation_checkpointing=config.embed_dims >= 256)
-    initialize_decoder(model.decoder)
-    if backbone is not None:
-        log.info("%s", load_backbone(backbone, model.backbone, model.neck))
-    if init is not None:
-        load_checkpoint(init, model)
-    if anchors is not None:  # after the checkpoint, which holds the anchors of its own data
-        values = np.load(anchors, allow_pickle=False)
-        if values.shape != tuple(model.decoder.anchor.shape):
-            raise ValueError(
-                f"anchors: {anchors} has shape {values.shape}, {config.name} needs {tuple(model.decoder.anchor.shape)}"
-            )
-        model.decoder.anchor.data.copy_(torch.from_numpy(values))
-    return model
+SHORT = (("optimizer", "lr"), ("schedule", "batch_size"), ("schedule", "iterations"))  # have an option of their own
 
 
-@dataclass(frozen=True)
-class Streams:
-    """How the samples of an optimiser step are divided."""
-
-    per_batch: int
-    accumulation: int
-
-    @staticmethod
-    def divide(total: int, processes: int, accumulation: int) -> Streams:
-        if total % (processes * accumulation):
-            raise ValueError(
-                f"batch-size: {total} cannot be divided into {processes} processes with {accumulation} batches each"
-            )
-        return Streams(total // (processes * accumulation), accumulation)
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter, jsonargparse.DefaultHelpFormatter):
+    """Examples as they stand, options with their defaults."""
 
 
-class Keyframes:
-    """The key frames of a data set, scene after scene, numbered from 0."""
-
-    def __init__(self, data: NuScenesDataset):
-        frames = data.keyframes
-        scene, stamp = data.index.scene[frames], data.index.stamp_us[frames]
-        first = {number: stamp[scene == number].min() for number in np.unique(scene)}
-        self._frames = frames[np.lexsort((stamp, scene, [first[number] for number in scene]))]
-        self._data = data
-        starts = np.flatnonzero(np.diff(data.index.scene[self._frames], prepend=-1))
-        lengths = np.diff([*starts, len(frames)])
-        self.num_earlier = (np.arange(len(frames)) - np.repeat(starts, lengths)).tolist()  # in the same scene
-        lidar = LidarFiles(data)
-        self._lidar = lidar if len(lidar) else None
-
-    def frame(self, i: int) -> Frame:
-        return self._data.frame(int(self._frames[i]))
-
-    def annotations(self, i: int) -> Annotations:
-        return self._data.annotations(int(self._frames[i]))
-
-    def lidar_points(self, i: int) -> np.ndarray | None:
-        return None if self._lidar is None else self._lidar(int(self._frames[i]))
-
-
-def make_loader(
-    data: AnnotatedFrames,
-    model: Sparse4DConfig,
-    training: TrainingConfig,
-    streams: Streams,
-    processes: Processes,
-    seed: int,
-    workers: int,
-) -> BatchLoader:
-    samples = TrainingSamples(data, model, training, seed)
-    sequences = sequence_ids(data.num_earlier, training.sampling.splits_per_scene)
-    per_process = streams.per_batch * streams.accumulation
-    sampler = SequenceSampler(sequences, per_process, training.sampling, seed, processes.rank, processes.world_size)
-    return BatchLoader(samples, sampler, streams.per_batch, workers)
-
-
-def check_trainable(data: NuScenesDataset) -> None:
-    """Refuse data that nothing can be learned from, or that would end the run somewhere on its way."""
-    count = sum(len(data.annotations(int(i))) for i in data.keyframes)
-    if count == 0:
-        raise DatasetError(
-            f"dataroot: {data.dataroot} {data.version} has no annotation to learn from in {len(data.keyframes)} key "
-            "frames (test splits are published without); choose another --version or --split"
-        )
-    if missing := data.missing_images():
-        raise DatasetError(
-            f"dataroot: {len(missing)} of {data.index.files.size} images are missing below {data.dataroot} "
-            f"({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}); complete the data set or choose another "
-            "--split"
-        )
-
-
-def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m sparse4d_core.training.train",
+def make_parser(model: str) -> jsonargparse.ArgumentParser:
+    """The command line; what it can change of model and training has the values of the preset `model`."""
+    parser = jsonargparse.ArgumentParser(
+        prog=PROGRAM,
+        usage=f"{PROGRAM} --model PRESET --dataroot DIR --out RUN [options]; --help lists them",
         description=__doc__,
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_HelpFormatter,
+        allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--model", required=True, metavar="PRESET", help=f"one of {', '.join(PRESETS)}")
+    add("--model", required=True, choices=list(PRESETS), metavar="PRESET", help=f"one of {', '.join(PRESETS)}")
     add("--dataroot", required=True, type=pathlib.Path, help="folder with samples/ and the tables' folder")
-    add("--version", default="v1.0-mini", help="name of the tables' folder (default %(default)s)")
-    add("--split", help="official split, such as train or mini_train (default: all scenes)")
+    add("--version", default="v1.0-mini", help="name of the tables' folder")
+    add("--split", type=str, help="official split, such as train or mini_train; null: all scenes")
     add("--out", required=True, type=pathlib.Path, metavar="RUN", help="folder of the run")
     add("--resume", action="store_true", help="continue the run in RUN exactly where its newest checkpoint is")
     add("--init", type=pathlib.Path, metavar="FILE", help="start from a checkpoint of the same preset (fine-tuning)")
-    add(
-        "--backbone",
-        type=pathlib.Path,
-        metavar="FILE",
-        help="weights of another task: ImageNet, FCOS3D, nuImages, DD3D",
-    )
+    add("--backbone", type=pathlib.Path, metavar="FILE", help="of another task: ImageNet, FCOS3D, nuImages, DD3D")
     add("--anchors", type=pathlib.Path, metavar="FILE", help="anchors.npy from python -m sparse4d_core.data.anchors")
-    add("--iterations", type=int, help="optimiser steps (default: the preset's)")
-    add("--batch-size", type=int, help="samples per optimiser step, over all processes (default: the preset's)")
-    add("--accumulation", type=int, default=1, help="batches per optimiser step and process (default %(default)s)")
-    add("--lr", type=float, help="learning rate (default: the preset's)")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default %(default)s")
-    add("--precision", choices=list(PRECISIONS), default="float32", help="of backbone and neck (default %(default)s)")
-    add("--threads", type=int, help="CPU threads of the network (default: PyTorch's choice)")
-    add("--workers", type=int, default=1, help="processes that read and augment images (default %(default)s)")
-    add("--seed", type=int, default=0, help="default %(default)s")
-    add("--checkpoint-minutes", type=float, default=5.0, help="minutes between checkpoints (default %(default)s)")
+    add("--iterations", type=int, help="optimiser steps, short for --training.schedule.iterations")
+    add("--batch-size", type=int, help="samples per optimiser step, short for --training.schedule.batch_size")
+    add("--lr", type=float, help="learning rate, short for --training.optimizer.lr")
+    add("--accumulation", type=int, default=1, help="batches per optimiser step and process")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="of the network")
+    add("--precision", choices=list(PRECISIONS), default="float32", help="of backbone and neck")
+    add("--threads", type=int, help="CPU threads of the network; null: PyTorch's choice")
+    add("--workers", type=int, default=1, help="processes that read and augment images")
+    add("--seed", type=int, default=0, help="of weights, data order and augmentation")
+    add("--checkpoint-minutes", type=float, default=5.0, help="minutes between checkpoints")
+    add("--preset", type=Sparse4DConfig, default=preset(model), help="the model, field by field")
+    add("--training", type=TrainingConfig, default=training_config(model), help="its training, field by field")
     return parser
 
 
-def chosen_training(args: argparse.Namespace) -> TrainingConfig:
-    """The preset's training with what the command line changes."""
-    training = training_config(args.model)
-    if args.lr is not None:
-        training = replace(training, optimizer=replace(training.optimizer, lr=args.lr))
-    if args.batch_size is not None:
-        training = replace(training, schedule=replace(training.schedule, batch_size=args.batch_size))
-    return training
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """Options with `preset` and `training` as configurations; wrong usage ends the process with 2."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--model")
+    model = first.parse_known_args(words)[0].model
+    parser = make_parser(model if model in PRESETS else "v3_r50")
+    options = parser.instantiate(parser.parse_args(list(words)))
+    for part, field in SHORT:
+        value, published = getattr(options, field), getattr(training_config(options.model), part)
+        if value is None:
+            continue
+        given = getattr(options.training, part)
+        if getattr(given, field) != getattr(published, field):
+            short = "--" + field.replace("_", "-")
+            parser.error(f"{short} and --training.{part}.{field} are the same; give one of the two")
+        options.training = replace(options.training, **{part: replace(given, **{field: value})})
+    return options
 
 
-def num_iterations(training: TrainingConfig, samples: int, asked: int | None) -> int:
-    if asked is not None:
-        return asked
+def num_iterations(training: TrainingConfig, samples: int) -> int:
+    """Optimiser steps of the whole training."""
     schedule = training.schedule
-    return schedule.iterations or schedule.epochs * max(1, samples // schedule.batch_size)
+    return schedule.iterations or schedule.epochs * epoch_iterations(training, samples)
 
 
-def train(args: argparse.Namespace, processes: Processes) -> None:
-    config, training = preset(args.model), chosen_training(args)
-    data = NuScenesDataset(args.dataroot, args.version, split=args.split)
+def epoch_iterations(training: TrainingConfig, samples: int) -> int:
+    """Optimiser steps after which as many samples were seen as the data set holds."""
+    return max(1, samples // training.schedule.batch_size)
+
+
+def make_trainer(options: argparse.Namespace, processes: Processes) -> Trainer:
+    """Everything that a run needs, checked before the first step.
+
+    Raises:
+        ValueError: what cannot be trained, divided, started from or continued.
+        OSError: files that are missing.
+    """
+    config, training = options.preset, options.training
+    streams = Streams.divide(training.schedule.batch_size, processes.world_size, options.accumulation)
+    least = training.ground_truth.min_lidar_points
+    data = NuScenesDataset(options.dataroot, options.version, split=options.split, min_lidar_points=least)
     check_trainable(data)
-    streams = Streams.divide(training.schedule.batch_size, processes.world_size, args.accumulation)
-    loader = make_loader(Keyframes(data), config, training, streams, processes, args.seed, args.workers)
+    loader = make_loader(Keyframes(data), config, training, streams, processes, options.seed, options.workers)
+    samples = len(data.keyframes)
     settings = RunSettings(
-        out=args.out,
-        iterations=num_iterations(training, len(data.keyframes), args.iterations),
-        accumulation=args.accumulation,
-        precision=args.precision,
-        seed=args.seed,
-        checkpoint_seconds=60 * args.checkpoint_minutes,
+        out=options.out,
+        iterations=num_iterations(training, samples),
+        accumulation=options.accumulation,
+        precision=options.precision,
+        seed=options.seed,
+        checkpoint_seconds=60 * options.checkpoint_minutes,
+        epoch_iterations=epoch_iterations(training, samples),
     )
-    model = build_model(config, args.seed, args.anchors, args.init, args.backbone)
-    torch.manual_seed(args.seed + processes.rank)
+    model = build_model(
+        config, options.seed, options.anchors, options.init, options.backbone, training.activation_checkpointing
+    )
+    torch.manual_seed(options.seed + processes.rank)
     trainer = Trainer(model, training, loader, settings, processes)
-    if args.resume:
+    if options.resume:
+        check_resumable(options.out, config, training)
         if not trainer.resume():
-            log.warning("resume: no intact checkpoint in %s; starting anew", args.out)
+            log.warning("resume: no intact checkpoint in %s; starting anew", options.out)
     elif trainer.store.exists():
-        raise ValueError(f"out: {args.out} holds a run already; continue it with --resume or give another folder")
-    if processes.is_first:
-        args.out.mkdir(parents=True, exist_ok=True)
-        record = {"command": sys.argv, "model": asdict(config), "training": asdict(training)}
-        write_atomically(args.out / "config.json", json.dumps(record, indent=1, default=str))
-    trainer.run()
+        raise ValueError(f"out: {options.out} holds a run already; continue it with --resume or give another folder")
+    return trainer
 
 
-def main() -> None:
-    parser = arguments()
-    args = parser.parse_args()
+def check_resumable(run: pathlib.Path, model: Sparse4DConfig, training: TrainingConfig) -> None:
+    """Another model cannot continue a run; another training can, and the log names what changed.
+
+    Raises:
+        ValueError: naming the fields of the model that differ.
+    """
+    if not (run / "config.json").is_file():
+        return
+    record = read_record(run)
+    if changed := list(differences(record["model"], model, "preset")):
+        raise ValueError(f"resume: {run} trains another model ({'; '.join(changed)}); give the same, or another --out")
+    for change in differences(record["training"], training, "training"):
+        log.warning("resume: %s", change)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    options = parse(words)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    if options.threads:
+        torch.set_num_threads(options.threads)
     try:
-        train(args, start_processes(args.device))
+        processes = start_processes(options.device)
+        trainer = make_trainer(options, processes)
+        if processes.is_first:
+            write_record(options.out, [PROGRAM, *words], options.preset, options.training)
+        trainer.run()
     except (ValueError, OSError, TrainingDivergedError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
+        return refuse(PROGRAM, error)
     finally:
         if distributed.is_initialized():
             distributed.destroy_process_group()
+    return OK
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,8 @@ from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, Qo
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
+
+from ..share import PARENT, share_folders
 
 STORAGE = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
 _BAG_VERSION = 8  # the newest metadata layout that every distribution from Humble on reads
@@ -43,9 +44,8 @@ def typestore() -> Typestore:
 
 def _definitions(package: str) -> Path:
     """Folder of an interface package's .msg files: in a ROS installation, a virtual environment, or the sources."""
-    prefixes = [*filter(None, os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)), sys.prefix]
-    folders = [Path(prefix) / "share" / package / "msg" for prefix in prefixes]
-    folders.append(Path(__file__).resolve().parents[2] / "underlay" / package / "msg")
+    folders = [folder / "msg" for folder in share_folders(package)]
+    folders.append(PARENT / "underlay" / package / "msg")
     for folder in folders:
         if folder.is_dir():
             return folder

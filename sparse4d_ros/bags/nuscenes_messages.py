@@ -9,11 +9,11 @@ import numpy as np
 
 from sparse4d_core.data.nuscenes.tables import DETECTION_NAMES, DatasetError, Record, SceneTables
 
+from ..units import MICROSECOND, NANOSECONDS
 from .bag_io import typestore
 
 GLOBAL_FRAME, BASE_FRAME = "map", "base_link"
-MICROSECOND = 1000  # ns
-NANOSECONDS = 1_000_000_000
+LIDAR = "LIDAR_TOP"  # the model frame of published weights; its calibration is needed, its files are not
 ANNOTATION_TOPIC, SAMPLE_TOPIC = "/nuscenes/annotations", "/nuscenes/sample"
 
 

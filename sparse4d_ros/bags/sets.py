@@ -3,25 +3,60 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from sparse4d_core.types import Frame
 
-from ..messages.conversions import insert_transforms, ns_from_stamp
-from ..node import default_rig
+from ..assembly import make_frame_builder, make_synchronizer
+from ..messages.incoming import insert_transforms
+from ..messages.stamps import ns_from_stamp
 from ..parameters import NodeParameters
-from ..perception.frame_builder import FrameBuilder
 from ..perception.rig import Rig, load_rig
 from ..perception.synchronizer import SyncedSet, Synchronizer
 from ..perception.transforms import TransformBuffer, TransformError
+from ..units import nanoseconds
 from .bag_io import BagError, open_bag, read_messages
 
-NANOSECONDS = 1_000_000_000
 TF_TOPICS = ("/tf", "/tf_static")
 
 log = logging.getLogger(__name__)
+
+
+def synchronized_sets(
+    bag: str | Path,
+    rig: Rig,
+    synchronizer: Synchronizer,
+    to_item: Callable[[str, int, Any], Any] = lambda camera, stamp_ns, message: message,
+    before: Callable[[int], None] = lambda log_ns: None,
+) -> Iterator[SyncedSet]:
+    """Complete sets in the order of the bag.
+
+    Args:
+        bag: its folder.
+        rig: its cameras' topics are read.
+        synchronizer: new; keeps the counts.
+        to_item: (camera, stamp in nanoseconds, image message) ► what the set holds; None leaves the image out.
+        before: called with each message's log time (nanoseconds) before the message is used.
+
+    Raises:
+        BagError: the bag cannot be read.
+    """
+    images = {camera.image_topic: camera.name for camera in rig.cameras}
+    infos = {camera.info_topic: camera.name for camera in rig.cameras}
+    for topic, log_ns, message in read_messages(bag, [*images, *infos]):
+        before(log_ns)
+        stamp_ns = ns_from_stamp(message.header.stamp)
+        if topic in infos:
+            synchronizer.add_info(infos[topic], message, stamp_ns)
+        else:
+            item = to_item(images[topic], stamp_ns, message)
+            if item is not None:
+                synchronizer.add_image(images[topic], stamp_ns, item)
+        synced = synchronizer.take_newest()
+        if synced is not None:
+            yield synced
 
 
 class BagFrames:
@@ -38,18 +73,12 @@ class BagFrames:
 
     def __init__(self, bag: str | Path, rig: Rig | None = None, parameters: NodeParameters | None = None):
         self._bag = bag
-        self.rig = load_rig(default_rig()) if rig is None else rig
-        self._parameters = values = NodeParameters() if parameters is None else parameters
-        self.buffer = TransformBuffer(values.tf_cache)
-        self.builder = FrameBuilder(
-            self.rig.frames, self.buffer, distortion=values.distortion, decode_threads=values.decode_threads
-        )
-        self.synchronizer = Synchronizer(
-            self.rig.names,
-            slop_ns=round(values.sync_slop * NANOSECONDS),
-            timeout_ns=round(values.sync_timeout * NANOSECONDS),
-            missing=values.missing_camera,
-        )
+        self.rig = load_rig() if rig is None else rig
+        parameters = NodeParameters() if parameters is None else parameters
+        self.buffer = TransformBuffer(parameters.tf_cache)
+        self.builder = make_frame_builder(parameters, self.rig, self.buffer)
+        self.synchronizer = make_synchronizer(parameters, self.rig)
+        self._tf_lead_ns = nanoseconds(parameters.tf_timeout)
 
     def frames(self, only: set[int]) -> Iterator[Frame]:
         """The frames of the sets with these stamps, nanoseconds.
@@ -68,31 +97,31 @@ class BagFrames:
         Raises:
             BagError: the bag cannot be read, or lacks the rig's topics.
         """
-        images = {camera.image_topic: camera.name for camera in self.rig.cameras}
-        infos = {camera.info_topic: camera.name for camera in self.rig.cameras}
-        self._check_topics([*images, *infos])
-        transforms = read_messages(self._bag, TF_TOPICS)
-        ahead = next(transforms, None)
-        for topic, log_ns, message in read_messages(self._bag, [*images, *infos]):
-            while ahead is not None and ahead[1] <= log_ns + self._parameters.tf_timeout * NANOSECONDS:
-                self._insert(*ahead)
-                ahead = next(transforms, None)
-            if topic in infos:
-                self.synchronizer.add_info(infos[topic], message, ns_from_stamp(message.header.stamp))
-            else:
-                self.synchronizer.add_image(images[topic], ns_from_stamp(message.header.stamp), message)
-            synced = self.synchronizer.take_newest()
-            if synced is not None:
-                yield synced
-
-    def _insert(self, topic: str, _: int, message: Any) -> None:
-        try:
-            insert_transforms(self.buffer, message, static=topic == "/tf_static")
-        except TransformError as error:
-            log.warning("%s: %s", topic, error)
+        self._check_topics([t for camera in self.rig.cameras for t in (camera.image_topic, camera.info_topic)])
+        transforms = _TransformsAhead(self._bag, self.buffer, self._tf_lead_ns)
+        yield from synchronized_sets(self._bag, self.rig, self.synchronizer, before=transforms.read_until)
 
     def _check_topics(self, wanted: Sequence[str]) -> None:
         with open_bag(self._bag) as reader:
             there = set(reader.topics)
         if missing := [topic for topic in [*wanted, "/tf"] if topic not in there]:
             raise BagError(f"bag: {self._bag} lacks {', '.join(missing)}; it has {', '.join(sorted(there))}")
+
+
+class _TransformsAhead:
+    """Reads a bag's transforms into a buffer, a fixed time ahead of the messages that are read meanwhile."""
+
+    def __init__(self, bag: str | Path, buffer: TransformBuffer, lead_ns: int):
+        self._buffer, self._lead_ns = buffer, lead_ns
+        self._messages = read_messages(bag, TF_TOPICS)
+        self._next = next(self._messages, None)
+
+    def read_until(self, log_ns: int) -> None:
+        """Inserts what was logged up to the lead after `log_ns`."""
+        while self._next is not None and self._next[1] <= log_ns + self._lead_ns:
+            topic, _, message = self._next
+            try:
+                insert_transforms(self._buffer, message, static=topic == "/tf_static")
+            except TransformError as error:
+                log.warning("%s: %s", topic, error)
+            self._next = next(self._messages, None)

@@ -3,7 +3,7 @@
     python -m sparse4d_ros.benchmark.intake --model demo --out out/bench/intake.json
 
 The node runs in this process with its worker at full load (images come faster than the model takes them); another
-process publishes six cameras, calibration and ego poses. The issue's bound: 10 ms at the 99th percentile.
+process publishes six cameras, calibration and ego poses. The bound: 10 ms at the 99th percentile.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import cv2
@@ -34,28 +34,16 @@ from tqdm import tqdm
 
 from sparse4d_core.benchmark import machine
 
-from ..messages.conversions import make_header
-from ..messages.diagnostics import Statistics
-from ..node import SWITCH_INTERVAL, DetectorNode, default_rig
+from ..messages.stamps import make_header
+from ..middleware import claimed_domain
+from ..node import SWITCH_INTERVAL, DetectorNode
+from ..online.statistics import Statistics
 from ..perception.rig import Rig, load_rig
 
 LIMIT_MS = 10.0
 WIDTH, HEIGHT = 1600, 900  # pixels
-DOMAIN_ID = 92
 DISCOVERY_SECONDS = 30.0
-
-
-class Recording(Statistics):
-    """Statistics that keep every measurement of the callbacks, not only the newest."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.all_ms: dict[str, list[float]] = {"intake": [], "stamp_to_arrival": []}
-
-    def measure(self, stage: str, value: float) -> None:
-        super().measure(stage, value)
-        if stage in self.all_ms:
-            self.all_ms[stage].append(value)
+STAGES = ("intake", "stamp_to_arrival", "processing")
 
 
 def measure(model: str, seconds: float, rate: float) -> dict:
@@ -71,57 +59,54 @@ def measure(model: str, seconds: float, rate: float) -> dict:
     """
     spawn = multiprocessing.get_context("spawn")
     stop = spawn.Event()
-    publisher = spawn.Process(target=_publish, args=(stop, rate), daemon=True)
-    publisher.start()
-    rclpy.init(domain_id=DOMAIN_ID)
-    node = DetectorNode(parameter_overrides=[Parameter("model", value=model)])
-    try:
-        return _run(node, seconds)
-    finally:
-        stop.set()
-        node.close()
-        rclpy.try_shutdown()
-        publisher.join(10)
-        publisher.kill()
+    statistics = Statistics(window=None)
+    with claimed_domain() as domain:
+        publisher = spawn.Process(target=_publish, args=(domain, stop, rate), daemon=True)
+        publisher.start()
+        rclpy.init(domain_id=domain)
+        node = DetectorNode(statistics, parameter_overrides=[Parameter("model", value=model)])
+        try:
+            return _run(node, statistics, seconds)
+        finally:
+            stop.set()
+            node.close()
+            rclpy.try_shutdown()
+            publisher.join(10)
+            publisher.kill()
 
 
-def _run(node: DetectorNode, seconds: float) -> dict:
-    recording = node._statistics = Recording()
+def _run(node: DetectorNode, statistics: Statistics, seconds: float) -> dict:
     for transition in (node.trigger_configure, node.trigger_activate):
         if transition() != TransitionCallbackReturn.SUCCESS:
-            raise RuntimeError("the node could not be started; its log says why")
+            raise RuntimeError("the node could not be started; its log has the reason")
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     end = time.monotonic() + DISCOVERY_SECONDS
-    while recording.processed < 2:
+    while statistics.processed < 2:
         if time.monotonic() > end:
-            raise RuntimeError(f"no set came out within {DISCOVERY_SECONDS:.0f} s; dropped: {dict(recording.dropped)}")
+            dropped = dict(statistics.dropped)
+            raise RuntimeError(f"no set came out within {DISCOVERY_SECONDS:.0f} s; dropped: {dropped}")
         executor.spin_once(timeout_sec=0.1)
-    for values in recording.all_ms.values():
-        values.clear()
-    processed, received = recording.processed, node._synchronizer.received
+    before = {stage: len(statistics.measured(stage)) for stage in STAGES}
+    received = node.synchronizer.received
     start = time.monotonic()
     with tqdm(total=round(seconds), unit="s", desc=f"intake beside {node.get_parameter('model').value}") as bar:
         while (elapsed := time.monotonic() - start) < seconds:
             executor.spin_once(timeout_sec=0.1)
             bar.update(int(elapsed) - bar.n)
-    intake = np.array(recording.all_ms["intake"])
-    sets = recording.processed - processed
-    step = recording.percentiles()
-    busy = sum(
-        step[stage][0] for stage in ("decode_images", "transforms", "preprocess", "backbone", "decoder", "decode")
-    )
+    measured = {stage: np.array(statistics.measured(stage)[count:]) for stage, count in before.items()}
+    sets, intake = len(measured["processing"]), measured["intake"]
     return {
         "model": node.get_parameter("model").value,
         "images": f"compressed, {WIDTH}x{HEIGHT}",
         "seconds": seconds,
         "callbacks": len(intake),
-        "images_per_second": (node._synchronizer.received - received) / seconds,
+        "images_per_second": (node.synchronizer.received - received) / seconds,
         "callback_ms": _summary(intake),
-        "stamp_to_arrival_ms": _summary(np.array(recording.all_ms["stamp_to_arrival"])),
+        "stamp_to_arrival_ms": _summary(measured["stamp_to_arrival"]),
         "sets_processed_per_second": round(sets / seconds, 2),
-        "model_busy_share": round(min(1.0, sets * busy * 1e-3 / seconds), 3),
-        "sets_superseded": node._synchronizer.sets["superseded"],
+        "model_busy_share": round(min(1.0, measured["processing"].sum() * 1e-3 / seconds), 3),
+        "sets_superseded": node.synchronizer.sets["superseded"],
         "limit_p99_ms": LIMIT_MS,
         "ok": bool(len(intake) and np.percentile(intake, 99) < LIMIT_MS),
     }
@@ -135,10 +120,10 @@ def _summary(values: np.ndarray) -> dict[str, float]:
 # --- publishing process -----------------------------------------------------------------------------------------------
 
 
-def _publish(stop, rate: float) -> None:
+def _publish(domain: int, stop, rate: float) -> None:
     """Six staggered cameras with calibration and ego pose until told to stop."""
-    rig = load_rig(default_rig())
-    with _node() as node:
+    rig = load_rig()
+    with _node(domain) as node:
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         static = node.create_publisher(TFMessage, "/tf_static", latched)
         static.publish(_static_transforms(rig))
@@ -158,9 +143,9 @@ def _publish(stop, rate: float) -> None:
 
 
 @contextmanager
-def _node() -> Iterator[Node]:
+def _node(domain: int) -> Iterator[Node]:
     context = Context()
-    rclpy.init(context=context, domain_id=DOMAIN_ID)
+    rclpy.init(context=context, domain_id=domain)
     node = rclpy.create_node("intake_publisher", context=context)
     try:
         yield node
@@ -193,8 +178,8 @@ def _static_transforms(rig: Rig) -> TFMessage:
     return TFMessage(transforms=[_transform(rig.frames.base_frame, child, 0) for child in children])
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Command line; returns the exit status: 1 where the bound does not hold."""
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         "python -m sparse4d_ros.benchmark.intake", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -202,10 +187,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=15.0, help="of measurement (default: %(default)s)")
     parser.add_argument("--rate", type=float, default=12.0, help="sets per second (default: %(default)s)")
     parser.add_argument("--out", type=pathlib.Path, help="write the figures as JSON to this file")
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status: 1 where the measurement fails or the bound does not hold."""
+    options = parse_arguments(arguments)
     sys.setswitchinterval(SWITCH_INTERVAL)
     report = {"hardware": machine.describe(), "load_average": os.getloadavg()[0]}
-    report |= measure(options.model, options.seconds, options.rate)
+    try:
+        report |= measure(options.model, options.seconds, options.rate)
+    except RuntimeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     print(json.dumps(report, indent=2))
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Measures what arrives of six camera streams, and when: one process publishes, another feeds the synchronizer.
+"""Measures what arrives of six camera streams, and when: one process publishes, another has the node's own intake.
 
     python -m sparse4d_ros.benchmark.transport --out out/bench/transport.json
 
@@ -13,11 +13,10 @@ import array
 import contextlib
 import json
 import multiprocessing
-import os
 import pathlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
 
@@ -26,21 +25,26 @@ import rclpy
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CompressedImage, Image
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tqdm import tqdm
 
 from sparse4d_core.benchmark import machine
 
-from ..perception.synchronizer import Synchronizer
+from ..assembly import make_synchronizer
+from ..messages.stamps import make_header
+from ..middleware import PROFILE_VARIABLES, claimed_domain, large_messages, variables
+from ..online.log_throttle import LogThrottle
+from ..online.statistics import Statistics
+from ..online.subscriptions import CameraIntake, image_type
+from ..parameters import NodeParameters
+from ..perception.rig import Rig, load_rig
 
-CAMERAS = ("cam_front", "cam_front_right", "cam_front_left", "cam_back", "cam_back_left", "cam_back_right")
 WIDTH, HEIGHT = 1600, 900  # pixels
 COMPRESSED_BYTES = 150_000
-PROFILES_VARIABLE = "FASTDDS_DEFAULT_PROFILES_FILE"
 QUIET_SECONDS = 1.0  # without a message for so long after the last one was sent, the rest counts as lost
-DISCOVERY_SECONDS = 30.0
-SLOP_NS = 40_000_000
+PROCESS_SECONDS = 60.0  # to start, to discover each other, to end
+PUBLISHER_DEPTH = 12  # two sets
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,6 @@ class Case:
     shared_memory: bool = True  # config/fastdds_shm.xml, else the middleware's defaults
     seconds: float = 10.0
     rate: float = 12.0  # sets per second
-    domain_id: int = 91
 
 
 @dataclass(frozen=True)
@@ -74,56 +77,45 @@ class Result:
 CASES = (Case("raw"), Case("compressed"), Case("raw", shared_memory=False), Case("compressed", shared_memory=False))
 
 
-def profiles_file() -> pathlib.Path:
-    """config/fastdds_shm.xml of the source tree, or of the installed package."""
-    source = pathlib.Path(__file__).resolve().parents[2] / "config" / "fastdds_shm.xml"
-    if source.is_file():
-        return source
-    from ament_index_python.packages import get_package_share_directory
-
-    return pathlib.Path(get_package_share_directory("sparse4d_ros")) / "config" / "fastdds_shm.xml"
-
-
-def quality_of_service() -> QoSProfile:
-    """Best effort as the node's default; the depth holds two sets."""
-    return QoSProfile(
-        history=HistoryPolicy.KEEP_LAST, depth=2 * len(CAMERAS), reliability=ReliabilityPolicy.BEST_EFFORT
-    )
-
-
 def measure(case: Case) -> Result:
-    """Run one case with a publishing and a receiving process.
+    """Runs one case with a publishing and a receiving process.
 
     Raises:
         RuntimeError: the processes did not find each other, or one of them ended early.
     """
     spawn = multiprocessing.get_context("spawn")
-    with _environment(PROFILES_VARIABLE, str(profiles_file()) if case.shared_memory else None):
-        ends = {role: spawn.Pipe() for role in (_publish, _receive)}
-        processes = [spawn.Process(target=role, args=(case, ends[role][1]), daemon=True) for role in ends]
-        for process in processes:
-            process.start()
-    for _, end in ends.values():
-        end.close()  # the processes have their own; where one ends, ours must notice
-    publisher, receiver = (end for end, _ in ends.values())
-    try:
-        return _run(case, publisher, receiver)
-    except EOFError as error:
-        raise RuntimeError(f"a process of the measurement {case} ended early; its output says why") from error
-    finally:
-        publisher.close()
-        receiver.close()
-        for process in processes:
-            process.join(timeout=10)
-            process.kill()
+    profile = large_messages() if case.shared_memory else dict.fromkeys(PROFILE_VARIABLES)
+    with claimed_domain() as domain:
+        with variables(profile):
+            ends = {role: spawn.Pipe() for role in (_publish, _receive)}
+            processes = [spawn.Process(target=role, args=(case, domain, ends[role][1]), daemon=True) for role in ends]
+            for process in processes:
+                process.start()
+        for _, end in ends.values():
+            end.close()  # the processes have their own; where one ends, ours must notice
+        publisher, receiver = (end for end, _ in ends.values())
+        try:
+            return _run(case, publisher, receiver)
+        except EOFError as error:
+            raise RuntimeError(f"a process of the measurement {case} ended early; its output has the reason") from error
+        finally:
+            publisher.close()
+            receiver.close()
+            for process in processes:
+                process.join(timeout=10)
+                process.kill()
 
 
 def _run(case: Case, publisher: Connection, receiver: Connection) -> Result:
-    _expect(receiver, "found", DISCOVERY_SECONDS)
+    _expect(receiver, "found", PROCESS_SECONDS)
+    publisher.send("end of the warm-up")
+    _expect(publisher, "quiet", PROCESS_SECONDS)
+    receiver.send("begin")
+    _expect(receiver, "ready", PROCESS_SECONDS)
     publisher.send("start")
-    sent = _expect(publisher, "sent", case.seconds + DISCOVERY_SECONDS)
+    sent = _expect(publisher, "sent", case.seconds + PROCESS_SECONDS)
     receiver.send("end")
-    outcome = _expect(receiver, "received", DISCOVERY_SECONDS)
+    outcome = _expect(receiver, "received", PROCESS_SECONDS)
     publisher.send("end")
     return Result(case=case, sent=sent, **outcome)
 
@@ -140,29 +132,34 @@ def _expect(connection: Connection, what: str, timeout: float):
 # --- publishing process -----------------------------------------------------------------------------------------------
 
 
-def _publish(case: Case, control: Connection) -> None:
-    with _node("transport_publisher", case.domain_id) as node:
-        kind = _message_type(case)
-        publishers = {camera: node.create_publisher(kind, _topic(camera), quality_of_service()) for camera in CAMERAS}
+def _publish(case: Case, domain: int, control: Connection) -> None:
+    rig = _rig(case)
+    quality = QoSProfile(depth=PUBLISHER_DEPTH, reliability=ReliabilityPolicy.BEST_EFFORT)
+    with _node("transport_publisher", domain) as node:
+        publishers = {c: node.create_publisher(image_type(c.transport), c.image_topic, quality) for c in rig.cameras}
         warm_up, message = _message(case, small=True), _message(case)
+
+        def publish(content: Image | CompressedImage) -> None:
+            for camera, publisher in publishers.items():
+                content.header = make_header(camera.frame, time.time_ns())
+                publisher.publish(content)
+
         while not control.poll(0.05):
-            for publisher in publishers.values():
-                publisher.publish(warm_up)
+            publish(warm_up)
+        control.recv()
+        control.send(("quiet", None))
         control.recv()
         sets = round(case.seconds * case.rate)
         start = time.monotonic()
         for index in range(sets):
             time.sleep(max(0.0, start + index / case.rate - time.monotonic()))
-            for camera, publisher in publishers.items():
-                message.header.frame_id = camera
-                _set_stamp(message, time.time_ns())
-                publisher.publish(message)
-        control.send(("sent", sets * len(CAMERAS)))
+            publish(message)
+        control.send(("sent", sets * len(publishers)))
         control.recv()
 
 
 def _message(case: Case, small: bool = False) -> Image | CompressedImage:
-    """An image of the case's size, or a tiny one with stamp zero for the warm-up. The content does not matter."""
+    """An image of the case's size, or a tiny one for the warm-up. The content does not matter."""
     if case.images == "compressed":
         return CompressedImage(format="jpeg", data=array.array("B", bytes(16 if small else COMPRESSED_BYTES)))
     width, height = (4, 4) if small else (WIDTH, HEIGHT)
@@ -170,57 +167,72 @@ def _message(case: Case, small: bool = False) -> Image | CompressedImage:
     return Image(width=width, height=height, step=3 * width, encoding="bgr8", data=content)
 
 
-def _set_stamp(message: Image | CompressedImage, nanoseconds: int) -> None:
-    message.header.stamp.sec, message.header.stamp.nanosec = divmod(nanoseconds, 1_000_000_000)
-
-
 # --- receiving process ------------------------------------------------------------------------------------------------
 
 
 class Receiver:
-    """Feeds the synchronizer and notes each image's latency."""
+    """The node's intake and synchronizer, whose sets are counted."""
 
     def __init__(self, node: Node, case: Case):
-        self.synchronizer = Synchronizer(CAMERAS, slop_ns=SLOP_NS, require_info=False)
-        self.latencies_ms: list[float] = []
+        parameters, rig = NodeParameters(), _rig(case)
+        self._cameras = len(rig.cameras)
+        self._statistics = Statistics(window=None)
+        self._synchronizer = make_synchronizer(parameters, rig)
+        for camera in rig.cameras:
+            self._synchronizer.add_info(camera.name, CameraInfo())
+        log = LogThrottle(node.get_logger())
+        self._intake = CameraIntake(node, rig, parameters, self._synchronizer, self._statistics, log)
+        self._executor = SingleThreadedExecutor(context=node.context)
+        self._executor.add_node(node)
         self.sets = 0
-        self.found: set[str] = set()
-        self.last = time.monotonic()
-        for camera in CAMERAS:
-            node.create_subscription(
-                _message_type(case),
-                _topic(camera),
-                lambda message, camera=camera: self.take(camera, message),
-                quality_of_service(),
-            )
 
-    def take(self, camera: str, message: Image | CompressedImage) -> None:
-        now = time.time_ns()
-        stamp = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
-        if stamp == 0:
-            self.found.add(camera)
-            return
-        self.last = time.monotonic()
-        self.latencies_ms.append((now - stamp) * 1e-6)
-        self.synchronizer.add_image(camera, stamp, message)
-        self.sets += self.synchronizer.take_newest() is not None
+    @property
+    def images(self) -> int:
+        """So far, of all cameras."""
+        return sum(camera.images for camera in self._statistics.snapshot().cameras.values())
+
+    @property
+    def latencies_ms(self) -> list[float]:
+        """Of all images so far."""
+        return self._statistics.measured("stamp_to_arrival")
+
+    def found_all(self) -> bool:
+        """Whether every camera has been heard."""
+        return len(self._statistics.snapshot().cameras) == self._cameras
+
+    def spin(self) -> None:
+        """One callback, or a short while."""
+        self._executor.spin_once(timeout_sec=0.1)
+        self.sets += self._synchronizer.take_newest() is not None
+
+    def spin_until_quiet(self) -> None:
+        """Until nothing has come for a while."""
+        images, last = self.images, time.monotonic()
+        while time.monotonic() - last < QUIET_SECONDS:
+            self.spin()
+            if self.images != images:
+                images, last = self.images, time.monotonic()
 
 
-def _receive(case: Case, control: Connection) -> None:
-    with _node("transport_receiver", case.domain_id) as node:
+def _receive(case: Case, domain: int, control: Connection) -> None:
+    with _node("transport_receiver", domain) as node:
         receiver = Receiver(node, case)
-        executor = SingleThreadedExecutor(context=node.context)
-        executor.add_node(node)
-        while len(receiver.found) < len(CAMERAS):
-            executor.spin_once(timeout_sec=0.1)
+        while not receiver.found_all():
+            receiver.spin()
         control.send(("found", None))
         while not control.poll():
-            executor.spin_once(timeout_sec=0.1)
-        while time.monotonic() - receiver.last < QUIET_SECONDS:
-            executor.spin_once(timeout_sec=0.1)
-        p50, p99, largest = np.percentile(receiver.latencies_ms or [np.inf], (50, 99, 100)).tolist()
+            receiver.spin()
+        control.recv()
+        receiver.spin_until_quiet()
+        warm_up, receiver.sets = receiver.images, 0
+        control.send(("ready", None))
+        while not control.poll():
+            receiver.spin()
+        receiver.spin_until_quiet()
+        latencies = receiver.latencies_ms[warm_up:]
+        p50, p99, largest = np.percentile(latencies or [np.inf], (50, 99, 100)).tolist()
         outcome = {
-            "received": receiver.synchronizer.received,
+            "received": len(latencies),
             "sets": receiver.sets,
             "latency_p50_ms": p50,
             "latency_p99_ms": p99,
@@ -232,18 +244,21 @@ def _receive(case: Case, control: Connection) -> None:
 # --- both -------------------------------------------------------------------------------------------------------------
 
 
-def _message_type(case: Case) -> type:
-    return {"raw": Image, "compressed": CompressedImage}[case.images]
-
-
-def _topic(camera: str) -> str:
-    return f"/{camera}/image_rect"
+def _rig(case: Case) -> Rig:
+    """The cameras of nuScenes, with the case's kind of images."""
+    rig = load_rig()
+    if case.images == "compressed":
+        return rig
+    if case.images != "raw":
+        raise ValueError(f"images: expected 'raw' or 'compressed', got {case.images!r}")
+    cameras = [replace(c, image_topic=c.image_topic.removesuffix("/compressed"), transport="raw") for c in rig.cameras]
+    return replace(rig, cameras=tuple(cameras))
 
 
 @contextlib.contextmanager
-def _node(name: str, domain_id: int) -> Iterator[Node]:
+def _node(name: str, domain: int) -> Iterator[Node]:
     context = Context()
-    rclpy.init(context=context, domain_id=domain_id)
+    rclpy.init(context=context, domain_id=domain)
     node = Node(name, context=context)
     try:
         yield node
@@ -252,24 +267,10 @@ def _node(name: str, domain_id: int) -> Iterator[Node]:
         rclpy.shutdown(context=context)
 
 
-@contextlib.contextmanager
-def _environment(name: str, value: str | None) -> Iterator[None]:
-    """Set (or with None, remove) a variable for processes started inside."""
-    old = os.environ.pop(name, None)
-    if value is not None:
-        os.environ[name] = value
-    try:
-        yield
-    finally:
-        os.environ.pop(name, None)
-        if old is not None:
-            os.environ[name] = old
-
-
 # --- command line -----------------------------------------------------------------------------------------------------
 
 
-def table(results: list[Result]) -> str:
+def table(results: Sequence[Result]) -> str:
     """The results as Markdown."""
     rows = [
         "| images | transport | received | lost | complete sets | latency p50 / p99 / max |",
@@ -285,26 +286,40 @@ def table(results: list[Result]) -> str:
     return "\n".join(rows)
 
 
-def main(argv: list[str] | None = None) -> None:
+def write_report(results: Sequence[Result], path: pathlib.Path) -> None:
+    """The results with the hardware as JSON; makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [asdict(result) | {"lost": result.lost} for result in results]
+    path.write_text(json.dumps({"hardware": machine.describe(), "results": rows}, indent=2) + "\n")
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m sparse4d_ros.benchmark.transport",
-        description="Publish six 1600x900 camera streams from one process to the synchronizer in another; count what "
-        "is lost after discovery and measure when the rest arrives, with shared memory and with the middleware's "
-        "defaults.",
-        epilog="example: python -m sparse4d_ros.benchmark.transport --seconds 5 --out out/bench/transport.json",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
     )
     parser.add_argument("--out", type=pathlib.Path, help="write the results to this JSON file")
-    parser.add_argument("--seconds", type=float, default=10.0, help="length of each measurement (default: 10)")
-    parser.add_argument("--rate", type=float, default=12.0, help="sets of images per second (default: 12)")
-    arguments = parser.parse_args(argv)
-    cases = [replace(case, seconds=arguments.seconds, rate=arguments.rate) for case in CASES]
-    results = [measure(case) for case in tqdm(cases, desc="transport", unit="case", file=sys.stderr)]
-    print(f"Six cameras, {WIDTH}x{HEIGHT}, {arguments.rate:g} Hz, on {machine.summary()}\n\n{table(results)}")
-    if arguments.out is not None:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        rows = [asdict(result) | {"lost": result.lost} for result in results]
-        arguments.out.write_text(json.dumps({"hardware": machine.describe(), "results": rows}, indent=2) + "\n")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of each measurement (default: %(default)s)")
+    parser.add_argument("--rate", type=float, default=12.0, help="sets of images per second (default: %(default)s)")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status: 1 if a measurement fails."""
+    options = parse_arguments(arguments)
+    cases = [replace(case, seconds=options.seconds, rate=options.rate) for case in CASES]
+    try:
+        results = [measure(case) for case in tqdm(cases, desc="transport", unit="case", file=sys.stderr)]
+    except RuntimeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"Six cameras, {WIDTH}x{HEIGHT}, {options.rate:g} Hz, on {machine.summary()}\n\n{table(results)}")
+    if options.out is not None:
+        write_report(results, options.out)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -13,7 +13,7 @@ import numpy as np
 
 from sparse4d_core.benchmark import machine
 
-from ..bags.record import SetRecord, differences, read_record
+from ..bags.box_record import SetRecord, differences, read_box_record
 from ..bags.sets import BagFrames
 
 PACKAGES = ("torch", "numpy", "opencv-python-headless", "rosbags", "nuscenes-devkit", "ros-rclpy")
@@ -33,8 +33,8 @@ class Run:
 
 def make_report(run: Run) -> dict[str, Any]:
     """Everything measured in one run of the demo."""
-    online = list(read_record(run.out / "online.jsonl"))
-    found = differences(online, read_record(run.out / "offline.jsonl"))
+    online = list(read_box_record(run.out / "online.jsonl"))
+    found = differences(online, read_box_record(run.out / "offline.jsonl"))
     inference = run.diagnostics.get("inference", {})
     scores = json.loads((run.out / "scores" / "metrics.json").read_text())
     expected = sum(1 for _ in BagFrames(run.bag).sets())

@@ -12,7 +12,8 @@ two cameras whose model frame is given by numbers, as pose in the base frame (me
       - {name: front, frame: front_optical, image_topic: /front/image_rect, transport: raw}
       - {name: rear, frame: rear_optical, image_topic: /rear/image_rect/compressed}
 
-`model_frame: lidar_top` instead takes the frame from TF.
+`model_frame: lidar_top` instead takes the frame from TF. A camera's `rectified: true` or `false` states whether its
+images are rectified; without it they are if the topic's name contains `image_rect` (see `camera_model.py`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 
-from ..messages.conversions import RigFrames
+from ..share import config_file
+from .camera_model import is_rectified
 from .transforms import quaternion_matrix
 
 MAX_CAMERAS = 12
@@ -36,12 +38,25 @@ class RigError(ValueError):
 
 
 @dataclass(frozen=True)
+class RigFrames:
+    """Names of the frames that a rig hangs together by."""
+
+    cameras: Mapping[str, str]  # camera name -> optical frame, in the order of the model's cameras
+    global_frame: str = "map"
+    base_frame: str = "base_link"
+    model_frame: str = "lidar_top"
+    T_base_from_model: np.ndarray | None = None  # [4, 4]; None: TF has `model_frame`
+    rectified: frozenset[str] = frozenset()  # names of the cameras whose images are rectified
+
+
+@dataclass(frozen=True)
 class RigCamera:
     name: str
     frame: str  # optical frame: x right, y down, z forward; header.frame_id of its images
     image_topic: str
     info_topic: str
     transport: Literal["raw", "compressed"]
+    rectified: bool = True  # P and R of its CameraInfo count, else K and D
 
 
 @dataclass(frozen=True)
@@ -54,13 +69,18 @@ class Rig:
         return tuple(camera.name for camera in self.cameras)
 
 
-def load_rig(path: str | pathlib.Path) -> Rig:
-    """Reads a rig file.
+def default_rig() -> pathlib.Path:
+    """The file of the nuScenes rig."""
+    return config_file("nuscenes_rig.yaml")
+
+
+def load_rig(path: str | pathlib.Path = "") -> Rig:
+    """Reads a rig file; without a name that of the nuScenes rig.
 
     Raises:
         RigError: no such file, or something in it that is not as it must be; the message names the key.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(path) if path else default_rig()
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -92,23 +112,29 @@ def parse_rig(content: Any) -> Rig:
         base_frame=base_frame,
         model_frame=model_frame or base_frame,
         T_base_from_model=T_base_from_model,
+        rectified=frozenset(camera.name for camera in cameras if camera.rectified),
     )
     return Rig(cameras, frames)
 
 
 def _camera(entry: Any, where: str) -> RigCamera:
-    _check_keys(where, entry, {"name"}, {"frame", "image_topic", "info_topic", "transport"})
+    _check_keys(where, entry, {"name"}, {"frame", "image_topic", "info_topic", "transport", "rectified"})
     name = _text(entry["name"], f"{where}.name")
     image_topic = _text(entry.get("image_topic", f"/{name}/image_rect/compressed"), f"{where}.image_topic")
     transport = entry.get("transport", "compressed" if image_topic.endswith("/compressed") else "raw")
     if transport not in ("raw", "compressed"):
         raise RigError(f"{where}.transport: expected 'raw' or 'compressed', got {transport!r}")
+    rectified = entry.get("rectified", "auto")
+    setting = str(rectified).lower() if isinstance(rectified, bool) else rectified
+    if setting not in ("auto", "true", "false"):
+        raise RigError(f"{where}.rectified: expected auto, true or false, got {rectified!r}")
     return RigCamera(
         name=name,
         frame=_text(entry.get("frame", name), f"{where}.frame"),
         image_topic=image_topic,
         info_topic=_text(entry.get("info_topic", _sibling(image_topic)), f"{where}.info_topic"),
         transport=transport,
+        rectified=is_rectified(image_topic, setting),
     )
 
 

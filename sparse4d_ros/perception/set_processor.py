@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from sparse4d_core.inference.pipeline import NonFiniteOutputError, Pipeline, StepResult
 from sparse4d_core.types import Frame
 
-from ..messages.conversions import ConversionError
 from .frame_builder import FrameBuilder
+from .image_decoding import ConversionError
 from .synchronizer import SyncedSet
 from .transforms import TransformError
 
@@ -34,18 +34,19 @@ class Processed:
     timings_ms: dict[str, float]  # decode_images, transforms, and the pipeline's stages
 
 
-class Detector:
-    """Runs sets through the model. Not for two threads at once, except `request_reset`."""
+class SetProcessor:
+    """Runs sets through the model, one after another. Not for two threads at once, except `request_reset`."""
 
     def __init__(self, pipeline: Pipeline, builder: FrameBuilder):
         self.pipeline, self._builder = pipeline, builder
         self._state = None
         self._epoch: int | None = None
-        self._reset_reason: str | None = None
+        self._requested: str | None = None  # reason of a reset before the next set
+        self._unreported: str | None = None  # reason of the last reset, until a set gives output
 
     def request_reset(self, reason: str) -> None:
         """Forget all instances before the next set."""
-        self._reset_reason = reason
+        self._requested = reason
 
     def close(self) -> None:
         """Ends the threads."""
@@ -57,27 +58,27 @@ class Detector:
         Raises:
             FrameDropped: nothing came out; the memory is that of the frame before (or empty after bad output).
         """
-        reset = self._apply_resets(synced.epoch)
+        self._apply_resets(synced.epoch)
         try:
             frame, timings = self._builder.build(synced)
             result = self.pipeline.step(frame, self._state)
-        except ConversionError as error:
+        except (ConversionError, TransformError) as error:
             raise FrameDropped(error.cause, str(error)) from error
-        except TransformError as error:
-            raise FrameDropped(f"tf_{error.kind}", str(error)) from error
         except NonFiniteOutputError as error:
             self.request_reset("the network's output was not finite")
             raise FrameDropped("non_finite_output", str(error)) from error
         except (ValueError, TypeError) as error:
             raise FrameDropped("unusable_frame", str(error)) from error
         self._state = result.state
-        return Processed(frame, result, reset or result.reset, timings | result.timings_ms)
+        reset, self._unreported = self._unreported or result.reset, None
+        return Processed(frame, result, reset, timings | result.timings_ms)
 
-    def _apply_resets(self, epoch: int) -> str | None:
-        reason, self._reset_reason = self._reset_reason, None
+    def _apply_resets(self, epoch: int) -> None:
+        reason, self._requested = self._requested, None
         if self._epoch is not None and epoch != self._epoch:
             reason = "time jumped back"
         self._epoch = epoch
-        if reason is not None and self._state is not None:
-            self._state = self._state.forget()
-        return reason
+        if reason is not None:
+            self._unreported = reason
+            if self._state is not None:
+                self._state = self._state.forget()

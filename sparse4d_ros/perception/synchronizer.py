@@ -17,7 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-NANOSECONDS = 1_000_000_000
+from ..units import NANOSECONDS
+
 INFOS_KEPT = 32  # per camera, to find the one that belongs to an image
 
 MissingCameraPolicy = Literal["skip", "mask"]

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..units import NANOSECONDS, nanoseconds
+
 try:  # ROS carries tf_transformations, a thin layer (quaternions x, y, z, w) over transforms3d
     from tf_transformations import quaternion_from_matrix, quaternion_matrix, quaternion_slerp
 except ModuleNotFoundError:  # elsewhere the same three functions come from transforms3d itself (w, x, y, z)
@@ -54,7 +56,7 @@ class TransformError(Exception):
 
     Attributes:
         tf2_name: class of the same error in tf2.
-        kind: finer cause, a word for counters: extrapolation_past, unknown_frame, ...
+        kind: finer cause, one word: extrapolation_past, unknown_frame, ...
     """
 
     tf2_name = "TransformException"
@@ -62,6 +64,11 @@ class TransformError(Exception):
     def __init__(self, message: str, kind: str):
         super().__init__(message)
         self.kind = kind
+
+    @property
+    def cause(self) -> str:
+        """Name under which sets that were dropped for this error are counted."""
+        return f"tf_{self.kind}"
 
 
 class LookupFailed(TransformError):
@@ -163,7 +170,7 @@ class TransformBuffer:
     def __init__(self, cache_seconds: float = 10.0):
         if not cache_seconds > 0:
             raise ValueError(f"cache_seconds: expected a positive number of seconds, got {cache_seconds}")
-        self._cache_ns = round(cache_seconds * 1e9)
+        self._cache_ns = nanoseconds(cache_seconds)
         self._edges: dict[str, _Edge] = {}  # child -> edge to its parent
         self._frames: set[str] = set()
         self._changed = threading.Condition()
@@ -349,4 +356,4 @@ def _inverse(T_a_from_b: np.ndarray) -> np.ndarray:
 def _seconds(stamp_ns: int) -> str:
     """Seconds with all nine decimals, without a float in between."""
     sign = "-" if stamp_ns < 0 else ""
-    return f"{sign}{abs(stamp_ns) // 10**9}.{abs(stamp_ns) % 10**9:09d} s"
+    return f"{sign}{abs(stamp_ns) // NANOSECONDS}.{abs(stamp_ns) % NANOSECONDS:09d} s"

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import asdict
 from typing import Any
 
 import pytest
+import torch
 from golden_data import Golden, golden_parameters
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
+from sparse4d_core.checkpoint.file import config_from_dict
 from sparse4d_core.config import FIXED_KEYPOINTS, PRESETS, Sparse4DConfig, preset
-from sparse4d_core.models import Cost, cost, main, table
+from sparse4d_core.models import Cost, cost, details, main, table
 from sparse4d_core.network.sparse4d import Sparse4D
 from sparse4d_core.training.schedule import TRAINING_CONFIGS, TrainingConfig
-from sparse4d_core.types import CLASS_NAMES
+from sparse4d_core.types import CLASS_NAMES, ModelInput
 
 RECORDED = {"v3_r50": "v3_r50", "v2_r50": "v2_r50", "v1_r101_H1": "v1_r101_t1", "v1_r101_H4": "v1_r101_t4"}
 
@@ -329,22 +336,65 @@ def test_golden(golden, file, case):
 # --- The table --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["v1_r101_t4", "v3_r50", "demo"])
-def test_cost_counts_the_model(name):
-    spent = cost(preset(name))
-    assert spent.parameters == sum(p.numel() for p in Sparse4D(preset(name)).parameters())
-    twelve = cost(preset(name), num_cameras=12) if preset(name).aggregation.camera_embed else None
-    assert twelve is None or twelve.encoder_flops == 2 * spent.encoder_flops
-    first_layer = (
-        2
-        * 6
-        * preset(name).backbone.base_width
-        * 3
-        * 49
-        * (preset(name).image.input_wh[0] // 2)
-        * (preset(name).image.input_wh[1] // 2)
+@pytest.mark.parametrize(
+    ("file", "name"),
+    golden_parameters("state_dict_v3_r50", ["v3_r50"]) + golden_parameters("state_dict_v1_r101_H4", ["v1_r101_t4"]),
+)
+def test_golden_parameters(golden, file, name):
+    """As many as the reference's model has."""
+    keys = Golden(golden, file)["keys"]
+    recorded = {key: entry for key, entry in keys.items() if entry["kind"] == "parameter"}
+    expected = sum(math.prod(entry["shape"]) for key, entry in recorded.items() if not key.endswith("fix_scale"))
+    assert cost(preset(name)).parameters == expected
+
+
+def convolution_operations(config: Sparse4DConfig, num_cameras: int) -> int:
+    """Two for every output and every weight that it takes, over all convolutions of the encoder."""
+    total = 0
+
+    def count(module: nn.Conv2d, _, output: torch.Tensor) -> None:
+        nonlocal total
+        total += 2 * output.numel() * module.weight[0].numel()
+
+    with torch.device("meta"):
+        model, (width, height) = Sparse4D(config), config.image.input_wh
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                module.register_forward_hook(count)
+        model.image_features(torch.empty(1, num_cameras, 3, height, width))
+    return total
+
+
+@pytest.mark.parametrize("cameras", [6, 12])
+def test_encoder_cost_is_that_of_its_convolutions(cameras):
+    assert cost(preset("demo"), cameras).encoder_flops == convolution_operations(preset("demo"), cameras)
+
+
+def test_decoder_cost_is_that_of_a_continuing_frame():
+    """Counted while frames with content run. A first frame costs more: instead of the smaller memory it attends to all
+    its own instances."""
+    config = preset("demo")
+    model = Sparse4D(config).eval()
+    spent, state = [], None
+    for seconds in (0.0, 0.5):
+        inputs = six_cameras(config, seconds)
+        features = model.image_features(inputs.images)
+        # The counter has rules for PyTorch's own products, which run while gradients are kept, and for plain attention.
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            _, state = model.decode_features(features, inputs, state)
+        spent.append(counter.get_total_flops())
+    assert spent[0] > spent[1] == cost(config).decoder_flops
+
+
+def six_cameras(config: Sparse4DConfig, seconds: float) -> ModelInput:
+    width, height = config.image.input_wh
+    return ModelInput(
+        torch.zeros(1, 6, 3, height, width),
+        torch.eye(4).expand(1, 6, 4, 4),
+        torch.tensor([float(width), float(height)]).expand(1, 6, 2),
+        torch.tensor([seconds], dtype=torch.float64),
+        torch.eye(4, dtype=torch.float64)[None],
     )
-    assert spent.encoder_flops > first_layer
 
 
 def test_resnet50_costs_what_is_known():
@@ -363,14 +413,22 @@ def test_resnet50_costs_what_is_known():
 
 
 def test_one_preset_in_detail(capsys):
-    assert main(["v1_vov99_t4"]) == 0
-    output = capsys.readouterr().out
-    for expected in ("VoVNet-99", "640x1600", "NDS 0.595", "assumption", "grid sampling", "last 3 frames"):
-        assert expected in output
-    assert main(["v3_r50", "--json"]) == 0
-    entry = json.loads(capsys.readouterr().out)[0]
-    assert entry["published"]["checkpoint"] == "sparse4dv3_r50.pth"
-    assert entry["cost"]["parameters"] > 48_000_000
+    text = details(preset("v1_vov99_t4"), Cost(69_000_000, 2_000_000_000, 3_000_000_000))
+    for expected in (
+        *("VoVNet-99", "640x1600", "69,000,000", "2.0 GFLOPs images, 3.0 decoder", "NDS 0.595", "grid sampling"),
+        *("last 3 frames", *preset("v1_vov99_t4").assumptions),
+    ):
+        assert expected in text
+    assert main(["demo"]) == 0
+    assert capsys.readouterr().out == details(preset("demo"), cost(preset("demo"))) + "\n"
+
+
+def test_everything_as_json(capsys):
+    assert main(["demo", "--json", "--cameras", "4"]) == 0
+    (entry,) = json.loads(capsys.readouterr().out)
+    spent = cost(preset("demo"), 4)
+    assert entry.pop("cost") == {**asdict(spent), "flops": spent.encoder_flops + spent.decoder_flops}
+    assert config_from_dict(entry) == preset("demo")
 
 
 def test_table_lists_every_preset():

@@ -21,10 +21,11 @@ from sparse4d_core.network.aggregation import (
     gather_points,
     sample_points,
 )
-from sparse4d_core.network.decoder_v1 import DepthReweighting, HistoryAggregation, PastFrame, PastView, TemporalFusion
+from sparse4d_core.network.decoder_v1 import DepthReweighting, HistoryAggregation, PastView, TemporalFusion
 from sparse4d_core.network.keypoints import KeypointGenerator, move_to_past
 from sparse4d_core.network.layers import AnchorEncoder, DepthHead, FeedForward
 from sparse4d_core.network.refinement import Refinement
+from sparse4d_core.network.state import PastFrame
 from sparse4d_core.types import ModelInput
 
 ATOL = RTOL = 1e-5  # golden README, section 5

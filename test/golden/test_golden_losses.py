@@ -10,7 +10,7 @@ import torch
 from golden_data import Golden, golden_parameters
 from golden_sequence import generated_weights, recorded_input
 
-from sparse4d_core.checkpoint.weights import to_reference
+from sparse4d_core.checkpoint.reference_names import to_reference
 from sparse4d_core.config import Sparse4DConfig, preset
 from sparse4d_core.network.sparse4d import Sparse4D
 from sparse4d_core.training.batches.targets import Targets

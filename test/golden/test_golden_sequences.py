@@ -18,7 +18,7 @@ from golden_sequence import (
 )
 
 from sparse4d_core.inference.decode import decode
-from sparse4d_core.network.instance_memory import TemporalState
+from sparse4d_core.network.state import TemporalState
 from sparse4d_core.types import Detections, ModelOutput
 
 BOXES, LOGITS, SCORES = 1e-3, 1e-3, 5e-5  # tolerances recommended in the golden README, section 6

@@ -9,12 +9,13 @@ import pytest
 import torch
 from golden_data import Golden, golden_parameters, weight
 
-from sparse4d_core.checkpoint.weights import from_reference, to_reference
+from sparse4d_core.checkpoint.reference_names import from_reference, to_reference
 from sparse4d_core.config import BackboneConfig, TemporalConfig, preset
 from sparse4d_core.geometry import elapsed, project_anchors, relative_transform
-from sparse4d_core.network.decoder import MemoryKeys, Rows
-from sparse4d_core.network.instance_memory import TemporalState, assign_ids, decayed_confidence, merge, recall, remember
+from sparse4d_core.network.decoder import MemoryKeys
+from sparse4d_core.network.instance_memory import assign_ids, decayed_confidence, merge, recall, remember
 from sparse4d_core.network.sparse4d import Sparse4D
+from sparse4d_core.network.state import TemporalState
 from sparse4d_core.types import ModelInput
 
 ATOL = RTOL = 1e-5
@@ -141,14 +142,15 @@ def check_graph(data: Golden) -> None:
         data.tensor(f"graph_{name}")
         for name in ("instance_feature", "anchor_embed", "temp_instance_feature", "temp_anchor_embed", "attn_mask")
     )
-    rows = Rows(feature, torch.empty(0), embed)
     with torch.inference_mode():
         keys = MemoryKeys(temp_feature, decoder.fc_before(temp_feature), temp_embed)
         results = {
-            "gnn": decoder.attend(layer.attention, rows),
-            "gnn_masked": decoder.attend(layer.attention, replace(rows, mask=mask)),
-            "temp_gnn": decoder.attend_to_memory(layer.temporal_attention, rows, keys, None),
-            "temp_gnn_first_frame": decoder.attend_to_memory(layer.temporal_attention, rows, None, None),
+            "gnn": decoder.attend(layer.attention, feature, embed, None),
+            "gnn_masked": decoder.attend(layer.attention, feature, embed, mask),
+            "temp_gnn": decoder.attend_to_memory(layer.temporal_attention, feature, embed, keys, None, None),
+            "temp_gnn_first_frame": decoder.attend_to_memory(
+                layer.temporal_attention, feature, embed, None, None, None
+            ),
         }
     for name, actual in results.items():
         data.check(f"graph_{name}", actual, ATOL, RTOL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,24 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 REAL_SAMPLES = tuple(ROOT.parent / "shared" / name for name in ("real_sample", "real_sample_2"))
 SEED = 123_000  # rendered worlds of tests; seeds below 10,000 are for training
+
+
+@pytest.fixture
+def ros_domain() -> Iterator[int]:
+    """A ROS_DOMAIN_ID for this test alone, whatever else runs on the machine."""
+    from sparse4d_ros.middleware import claimed_domain
+
+    with claimed_domain() as domain:
+        yield domain
+
+
+@pytest.fixture(scope="module")
+def module_domain() -> Iterator[int]:
+    """The same for the tests of one file, which share a node or a context."""
+    from sparse4d_ros.middleware import claimed_domain
+
+    with claimed_domain() as domain:
+        yield domain
 
 
 @pytest.fixture(scope="session")

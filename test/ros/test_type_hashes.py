@@ -14,7 +14,6 @@ rclpy = pytest.importorskip("rclpy")
 from rclpy.context import Context  # noqa: E402
 from rclpy.node import Node  # noqa: E402
 
-DOMAIN_ID = 60
 HASHES = {
     "vision_msgs/msg/Detection3DArray": "RIHS01_793f5eab9595ac1c0da07873cc859db42eae51f0ee76056db8562515d830e018",
     "vision_msgs/msg/Detection3D": "RIHS01_ddd703be132ab0b69d33121f1bb034132bfbb3b0ac5f9fb1516005ba1c8a265b",
@@ -33,10 +32,10 @@ def topic(name: str) -> str:
     return f"/types/{name.rsplit('/', 1)[1].lower()}"
 
 
-def publish() -> None:
+def publish(domain: int) -> None:
     """What this file does as a program: one publisher of each type until its input ends."""
     context = Context()
-    rclpy.init(context=context, domain_id=DOMAIN_ID)
+    rclpy.init(context=context, domain_id=domain)
     node = Node("type_publisher", context=context)
     for name in HASHES:
         node.create_publisher(message_class(name), topic(name), 1)
@@ -46,11 +45,11 @@ def publish() -> None:
 
 
 @pytest.fixture(scope="module")
-def observer():
+def observer(module_domain):
     """A node in this process that sees the publishers of the other."""
-    process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, __file__, str(module_domain)], stdin=subprocess.PIPE)
     context = Context()
-    rclpy.init(context=context, domain_id=DOMAIN_ID)
+    rclpy.init(context=context, domain_id=module_domain)
     node = Node("type_observer", context=context)
     yield node
     process.communicate(timeout=20)
@@ -71,4 +70,4 @@ def test_hash_over_the_wire(observer, name):
 
 
 if __name__ == "__main__":
-    publish()
+    publish(int(sys.argv[1]))

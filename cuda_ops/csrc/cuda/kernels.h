@@ -33,11 +33,20 @@ void launch_kernel(Direction direction, const Arguments& a, const LevelMaps& map
   }
 }
 
+// Whether everything that is read or written a pack at a time starts at a multiple of 16 bytes. A view may not.
+inline bool aligned(const Arguments& a) {
+  const void* packed[] = {a.features, a.output, a.grad_output, a.grad_features};
+  for (const void* start : packed) {
+    if (reinterpret_cast<uintptr_t>(start) % 16 != 0) return false;
+  }
+  return true;
+}
+
 template <typename T, typename Launcher>
 void launch_type(Direction direction, bool fused, const Arguments& a, const LevelMaps& maps, const Launcher& launcher) {
   using S = Compute<T>;
   constexpr int kWide = 16 / int(sizeof(T));
-  const bool wide = a.sizes.channels / a.sizes.groups % kWide == 0;
+  const bool wide = a.sizes.channels / a.sizes.groups % kWide == 0 && aligned(a);
   if (fused && wide) launch_kernel<T, ProjectedPoints<S>, kWide>(direction, a, maps, launcher);
   if (fused && !wide) launch_kernel<T, ProjectedPoints<S>, 1>(direction, a, maps, launcher);
   if (!fused && wide) launch_kernel<T, GivenLocations<S>, kWide>(direction, a, maps, launcher);

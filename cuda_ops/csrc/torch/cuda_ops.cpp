@@ -17,6 +17,11 @@ void check_launch(const Sizes& size) {
                     " maps (cameras x levels) on CUDA, got ", size.cameras * size.levels);
   TORCH_CHECK_VALUE(size.batch * size.anchors < (int64_t(1) << 31),
                     "weights: expected fewer than 2^31 output rows (batch x anchors), got ", size.batch * size.anchors);
+  constexpr int64_t kMost = (int64_t(1) << 31) - 1;
+  const int64_t weights = size.points * size.cameras * size.levels * size.groups;
+  TORCH_CHECK_VALUE(weights <= kMost && size.channels <= kMost,
+                    "weights: expected fewer than 2^31 weights and channels of one anchor on CUDA, got ", weights,
+                    " and ", size.channels);
 }
 
 at::Tensor forward_cuda(Operands o) {

@@ -51,6 +51,7 @@ def loaded_annotations(
     num_lidar_points: np.ndarray,
     instance_ids: np.ndarray,
     unknown_velocity: float = 0.0,
+    min_lidar_points: int = 1,
 ) -> Annotations:
     """Annotations as the published models were trained with: boxes without a lidar point are dropped.
 
@@ -58,8 +59,9 @@ def loaded_annotations(
         boxes: [n, 7] x y z, length width height, yaw.
         velocity: [n, 2] m/s, NaN = unknown.
         unknown_velocity: takes the place of NaN; 0 as in the reference, or NaN to keep it (not learned then).
+        min_lidar_points: boxes with fewer are dropped.
     """
-    keep = np.asarray(num_lidar_points) > 0
+    keep = np.asarray(num_lidar_points) >= min_lidar_points
     velocity = np.where(np.isnan(velocity), unknown_velocity, velocity)
     labels = np.array([CLASS_NAMES.index(n) if n in CLASS_NAMES else -1 for n in class_names], dtype=np.int64)
     full = np.concatenate([boxes, velocity], axis=1)
@@ -74,7 +76,7 @@ class NuScenesDataset:
         scenes: names or tokens; None = all (or those of `split`).
         split: an official split (mini_train, mini_val, train, val, test) or one of `splits.json` beside the tables.
         sweeps: also the images between keyframes (frames without annotations).
-        unknown_velocity: see `loaded_annotations`.
+        unknown_velocity, min_lidar_points: see `loaded_annotations`.
         cache: folder for the index, None = build it anew.
 
     Raises:
@@ -90,6 +92,7 @@ class NuScenesDataset:
         split: str | None = None,
         sweeps: bool = False,
         unknown_velocity: float = 0.0,
+        min_lidar_points: int = 1,
         cache: str | Path | None = DEFAULT_CACHE,
     ):
         self.dataroot = Path(dataroot)
@@ -101,7 +104,7 @@ class NuScenesDataset:
                 raise DatasetError(f"split: {split} and the scenes asked for have no scene in common in {dataroot}")
         cache = None if cache is None else Path(cache).expanduser()
         self.index: DatasetIndex = dataset_index(self.dataroot, version, scenes, sweeps, cache)
-        self.unknown_velocity = unknown_velocity
+        self.unknown_velocity, self.min_lidar_points = unknown_velocity, min_lidar_points
         self.problems = self._count_problems()
         for problem, count in self.problems.items():
             log.warning("%s %s: %d %s", self.dataroot, version, count, problem)
@@ -157,6 +160,7 @@ class NuScenesDataset:
             index.num_lidar_points[rows],
             index.instance_ids[rows],
             self.unknown_velocity,
+            self.min_lidar_points,
         )
         return loaded.select(
             (loaded.labels >= 0) & (loaded.boxes[:, 3:6] > 0).all(axis=1) & np.isfinite(loaded.boxes[:, :7]).all(axis=1)
@@ -177,7 +181,7 @@ class NuScenesDataset:
 
     def _count_problems(self) -> dict[str, int]:
         index = self.index
-        learned = (index.num_lidar_points > 0) & np.isin(index.class_names, CLASS_NAMES)
+        learned = (index.num_lidar_points >= self.min_lidar_points) & np.isin(index.class_names, CLASS_NAMES)
         scene_lengths = Counter(index.scene.tolist())
         counts = {
             "annotations with a size that is not positive (left out)": int(

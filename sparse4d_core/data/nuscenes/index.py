@@ -8,25 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from .poses import inverse, rigid
-from .tables import DETECTION_NAMES, DatasetError, Record, SceneTables, load_scenes
+from ...atomic_write import atomic_write
+from .tables import DETECTION_NAMES, MODEL_CHANNEL, DatasetError, Record, SceneTables, inverse, load_scenes, rigid
 
 CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
 """Camera order of the published models. Rigs with other channel names keep the order of their sensor table."""
-MODEL_CHANNEL = "LIDAR_TOP"  # boxes and poses are given in this sensor's frame, at its stamps
 
 _MAX_VELOCITY_GAP = 1.5  # s; annotations further apart give no velocity (devkit: NuScenes.box_velocity)
 _MAX_SET_SPREAD_US = 60_000  # a sweep image further from its set's first camera does not belong to it
-_FORMAT = 1  # of the cache
+_FORMAT = 2  # of the cache
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +37,6 @@ class DatasetIndex:
     scene_names: np.ndarray  # [S] str
     tokens: np.ndarray  # [N] str, sample token; "" between keyframes
     scene: np.ndarray  # [N] int64, index into scene_names
-    num_previous: np.ndarray  # [N] int64, earlier sets of the same scene
     stamp_us: np.ndarray  # [N] int64, of the lidar record (microseconds since the epoch)
     camera_stamp_us: np.ndarray  # [N, C] int64
     files: np.ndarray  # [N, C] str, relative to the root; "" = no record
@@ -55,15 +52,8 @@ class DatasetIndex:
 
     def save(self, path: Path) -> None:
         """Write the arrays; the file appears only when it is complete."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".npz")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez(file, **{field.name: getattr(self, field.name) for field in fields(self)})
-            os.replace(partial, path)
-        except BaseException:
-            Path(partial).unlink(missing_ok=True)
-            raise
+        with atomic_write(path) as unfinished:
+            np.savez(unfinished, **{field.name: getattr(self, field.name) for field in fields(self)})
 
     @classmethod
     def load(cls, path: Path) -> DatasetIndex:
@@ -104,50 +94,57 @@ def _fingerprint(dataroot: Path, version: str, scenes: Sequence[str] | None, swe
 def build_index(tables: SceneTables, sweeps: bool = False) -> DatasetIndex:
     """Gather all sets of the scenes in `tables`."""
     cameras = _camera_order(tables)
-    sets: list[tuple[int, _Set]] = []
-    for number, scene in enumerate(tables.scenes):
-        sets += [(number, one) for one in _scene_sets(tables, scene, cameras, sweeps)]
-    if not sets:
-        raise DatasetError(f"dataroot: no samples in {tables.dataroot}; expected at least one scene with a keyframe")
-    sets.sort(key=lambda item: item[1].lidar["timestamp"])
-    scene = np.array([number for number, _ in sets], dtype=np.int64)
-    seen: dict[int, int] = {}
-    previous = []
-    for number in scene.tolist():
-        previous.append(seen.get(number, 0))
-        seen[number] = previous[-1] + 1
-    views = [_view_arrays(tables, one, cameras) for _, one in sets]
-    annotations = _Truth(tables)
-    truth = [annotations.arrays(one.token, T) for (_, one), (*_, T) in zip(sets, views, strict=True)]
-    boxes, velocity, names, ids, points = (
-        [part for group in column for part in group] for column in zip(*truth, strict=True)
-    )
+    sets = _sets_in_time_order(tables, cameras, sweeps)
+    views = [_view(tables, one, cameras) for one in sets]
+    truth = _Truth(tables)
+    objects = [truth.objects(one.token, view.T_global_from_model) for one, view in zip(sets, views, strict=True)]
     return DatasetIndex(
         camera_names=np.array(cameras),
         scene_names=np.array([record["name"] for record in tables.scenes]),
-        tokens=np.array([one.token for _, one in sets]),
-        scene=scene,
-        num_previous=np.array(previous, dtype=np.int64),
-        stamp_us=np.array([one.lidar["timestamp"] for _, one in sets], dtype=np.int64),
-        camera_stamp_us=np.array([view[0] for view in views], dtype=np.int64),
-        files=np.array([view[1] for view in views]),
-        intrinsics=np.array([view[2] for view in views]),
-        T_cam_from_model=np.array([view[3] for view in views]),
-        T_global_from_model=np.array([view[4] for view in views]),
-        annotation_start=np.cumsum([0, *(len(group[0]) for group in truth)]),
-        boxes=np.array(boxes, dtype=np.float64).reshape(-1, 7),
-        velocity=np.array(velocity, dtype=np.float64).reshape(-1, 2),
-        class_names=np.array(names, dtype=str),
-        instance_ids=np.array(ids, dtype=np.int64),
-        num_lidar_points=np.array(points, dtype=np.int64),
+        tokens=np.array([one.token for one in sets]),
+        scene=np.array([one.scene for one in sets], dtype=np.int64),
+        stamp_us=np.array([one.lidar["timestamp"] for one in sets], dtype=np.int64),
+        **{name: np.array([getattr(view, name) for view in views]) for name in _View._fields},
+        annotation_start=np.cumsum([0, *(len(found.boxes) for found in objects)]),
+        boxes=_joined([found.boxes for found in objects], np.float64).reshape(-1, 7),
+        velocity=_joined([found.velocity for found in objects], np.float64).reshape(-1, 2),
+        class_names=_joined([found.class_names for found in objects], str),
+        instance_ids=_joined([found.instance_ids for found in objects], np.int64),
+        num_lidar_points=_joined([found.num_lidar_points for found in objects], np.int64),
     )
+
+
+def _joined(parts: list[list], dtype: type) -> np.ndarray:
+    """All parts in one array, of this type even where there is nothing."""
+    return np.array([value for part in parts for value in part], dtype=dtype)
 
 
 @dataclass(frozen=True)
 class _Set:
+    scene: int  # index into the scenes of the tables
     token: str  # sample token, "" between keyframes
     lidar: Record
     images: dict[str, Record]
+
+
+class _View(NamedTuple):
+    """What the cameras of a set are; the fields are those of DatasetIndex, without N."""
+
+    camera_stamp_us: list[int]
+    files: list[str]
+    intrinsics: list[np.ndarray]
+    T_cam_from_model: list[np.ndarray]
+    T_global_from_model: np.ndarray
+
+
+class _Objects(NamedTuple):
+    """What is annotated in a set; the fields are those of DatasetIndex, M for this set alone."""
+
+    boxes: list[list[float]]
+    velocity: list[np.ndarray]
+    class_names: list[str]
+    instance_ids: list[int]
+    num_lidar_points: list[int]
 
 
 def _camera_order(tables: SceneTables) -> list[str]:
@@ -157,10 +154,17 @@ def _camera_order(tables: SceneTables) -> list[str]:
     return list(CAMERAS) if set(channels) == set(CAMERAS) else channels
 
 
-def _scene_sets(tables: SceneTables, scene: Record, cameras: list[str], sweeps: bool) -> list[_Set]:
+def _sets_in_time_order(tables: SceneTables, cameras: list[str], sweeps: bool) -> list[_Set]:
+    sets = [one for scene in range(len(tables.scenes)) for one in _scene_sets(tables, scene, cameras, sweeps)]
+    if not sets:
+        raise DatasetError(f"dataroot: no samples in {tables.dataroot}; expected at least one scene with a keyframe")
+    return sorted(sets, key=lambda one: one.lidar["timestamp"])
+
+
+def _scene_sets(tables: SceneTables, scene: int, cameras: list[str], sweeps: bool) -> list[_Set]:
     channels: dict[str, list[Record]] = {}
     sets = []
-    for sample in tables.samples[scene["token"]]:
+    for sample in tables.samples[tables.scenes[scene]["token"]]:
         records = tables.sample_data[sample["token"]]
         for record in records:
             channels.setdefault(tables.channel(record), []).append(record)
@@ -169,11 +173,11 @@ def _scene_sets(tables: SceneTables, scene: Record, cameras: list[str], sweeps: 
             raise DatasetError(
                 f"sample {sample['token']}: no {MODEL_CHANNEL} keyframe record, whose pose the boxes need"
             )
-        sets.append(_Set(sample["token"], key[MODEL_CHANNEL], {c: key[c] for c in cameras if c in key}))
-    return sets + (_sweep_sets(channels, cameras) if sweeps else [])
+        sets.append(_Set(scene, sample["token"], key[MODEL_CHANNEL], {c: key[c] for c in cameras if c in key}))
+    return sets + (_sweep_sets(scene, channels, cameras) if sweeps else [])
 
 
-def _sweep_sets(channels: dict[str, list[Record]], cameras: list[str]) -> list[_Set]:
+def _sweep_sets(scene: int, channels: dict[str, list[Record]], cameras: list[str]) -> list[_Set]:
     """Sets between keyframes: every image of the first camera with the nearest image of each other one."""
     stamps = {channel: np.array([r["timestamp"] for r in records]) for channel, records in channels.items()}
 
@@ -188,23 +192,23 @@ def _sweep_sets(channels: dict[str, list[Record]], cameras: list[str]) -> list[_
         images = {c: r for c, r in images.items() if abs(r["timestamp"] - first["timestamp"]) <= _MAX_SET_SPREAD_US}
         if not any(record["is_key_frame"] for record in images.values()):
             newest = max(record["timestamp"] for record in images.values())
-            sets.append(_Set("", nearest(MODEL_CHANNEL, newest), images))
+            sets.append(_Set(scene, "", nearest(MODEL_CHANNEL, newest), images))
     return sets
 
 
-def _view_arrays(tables: SceneTables, one: _Set, cameras: list[str]):
-    """Stamps [C], files [C], intrinsics [C, 3, 3], T_cam_from_model [C, 4, 4], T_global_from_model [4, 4] of a set."""
+def _view(tables: SceneTables, one: _Set, cameras: list[str]) -> _View:
     T_global_from_model = _pose(tables.pose(one.lidar)) @ _pose(tables.calibration(one.lidar))
-    stamps, files, intrinsics, extrinsics = [], [], [], []
+    view = _View([], [], [], [], T_global_from_model)
     for channel in cameras:
         record = one.images.get(channel)
-        stamps.append(record["timestamp"] if record else 0)
-        files.append(record["filename"] if record else "")
-        intrinsics.append(tables.calibration(record)["camera_intrinsic"] if record else np.eye(3))
+        view.camera_stamp_us.append(record["timestamp"] if record else 0)
+        view.files.append(record["filename"] if record else "")
+        intrinsics = tables.calibration(record)["camera_intrinsic"] if record else np.eye(3)
+        view.intrinsics.append(np.asarray(intrinsics, dtype=np.float64))
         # camera -> ego(t_camera) -> global -> ego(t_lidar) -> lidar, inverted
         T_global_from_cam = _pose(tables.pose(record)) @ _pose(tables.calibration(record)) if record else np.eye(4)
-        extrinsics.append(inverse(T_global_from_cam) @ T_global_from_model)
-    return stamps, files, np.array(intrinsics, dtype=np.float64), extrinsics, T_global_from_model
+        view.T_cam_from_model.append(inverse(T_global_from_cam) @ T_global_from_model)
+    return view
 
 
 def _pose(record: Record) -> np.ndarray:
@@ -224,19 +228,20 @@ class _Truth:
         }
         self._instances = {token: i for i, token in enumerate(self.tables.instance)}
 
-    def arrays(self, sample_token: str, T_global_from_model: np.ndarray):
-        """Boxes, velocities, class names, instance ids and lidar points of a sample; nothing for sweeps."""
+    def objects(self, sample_token: str, T_global_from_model: np.ndarray) -> _Objects:
+        """What is annotated in a sample; nothing for sweeps."""
         tables, T_model_from_global = self.tables, inverse(T_global_from_model)
-        annotations = tables.annotations.get(sample_token, [])
-        boxes, velocities = [], []
-        for record in annotations:
+        found = _Objects([], [], [], [], [])
+        for record in tables.annotations.get(sample_token, []):
             T = T_model_from_global @ _pose(record)
             width, length, height = record["size"]
-            boxes.append([*T[:3, 3], length, width, height, np.arctan2(T[1, 0], T[0, 0])])
-            velocities.append((T_model_from_global[:3, :3] @ self._global_velocity(record))[:2])
-        names = [DETECTION_NAMES.get(tables.category_name(r), tables.category_name(r)) for r in annotations]
-        ids = [self._instances[record["instance_token"]] for record in annotations]
-        return boxes, velocities, names, ids, [record["num_lidar_pts"] for record in annotations]
+            found.boxes.append([*T[:3, 3], length, width, height, np.arctan2(T[1, 0], T[0, 0])])
+            found.velocity.append((T_model_from_global[:3, :3] @ self._global_velocity(record))[:2])
+            category = tables.category_name(record)
+            found.class_names.append(DETECTION_NAMES.get(category, category))
+            found.instance_ids.append(self._instances[record["instance_token"]])
+            found.num_lidar_points.append(record["num_lidar_pts"])
+        return found
 
     def _global_velocity(self, record: Record) -> np.ndarray:
         """[3] m/s between the neighbouring annotations of the instance; NaN without one close enough.

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from .dataset import NuScenesDataset
-from .index import MODEL_CHANNEL
-from .tables import DatasetError, load_scenes
+from .tables import MODEL_CHANNEL, DatasetError, load_scenes
 
 _COLUMNS = 5  # x y z intensity ring, float32
 

@@ -1,23 +1,26 @@
-"""Collects recorded scenes and writes the 13 tables of nuScenes (schema v1.0), linked and complete."""
+"""Collects scenes, rendered or recorded, and writes the 13 tables of nuScenes (schema v1.0), linked and complete."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
+from ...atomic_write import atomic_write
 from .tables import DETECTION_NAMES, Record
 
 ATTRIBUTES = (
     "vehicle.moving", "vehicle.stopped", "vehicle.parked", "cycle.with_rider", "cycle.without_rider",
     "pedestrian.sitting_lying_down", "pedestrian.standing", "pedestrian.moving",
 )  # fmt: skip
-VISIBILITIES = ("v0-40", "v40-60", "v60-80", "v80-100")
+VISIBILITIES = (("v0-40", 0.4), ("v40-60", 0.6), ("v60-80", 0.8), ("v80-100", 1.0))
+"""Level and the largest visible share that belongs to it; tokens are "1" to "4"."""
 CATEGORY_OF = {
     **{name: category for category, name in reversed(DETECTION_NAMES.items())},
     "bus": "vehicle.bus.rigid",
@@ -32,16 +35,21 @@ def token(*parts: object) -> str:
 
 
 class TableWriter:
-    """Records in, tables out. Poses are (translation in metres, rotation w x y z)."""
+    """Records in, tables out. Poses are (translation in metres, rotation w x y z).
 
-    def __init__(self) -> None:
+    Args:
+        categories: listed whether anything is of them or not; others are added when they are first named.
+    """
+
+    def __init__(self, categories: Iterable[str] = DETECTION_NAMES) -> None:
         self._tables: dict[str, list[Record]] = defaultdict(list)
         self._names: dict[str, set[str]] = {"category": set(), "attribute": set(), "sensor": set()}
-        for level, text in enumerate(VISIBILITIES, 1):
-            self._tables["visibility"].append({"token": str(level), "level": text, "description": text})
+        for number, (level, _) in enumerate(VISIBILITIES, 1):
+            record = {"token": str(number), "level": level, "description": f"visible share {level[1:]} %"}
+            self._tables["visibility"].append(record)
         for name in ATTRIBUTES:
             self._named("attribute", name)
-        for name in DETECTION_NAMES:
+        for name in categories:
             self._named("category", name)
 
     def _named(self, table: str, name: str, **fields: Any) -> str:
@@ -54,12 +62,22 @@ class TableWriter:
         return token(table, name)
 
     def add_calibration(
-        self, scene: str, channel: str, translation: list[float], rotation: list[float], intrinsic: list[list[float]]
+        self,
+        scene: str | None,
+        channel: str,
+        translation: list[float],
+        rotation: list[float],
+        intrinsic: list[list[float]],
     ) -> str:
-        """calibrated_sensor of a scene, pose in the ego frame; no `intrinsic` for the lidar. Returns its token."""
+        """calibrated_sensor, pose in the ego frame. Returns its token.
+
+        Args:
+            scene: None for a calibration that all scenes share.
+            intrinsic: [3][3] pixels; empty for the lidar.
+        """
         modality = "camera" if intrinsic else "lidar"
         record = {
-            "token": token(scene, "calibration", channel),
+            "token": token("calibration", channel) if scene is None else token(scene, "calibration", channel),
             "sensor_token": self._named("sensor", channel, modality=modality),
             "translation": translation,
             "rotation": rotation,
@@ -68,16 +86,23 @@ class TableWriter:
         self._tables["calibrated_sensor"].append(record)
         return record["token"]
 
-    def add_scene(self, name: str, samples: list[tuple[str, int]], vehicle: str) -> None:
-        """A scene and its samples: (token, timestamp in microseconds) in the order of time, at least one."""
+    def add_scene(
+        self, name: str, samples: Sequence[tuple[str, int]], vehicle: str, description: str = "", date: str = ""
+    ) -> None:
+        """A scene and its samples.
+
+        Args:
+            samples: (token, timestamp in microseconds) in the order of time, at least one.
+            date: of the recording, such as 2020-09-13; empty: the first sample's.
+        """
         tokens = [sample for sample, _ in samples]
         self._tables["log"].append(
             {
                 "token": token(name, "log"),
                 "logfile": name,
                 "vehicle": vehicle,
-                "date_captured": str(np.datetime64(samples[0][1], "us").astype("datetime64[D]")),
-                "location": "singapore-onenorth",  # the devkit knows the maps of four places only
+                "date_captured": date or str(np.datetime64(samples[0][1], "us").astype("datetime64[D]")),
+                "location": "singapore-onenorth",  # the devkit has the maps of four places only
             }
         )
         self._tables["scene"].append(
@@ -88,49 +113,75 @@ class TableWriter:
                 "first_sample_token": tokens[0],
                 "last_sample_token": tokens[-1],
                 "name": name,
-                "description": "",
+                "description": description,
             }
         )
-        for sample, timestamp in samples:
-            record = {"token": sample, "timestamp": timestamp, "scene_token": token(name, "scene")}
-            self._tables["sample"].append(record)
-        _link(self._tables["sample"][-len(samples) :])
+        rows = [
+            {"token": sample, "timestamp": timestamp, "prev": "", "next": "", "scene_token": token(name, "scene")}
+            for sample, timestamp in samples
+        ]
+        _link(rows)
+        self._tables["sample"] += rows
 
     def add_stream(
-        self, scene: str, channel: str, calibration: str, records: list[Record], size_wh: tuple[int, int]
+        self, scene: str, channel: str, calibration: str, records: Iterable[Record], size_wh: tuple[int, int]
     ) -> None:
         """All sample_data of one sensor in one scene, in the order of time.
 
         Args:
             records: each with sample_token, timestamp (microseconds), is_key_frame, filename, and pose = (translation,
-                rotation) of the ego frame at that time.
+                rotation) of the ego frame at that time; a `token` where the timestamp shall not make it.
         """
         rows = []
         for record in records:
-            this = token(scene, channel, record["timestamp"])
+            this = record.get("token") or token(scene, channel, record["timestamp"])
             translation, rotation = record["pose"]
             self._tables["ego_pose"].append(
                 {"token": this, "timestamp": record["timestamp"], "rotation": rotation, "translation": translation}
             )
-            row = {key: record[key] for key in ("sample_token", "timestamp", "is_key_frame", "filename")}
-            row |= {"token": this, "ego_pose_token": this, "calibrated_sensor_token": calibration}
-            row |= {"fileformat": record["filename"].rsplit(".", 1)[-1].replace("bin", "pcd")}
-            rows.append(row | {"width": size_wh[0], "height": size_wh[1]})
+            rows.append(
+                {
+                    "token": this,
+                    "sample_token": record["sample_token"],
+                    "ego_pose_token": this,
+                    "calibrated_sensor_token": calibration,
+                    "timestamp": record["timestamp"],
+                    "fileformat": record["filename"].rsplit(".", 1)[-1].replace("bin", "pcd"),
+                    "is_key_frame": record["is_key_frame"],
+                    "height": size_wh[1],
+                    "width": size_wh[0],
+                    "filename": record["filename"],
+                    "prev": "",
+                    "next": "",
+                }
+            )
         _link(rows)
         self._tables["sample_data"] += rows
 
-    def add_instance(self, instance: str, category: str, annotations: list[Record]) -> None:
+    def add_instance(self, instance: str, category: str, annotations: Sequence[Record]) -> None:
         """One object and its annotations in the order of time.
 
         Args:
-            annotations: each with token, sample_token, translation, size (width, length, height), rotation,
-                attributes (names), visibility_token, num_lidar_pts, num_radar_pts.
+            annotations: at least one, each with token, sample_token, translation, size (width, length, height),
+                rotation, attributes (names), visibility_token, num_lidar_pts, num_radar_pts.
         """
-        rows = []
-        for annotation in annotations:
-            row = {key: value for key, value in annotation.items() if key != "attributes"}
-            row["attribute_tokens"] = [self._named("attribute", name) for name in annotation["attributes"]]
-            rows.append(row | {"instance_token": instance})
+        rows = [
+            {
+                "token": annotation["token"],
+                "sample_token": annotation["sample_token"],
+                "instance_token": instance,
+                "visibility_token": annotation["visibility_token"],
+                "attribute_tokens": [self._named("attribute", name) for name in annotation["attributes"]],
+                "translation": annotation["translation"],
+                "size": annotation["size"],
+                "rotation": annotation["rotation"],
+                "prev": "",
+                "next": "",
+                "num_lidar_pts": annotation["num_lidar_pts"],
+                "num_radar_pts": annotation["num_radar_pts"],
+            }
+            for annotation in annotations
+        ]
         _link(rows)
         self._tables["sample_annotation"] += rows
         self._tables["instance"].append(
@@ -144,19 +195,32 @@ class TableWriter:
         )
 
     def write(self, out: Path, version: str) -> None:
-        """Write the tables, an empty map that the devkit asks for, and the split "all"."""
-        (out / "maps").mkdir(parents=True)
+        """Write all tables at once: the folder `out/version` appears when it is complete.
+
+        Besides the tables it holds `splits.json` (the devkit's custom splits): "all" names every scene. The devkit asks
+        for a map as well, so `out/maps` gets an empty one.
+
+        Raises:
+            OSError: `out/version` holds files already.
+        """
+        (out / "maps").mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(out / "maps" / "placeholder.png"), np.zeros((64, 64), np.uint8))
         logs = [log["token"] for log in self._tables["log"]]
         place = {"token": token("map"), "log_tokens": logs, "category": "semantic_prior"}
         self._tables["map"] = [place | {"filename": "maps/placeholder.png"}]
-        (out / version).mkdir()
         for name in ("instance", "sample_annotation"):
             self._tables[name] += []  # a file even where nothing is annotated
-        for name, records in self._tables.items():
-            (out / version / f"{name}.json").write_text(json.dumps(records, indent=0), encoding="utf-8")
         splits = {"all": [scene["name"] for scene in self._tables["scene"]]}
-        (out / version / "splits.json").write_text(json.dumps(splits), encoding="utf-8")
+        with atomic_write(out / version) as folder:
+            folder.mkdir()
+            for name, records in self._tables.items():
+                (folder / f"{name}.json").write_text(json.dumps(records, indent=0), encoding="utf-8")
+            (folder / "splits.json").write_text(json.dumps(splits, indent=1), encoding="utf-8")
+
+
+def visibility_token(share: float) -> str:
+    """Token of the visibility of an object of which nothing hides this share, 0 to 1."""
+    return next((str(i) for i, (_, limit) in enumerate(VISIBILITIES, 1) if share < limit), str(len(VISIBILITIES)))
 
 
 def _link(records: list[Record]) -> None:

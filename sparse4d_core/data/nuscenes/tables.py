@@ -13,7 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from scipy.spatial.transform import Rotation
+
 Record = dict[str, Any]
+
+MODEL_CHANNEL = "LIDAR_TOP"
+"""Sensor in whose frame boxes and poses are given to the model, at its stamps."""
 
 DETECTION_NAMES = {
     "movable_object.barrier": "barrier",
@@ -40,7 +46,7 @@ class DatasetError(ValueError):
 
 @dataclass(frozen=True)
 class SceneTables:
-    """What nuScenes knows about the chosen scenes."""
+    """The records of the chosen scenes."""
 
     dataroot: Path
     scenes: list[Record]  # in the order of the table
@@ -166,3 +172,20 @@ def _check_references(tables: SceneTables, sample_data: list[Record], annotation
         for record in records:
             if record[field] not in target:
                 raise DatasetError(f"record {record['token']}: {field} {record[field]} refers to no record")
+
+
+def rigid(translation, rotation_wxyz) -> np.ndarray:
+    """[4, 4] from a translation in metres and a quaternion w x y z (normalised here)."""
+    w, x, y, z = rotation_wxyz
+    matrix = np.eye(4)
+    matrix[:3, :3] = Rotation.from_quat((x, y, z, w)).as_matrix()
+    matrix[:3, 3] = translation
+    return matrix
+
+
+def inverse(T: np.ndarray) -> np.ndarray:
+    """[4, 4] inverse of a rigid transform."""
+    result = np.eye(4)
+    result[:3, :3] = T[:3, :3].T
+    result[:3, 3] = -T[:3, :3].T @ T[:3, 3]
+    return result

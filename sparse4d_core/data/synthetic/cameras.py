@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..nuscenes.poses import rigid
+from ..nuscenes.tables import rigid
 
 
 @dataclass(frozen=True)

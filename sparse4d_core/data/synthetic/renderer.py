@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ..nuscenes.poses import inverse
+from ..nuscenes.tables import inverse
 from .background import PANORAMA_ELEVATION, PANORAMA_WIDTH, paint_ground, paint_panorama
 from .cameras import CameraMount, Rig
 from .ego_path import poses
@@ -124,7 +124,7 @@ class Renderer:
 
     def _draw_ground(self, image: np.ndarray, camera: CameraMount, T_cam_from_global: np.ndarray) -> None:
         H_plane = camera.intrinsic @ T_cam_from_global[:, [0, 1, 3]][:3]  # (x, y, 1) on the ground -> pixel
-        # 1/depth of the ground is linear in the pixel; its rows tell where each level of detail begins.
+        # 1/depth of the ground is linear in the pixel; its rows show where each level of detail begins.
         a, b, c = _inverse_depth(T_cam_from_global[:3, 2], T_cam_from_global[:3, 3], camera)
         width, height = self.rig.image_wh
         columns = np.arange(width)

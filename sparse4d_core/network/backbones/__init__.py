@@ -11,6 +11,6 @@ __all__ = ["FPN", "ResNet", "VoVNet", "build_backbone"]
 
 
 def build_backbone(config: BackboneConfig, activation_checkpointing: bool = False) -> ResNet | VoVNet:
-    """The backbone a configuration asks for; `out_channels` tells the widths of its four outputs."""
+    """The backbone of a configuration; its `out_channels` are the widths of its four outputs."""
     backbone = {"resnet": ResNet, "vovnet": VoVNet}[config.kind]
     return backbone(config, activation_checkpointing)

@@ -16,6 +16,8 @@ class ModulatedDeformConv2d(nn.Module):
     kernel tap and deformable group, in pixels of the input; the last third goes through a sigmoid and scales the tap.
     """
 
+    onednn = True  # False: PyTorch's own matrix product
+
     def __init__(
         self,
         in_channels: int,
@@ -45,9 +47,8 @@ class ModulatedDeformConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # [B, C, H, W] -> [B, out_channels, h, w]
         offset, modulation = self.conv_offset(x).tensor_split([self.offset_channels], dim=1)
-        return modulated_deform_conv2d(
-            x, offset, modulation.sigmoid(), self.weight, self.bias, self.stride, self.padding, self.deform_groups
-        )
+        geometry = (self.stride, self.padding, self.deform_groups)
+        return modulated_deform_conv2d(x, offset, modulation.sigmoid(), self.weight, self.bias, *geometry, self.onednn)
 
 
 def modulated_deform_conv2d(
@@ -59,6 +60,7 @@ def modulated_deform_conv2d(
     stride: int,
     padding: int,
     deform_groups: int,
+    onednn: bool = True,  # see `linear`
 ) -> Tensor:  # [B, out, h, w]
     """Every tap reads `x` bilinearly at its moved position (zero outside the map); then an ordinary matrix product.
 
@@ -84,7 +86,7 @@ def modulated_deform_conv2d(
         columns.append(sampled.view(batch * h * w, taps, -1))
     sampled = columns[0] if deform_groups == 1 else torch.cat(columns, dim=2)
     matrix = weight.permute(0, 2, 3, 1).reshape(out, taps * channels).to(x.dtype)
-    return linear(sampled.flatten(1), matrix, bias).view(batch, h, w, out).permute(0, 3, 1, 2)
+    return linear(sampled.flatten(1), matrix, bias, onednn).view(batch, h, w, out).permute(0, 3, 1, 2)
 
 
 def _tap_positions(offset: Tensor, kernel_w: int, stride: int, padding: int) -> tuple[Tensor, Tensor]:

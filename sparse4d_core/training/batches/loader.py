@@ -5,14 +5,36 @@ from __future__ import annotations
 import os
 import signal
 from collections import deque
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import torch
 from torch.utils.data import DataLoader
 
-from .sampler import Draw, SequenceSampler
-from .samples import Batch, TrainingSamples, collate_batches
+from ...config import Sparse4DConfig
+from ..run.processes import Processes
+from ..schedule import TrainingConfig
+from .sampler import Draw, SequenceSampler, sequence_ids
+from .samples import AnnotatedFrames, Batch, TrainingSamples, collate_batches
+
+
+@dataclass(frozen=True)
+class Streams:
+    """How the samples of an optimiser step are divided."""
+
+    per_batch: int
+    accumulation: int
+
+    @staticmethod
+    def divide(total: int, processes: int, accumulation: int) -> Streams:
+        if total < 1 or accumulation < 1:
+            raise ValueError(f"batch-size, accumulation: expected at least 1 of each, got {total} and {accumulation}")
+        if total % (processes * accumulation):
+            raise ValueError(
+                f"batch-size: {total} cannot be divided into {processes} processes with {accumulation} batches each"
+            )
+        return Streams(total // (processes * accumulation), accumulation)
 
 
 class BatchLoader:
@@ -96,3 +118,19 @@ def _prepare_worker(worker: int) -> None:
     cv2.setNumThreads(1)
     os.setpgrp()
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+
+
+def make_loader(
+    data: AnnotatedFrames,
+    model: Sparse4DConfig,
+    training: TrainingConfig,
+    streams: Streams,
+    processes: Processes,
+    seed: int,
+    workers: int,
+) -> BatchLoader:
+    samples = TrainingSamples(data, model, training, seed)
+    sequences = sequence_ids(data.num_earlier, training.sampling.splits_per_scene)
+    per_process = streams.per_batch * streams.accumulation
+    sampler = SequenceSampler(sequences, per_process, training.sampling, seed, processes.rank, processes.world_size)
+    return BatchLoader(samples, sampler, streams.per_batch, workers)

@@ -14,19 +14,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..run.random_state import pack_random_state, unpack_random_state
+from ..run.run_state import pack_random_state, unpack_random_state
 from ..schedule import SamplingConfig
 
 
-def sequence_ids(num_sweeps: Sequence[int], splits: int | str) -> list[int]:
+def sequence_ids(num_earlier: Sequence[int], splits: int | str) -> list[int]:
     """Sequence of every sample (in time order), each scene cut into `splits` parts of nearly equal length.
 
     Args:
-        num_sweeps: how many earlier samples of its scene each sample has; 0 starts a scene.
+        num_earlier: how many earlier samples of its scene each sample has; 0 starts a scene.
         splits: parts per scene, or "all": every sample on its own.
     """
     scene_lengths: list[int] = []
-    for count in num_sweeps:
+    for count in num_earlier:
         if count == 0 or not scene_lengths:
             scene_lengths.append(0)
         scene_lengths[-1] += 1

@@ -6,7 +6,7 @@ AnnotatedFrames ──Draw──► frame, objects ──augment──► ModelI
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -66,13 +66,11 @@ class Batch:
     history: tuple[PastInput, ...] = ()  # past frames, most recent first (v1)
 
     def to(self, device: torch.device | str) -> Batch:
-        history = tuple(PastInput(_moved(past.inputs, device), past.valid.to(device)) for past in self.history)
-        return Batch(_moved(self.inputs, device), self.targets.to(device), self.starts.to(device), self.tokens, history)
-
-
-def _moved(inputs: ModelInput, device: torch.device | str) -> ModelInput:
-    values = {f.name: getattr(inputs, f.name) for f in fields(ModelInput)}
-    return ModelInput(**{k: None if v is None else v.to(device, non_blocking=True) for k, v in values.items()})
+        history = tuple(
+            PastInput(past.inputs.to(device, non_blocking=True), past.valid.to(device)) for past in self.history
+        )
+        inputs = self.inputs.to(device, non_blocking=True)
+        return Batch(inputs, self.targets.to(device), self.starts.to(device), self.tokens, history)
 
 
 class TrainingSamples(torch.utils.data.Dataset):

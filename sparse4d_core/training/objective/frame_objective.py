@@ -14,15 +14,14 @@ from torch.nn import functional
 from ...config import Sparse4DConfig
 from ...geometry import elapsed
 from ...network.aggregation import CameraFeatures
-from ...network.decoder_v1 import PastFrame
-from ...network.instance_memory import TemporalState
 from ...network.sparse4d import Sparse4D
+from ...network.state import PastFrame, TemporalState
 from ...types import ModelInput, ModelOutput
 from ..batches.targets import Targets
 from ..schedule import TrainingConfig
 from .denoising import Draws, NoisyQueries, noisy_queries
 from .grid_mask import Grid
-from .losses import Average, Losses, depth_loss, detection_losses, own
+from .losses import Average, Losses, depth_loss, detection_losses, single_process
 from .point_depth import point_depth_loss
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -52,7 +51,9 @@ class TrainingObjective(nn.Module):
         average: mean over processes of the number of objects.
     """
 
-    def __init__(self, model: Sparse4D, config: TrainingConfig, precision: str = "float32", average: Average = own):
+    def __init__(
+        self, model: Sparse4D, config: TrainingConfig, precision: str = "float32", average: Average = single_process
+    ):
         super().__init__()
         if precision not in PRECISIONS:
             raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
@@ -97,6 +98,7 @@ class TrainingObjective(nn.Module):
             self.model.config.num_single_frame_layers,
             self.average,
             carried,
+            denoising=config.denoising is not None,
         )
         if output.depths:
             losses["dense_depth"] = self._dense_depth(output, targets)

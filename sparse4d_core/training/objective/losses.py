@@ -26,8 +26,8 @@ Losses = dict[str, Tensor]
 Average = Callable[[Tensor], Tensor]  # mean of a scalar over the processes
 
 
-def own(count: Tensor) -> Tensor:
-    """The average over one process."""
+def single_process(count: Tensor) -> Tensor:
+    """The mean over one process is its own value."""
     return count
 
 
@@ -89,7 +89,7 @@ def layer_losses(
     quality: Tensor | None,
     assignment: Assignment,
     config: LossConfig,
-    average: Average = own,
+    average: Average = single_process,
 ) -> Losses:
     """Losses of one decoder layer: logits [B, A, C], anchor [B, A, 11], quality [B, A, 2] or None."""
     boxes = anchor[..., :NUM_BOX_TARGETS]
@@ -109,7 +109,9 @@ def layer_losses(
     return {name: loss / num_objects for name, loss in losses.items()}
 
 
-def noisy_losses(logits: Tensor, anchor: Tensor, queries: NoisyQueries, config: LossConfig, average: Average = own):
+def noisy_losses(
+    logits: Tensor, anchor: Tensor, queries: NoisyQueries, config: LossConfig, average: Average = single_process
+) -> Losses:
     """Losses of the noisy rows of one decoder layer: logits [B, D, C], anchor [B, D, 11]."""
     valid = queries.valid
     num_valid = average(valid.sum().to(anchor.dtype)).clamp(min=1)
@@ -122,6 +124,13 @@ def noisy_losses(logits: Tensor, anchor: Tensor, queries: NoisyQueries, config: 
     }
 
 
+def no_noisy_losses(anchor: Tensor, average: Average) -> Losses:
+    """The same terms where no sample has an object: zero, and this process's part in the mean over processes, which
+    the others wait for."""
+    average(anchor.new_zeros(()))
+    return {"cls_dn": anchor.new_zeros(()), "box_dn": anchor.new_zeros(())}
+
+
 def detection_losses(
     output: ModelOutput,
     targets: Targets,
@@ -130,10 +139,13 @@ def detection_losses(
     queries: NoisyQueries | None = None,
     merged: NoisyQueries | None = None,
     num_first_layers: int = 1,
-    average: Average = own,
+    average: Average = single_process,
     carried: Tensor | None = None,
+    denoising: bool = False,
 ) -> Losses:
     """Losses of all decoder layers, named `cls_0`, `box_0`, ... as (loss, layer).
+
+    Every batch gives the same terms and takes the same means over the processes, whatever objects it holds.
 
     Args:
         output: raw outputs of all layers; rows behind the ordinary ones are noisy.
@@ -141,6 +153,7 @@ def detection_losses(
         merged: the same after the groups of the previous frame took their place.
         average: mean over processes of the number of objects.
         carried: [B, A] confidences from the frame before of the rows behind the first layers (see `assign`).
+        denoising: the training has noisy queries, though this batch may have none for want of objects.
     """
     losses: Losses = {}
     num_noisy = 0 if queries is None else queries.anchor.shape[1]
@@ -155,6 +168,8 @@ def detection_losses(
         if queries is not None:
             current = queries if layer < num_first_layers or merged is None else merged
             terms |= noisy_losses(logits[:, rows:], anchor[:, rows:], current, config, average)
+        elif denoising:
+            terms |= no_noisy_losses(anchor, average)
         losses |= {f"{name}_{layer}": loss for name, loss in terms.items()}
     return losses
 

@@ -1,4 +1,4 @@
-"""What a run tells: a progress bar, a line of JSON per report, TensorBoard scalars and pictures."""
+"""The reports of a run: a progress bar, a line of JSON per report, TensorBoard scalars and pictures."""
 
 from __future__ import annotations
 

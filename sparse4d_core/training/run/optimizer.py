@@ -1,12 +1,12 @@
-"""AdamW with a smaller rate for the backbone, linear warm-up, cosine annealing, and a moving average of the weights."""
+"""AdamW with a smaller rate for the backbone, linear warm-up, cosine annealing, moving average of the weights."""
 
 from __future__ import annotations
 
-import copy
 import math
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..schedule import OptimizerConfig
 
@@ -42,34 +42,17 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group["lr_factor"]
 
 
-class MovingAverage:
-    """Exponential moving average of all parameters and buffers (batch norm statistics included).
+def moving_average(model: nn.Module, decay: float) -> AveragedModel:
+    """Exponential moving average of all parameters and buffers (batch norm statistics included); `module` holds it.
 
-    The decay grows with the number of updates, min(decay, (1 + n) / (10 + n)), so that early weights are forgotten.
+    The decay grows with the number of updates n, min(decay, (1 + n) / (10 + n)), so that early weights are forgotten;
+    the first update copies.
     """
 
-    def __init__(self, model: nn.Module, decay: float):
-        self.decay = decay
-        self.updates = 0
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+    def update(averages: list[Tensor], values: list[Tensor], _: Tensor | int) -> None:
+        n = int(average.n_averaged)  # it stays on the host; the argument is a copy on the weights' device
+        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averages, values, n)
 
-    @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        self.updates += 1
-        averages = self.model.state_dict(keep_vars=True)
-        floating: tuple[list[Tensor], list[Tensor]] = ([], [])
-        for name, value in model.state_dict().items():
-            if value.is_floating_point():
-                floating[0].append(averages[name])
-                floating[1].append(value.to(averages[name].device))
-            else:
-                averages[name].copy_(value)
-        torch._foreach_lerp_(floating[0], floating[1], 1 - decay)
-
-    def state_dict(self) -> dict:
-        return {"updates": self.updates, "model": self.model.state_dict()}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.updates = state["updates"]
-        self.model.load_state_dict(state["model"])
+    average = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    average.module.eval().requires_grad_(False)
+    return average

@@ -9,12 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import pathlib
 
 import torch
 
+from ...atomic_write import atomic_write, write_json
+
 log = logging.getLogger(__name__)
+
+FORMAT = 2  # of what is stored
 
 
 class CheckpointStore:
@@ -30,18 +33,13 @@ class CheckpointStore:
         Raises:
             OSError: where the disk is full or not writable; what was saved before is untouched.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{iteration:09d}.pt"
-        partial = path.with_suffix(".partial")
         try:
-            torch.save(content, partial)
-            with partial.open("rb+") as file:
-                os.fsync(file.fileno())
-            record = {"bytes": partial.stat().st_size, "sha256": _sha256(partial)}
-            write_atomically(path.with_suffix(".json"), json.dumps(record))
-            partial.replace(path)
+            with atomic_write(path) as unfinished:
+                torch.save({"format": FORMAT, **content}, unfinished)
+                record = {"bytes": unfinished.stat().st_size, "sha256": _sha256(unfinished)}
+                write_json(path.with_suffix(".json"), record)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            partial.unlink(missing_ok=True)
             raise OSError(f"{path}: checkpoint could not be written ({error}); earlier checkpoints are kept") from error
         self._remove_old()
         return path
@@ -51,12 +49,22 @@ class CheckpointStore:
         return any(self.folder.glob("*.pt"))
 
     def newest(self) -> dict | None:
-        """The newest checkpoint that is intact; damaged ones are named in the log and passed over."""
+        """The newest checkpoint that is intact; damaged ones are named in the log and passed over.
+
+        Raises:
+            ValueError: it was written by another version.
+        """
         for path in sorted(self.folder.glob("*.pt"), reverse=True):
             if reason := damage(path):
                 log.warning("%s: %s; using the checkpoint before it", path, reason)
                 continue
-            return torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            if content.get("format") != FORMAT:
+                raise ValueError(
+                    f"{path}: has format {content.get('format')}, this version reads {FORMAT}; finish the run with the "
+                    "version that began it, or give another --out"
+                )
+            return content
         return None
 
     def _remove_old(self) -> None:
@@ -77,15 +85,6 @@ def damage(path: pathlib.Path) -> str | None:
     if _sha256(path) != record.get("sha256"):
         return "has another SHA-256 than when it was written"
     return None
-
-
-def write_atomically(path: pathlib.Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def _sha256(path: pathlib.Path) -> str:

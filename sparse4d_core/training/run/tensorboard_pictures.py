@@ -1,4 +1,4 @@
-"""Pictures for TensorBoard: what the model says about a training sample, beside what it should say."""
+"""Pictures for TensorBoard: the boxes predicted for a training sample beside the annotated ones."""
 
 from __future__ import annotations
 

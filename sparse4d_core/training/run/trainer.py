@@ -18,22 +18,19 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ...checkpoint.weights import save_checkpoint
 from ...data.nuscenes.tables import DatasetError
-from ...network.instance_memory import TemporalState
 from ...network.sparse4d import Sparse4D
+from ...network.state import TemporalState
 from ..batches.loader import BatchLoader
 from ..batches.samples import Batch
 from ..objective.frame_objective import ForwardResult, TrainingObjective, restart
 from ..schedule import TrainingConfig
 from .journal import Journal
-from .optimizer import MovingAverage, learning_rate, make_optimizer, set_learning_rate
+from .optimizer import learning_rate, make_optimizer, moving_average, set_learning_rate
 from .processes import Processes
-from .random_state import pack_random_state, pack_torch, unpack_random_state, unpack_torch
-from .saved_state import pack_state, unpack_state
+from .run_state import pack_random_state, pack_state, pack_torch, unpack_random_state, unpack_state, unpack_torch
 from .store import CheckpointStore
 
 log = logging.getLogger(__name__)
-
-FORMAT = 1  # of the checkpoints of a run
 
 
 class TrainingDivergedError(RuntimeError):
@@ -50,7 +47,22 @@ class RunSettings:
     report_every: int = 20  # iterations
     picture_every: int = 500  # iterations; 0 = never
     checkpoint_seconds: float = 300.0
+    epoch_iterations: int = 0  # optimiser steps of an epoch; 0: epochs are not counted and none is kept
     max_bad_steps: int = 5  # non-finite steps in a row that end the run
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimiser step of this process."""
+
+    batches: list[Batch]
+    results: list[ForwardResult]  # one per batch
+    losses: dict[str, float]  # means over the batches
+    gradient_norm: float  # of all processes together, before clipping: they decide alike whether it is finite
+
+    @property
+    def finite(self) -> bool:
+        return math.isfinite(self.gradient_norm)
 
 
 class Trainer:
@@ -76,7 +88,7 @@ class Trainer:
             processes.device.type, config.schedule.loss_scale, enabled=settings.precision == "float16"
         )
         decay = config.schedule.ema_decay
-        self.average = MovingAverage(self.model, decay) if decay else None
+        self.average = moving_average(self.model, decay) if decay else None
         self.grid_rng = np.random.RandomState([settings.seed, processes.rank, 2])
         self.states: list[TemporalState | None] = [None] * settings.accumulation
         self.store = CheckpointStore(settings.out / "checkpoints")
@@ -98,6 +110,7 @@ class Trainer:
             try:
                 while self.iteration < self.settings.iterations:
                     self._iterate(journal, means)
+                    self._keep_epoch()
                     stopping = self.processes.any(stop.requested)
                     due = self.processes.any(time.monotonic() - saved_at > self.settings.checkpoint_seconds)
                     if stopping or due:
@@ -117,37 +130,53 @@ class Trainer:
                 journal.close()
 
     def _iterate(self, journal: Journal, means: _Means) -> None:
+        """One optimiser step, from reading its data to reporting it."""
         began = time.monotonic()
-        batches = [batch.to(self.processes.device) for batch in self.loader.take(self.settings.accumulation)]
+        batches = self._read()
         loaded = time.monotonic()
         rate = learning_rate(self.iteration, self.settings.iterations, self.config.optimizer)
         set_learning_rate(self.optimizer, rate)
+        step = self._optimise(batches)
+        self.iteration += 1
+        if step.finite:
+            self._bad_in_a_row = 0
+            losses = {f"loss/{name}": value for name, value in step.losses.items()}
+            means.add({"loss": sum(step.losses.values()), **losses, "grad_norm": step.gradient_norm})
+        else:
+            self._skip(step, journal)
+        means.add({"seconds_per_iteration": time.monotonic() - began, "seconds_loading": loaded - began})
+        self._report(journal, means, step, rate)
+        journal.advance()
+
+    def _read(self) -> list[Batch]:
+        return [batch.to(self.processes.device) for batch in self.loader.take(self.settings.accumulation)]
+
+    def _optimise(self, batches: list[Batch]) -> Step:
+        """Gradients of all batches and one step of the weights; a step that is not finite changes nothing."""
         statistics = [buffer.clone() for buffer in self.model.buffers()]
         results = self._backward(batches)
         norm = self._update()
-        self.iteration += 1
-        values = {
-            name: float(sum(r.losses[name].detach() for r in results)) / len(results) for name in results[0].losses
-        }
-        good = self._good(norm, values, batches, journal)
-        if not good:
+        names = results[0].losses
+        losses = {name: float(sum(r.losses[name].detach() for r in results)) / len(results) for name in names}
+        step = Step(batches, results, losses, norm)
+        if not step.finite:
             for buffer, before in zip(self.model.buffers(), statistics, strict=True):
                 buffer.copy_(before)  # batch norm has seen the bad batch
-        if good:
-            means.add({"loss": sum(values.values()), **{f"loss/{k}": v for k, v in values.items()}, "grad_norm": norm})
-        means.add({"seconds_per_iteration": time.monotonic() - began, "seconds_loading": loaded - began})
+        return step
+
+    def _report(self, journal: Journal, means: _Means, step: Step, rate: float) -> None:
+        """What is due at this iteration: the means since the last report, and a picture."""
         if self.iteration % self.settings.report_every == 0 and means:
-            samples = sum(len(batch.tokens) for batch in batches) * self.processes.world_size
+            samples = sum(len(batch.tokens) for batch in step.batches) * self.processes.world_size
             report = {"loss": math.nan, **means.take(), "lr": rate, "skipped": self.skipped}
             journal.report(self.iteration, report | {"samples_per_second": samples / report["seconds_per_iteration"]})
-        if good and self.settings.picture_every and self.iteration % self.settings.picture_every == 0:
-            self._picture(journal, batches[0], results[0])
-        journal.advance()
+        if step.finite and self.settings.picture_every and self.iteration % self.settings.picture_every == 0:
+            self._picture(journal, step.batches[0], step.results[0])
 
     def timed_step(self) -> float:
         """Seconds of one optimiser step, reading its data included; for measurements, nothing is reported."""
         began = time.monotonic()
-        self._backward([batch.to(self.processes.device) for batch in self.loader.take(self.settings.accumulation)])
+        self._backward(self._read())
         self._update()
         if self.processes.device.type == "cuda":
             torch.cuda.synchronize(self.processes.device)
@@ -179,24 +208,22 @@ class Trainer:
         if math.isfinite(norm):
             self.scaler.step(self.optimizer)
             if self.average is not None:
-                self.average.update(self.model)
+                self.average.update_parameters(self.model)
         self.scaler.update()
         return norm
 
-    def _good(self, norm: float, losses: dict[str, float], batches: list[Batch], journal: Journal) -> bool:
-        """Count and name steps that are not finite; the streams concerned start anew.
+    def _skip(self, step: Step, journal: Journal) -> None:
+        """Count and name a step that is not finite; all streams start anew.
 
-        The norm is the same in all processes, so they decide alike.
+        Raises:
+            TrainingDivergedError: it was one too many in a row.
         """
-        if math.isfinite(norm):
-            self._bad_in_a_row = 0
-            return True
         self.skipped += 1
         self._bad_in_a_row += 1
         self.states = [None] * len(self.states)
-        bad = sorted(name for name, value in losses.items() if not math.isfinite(value))
-        tokens = self.processes.gather([token for batch in batches for token in batch.tokens] if bad else [])
-        suspects = [token for rank in tokens for token in rank] or [t for batch in batches for t in batch.tokens]
+        bad = sorted(name for name, value in step.losses.items() if not math.isfinite(value))
+        own = [token for batch in step.batches for token in batch.tokens]
+        suspects = [token for rank in self.processes.gather(own if bad else []) for token in rank] or own
         what = f"losses {', '.join(bad)}" if bad else "gradient"
         journal.event(self.iteration, f"step skipped: {what} not finite", samples=suspects)
         if self._bad_in_a_row >= self.settings.max_bad_steps:
@@ -205,7 +232,6 @@ class Trainer:
                 f"{', '.join(suspects)}. Look at their annotations and images, or lower the learning rate; the last "
                 f"good checkpoint is in {self.store.folder}"
             )
-        return False
 
     def save(self) -> None:
         """Write a checkpoint from which `resume` continues exactly."""
@@ -219,7 +245,6 @@ class Trainer:
         if not self.processes.is_first:
             return
         content = {
-            "format": FORMAT,
             "preset": self.model.config.name,
             "iteration": self.iteration,
             "skipped": self.skipped,
@@ -262,13 +287,20 @@ class Trainer:
         unpack_torch(own["random"], self.processes.device)
         return True
 
-    def export(self) -> None:
-        """RUN/model.pt: the weights to use, averaged where an average is kept."""
+    def _keep_epoch(self) -> None:
+        """RUN/epochs/020.pt and so on: weights that stay, whatever comes after them."""
+        interval = self.config.schedule.checkpoint_every_epochs * self.settings.epoch_iterations
+        if interval and self.iteration % interval == 0:
+            epoch = self.iteration // self.settings.epoch_iterations
+            self.export(self.settings.out / "epochs" / f"{epoch:03d}.pt")
+
+    def export(self, path: pathlib.Path | None = None) -> None:
+        """The weights to use, averaged where an average is kept, as a checkpoint (default: RUN/model.pt)."""
         if not self.processes.is_first:
             return
-        model = self.model if self.average is None else self.average.model
+        model = self.model if self.average is None else self.average.module
         meta = {"iterations": self.iteration, "seed": self.settings.seed, "training": _plain(asdict(self.config))}
-        save_checkpoint(self.settings.out / "model.pt", model, meta)
+        save_checkpoint(path or self.settings.out / "model.pt", model, meta)
 
     def _picture(self, journal: Journal, batch: Batch, result: ForwardResult) -> None:
         from .tensorboard_pictures import overlay

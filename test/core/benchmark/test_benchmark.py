@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from sparse4d_core.benchmark.__main__ import STAGES, PathOptions, PathRunner, PyTorchPath, ring_frames, table
+from sparse4d_core.benchmark.frame_timing import STAGES, PathOptions, PathRunner, table
+from sparse4d_core.benchmark.pytorch_path import PyTorchPath
+from sparse4d_core.benchmark.ring_frames import ring_frames
 from sparse4d_core.inference.pipeline import Pipeline
 from sparse4d_core.inference.process_settings import keep_freed_memory
 from sparse4d_core.network import linear

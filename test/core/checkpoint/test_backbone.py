@@ -95,8 +95,8 @@ def test_plain_weights_in_deformable_stages_start_without_offsets(tmp_path):
 @pytest.mark.parametrize(
     ("theirs", "ours", "message"),
     [
-        (R50, R101, r"holds a ResNet-50, the model has a ResNet-101: .* missing \(first: layer3\.6"),
-        (R101, R50, r"holds a ResNet-101, the model has a ResNet-50: .* not in the model \(first: layer3\.6"),
+        (R50, R101, r"holds a ResNet-50, the model has a ResNet-101: .* missing \(layer3\.6"),
+        (R101, R50, r"holds a ResNet-101, the model has a ResNet-50: .* unknown \(layer3\.6"),
         (VOVNET, R50, "holds a VoVNet .*the model has a ResNet-50"),
         (R101_DCN, R101, "a ResNet-101 with deformable convolutions, the model has a ResNet-101: "),
         (BackboneConfig(depth=50, base_width=16), R50, r"conv1\.weight is \(16, 3, 7, 7\), expected \(8, 3, 7, 7\)"),

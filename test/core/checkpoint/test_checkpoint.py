@@ -17,7 +17,8 @@ from golden_data import Golden
 from sparse4d_core.checkpoint.__main__ import main
 from sparse4d_core.checkpoint.file import CheckpointError, config_from_dict, config_to_dict, read_checkpoint
 from sparse4d_core.checkpoint.identity import identify
-from sparse4d_core.checkpoint.weights import from_reference, load_checkpoint, save_checkpoint, to_reference
+from sparse4d_core.checkpoint.reference_names import from_reference, to_reference
+from sparse4d_core.checkpoint.weights import load_checkpoint, save_checkpoint
 from sparse4d_core.config import PRESETS, preset
 from sparse4d_core.network.sparse4d import Sparse4D
 
@@ -276,13 +277,17 @@ def test_info_about_a_backbone_and_a_broken_file(demo, tmp_path, capsys):
     assert main(["info", str(tmp_path / "backbone.pth")]) == 0
     assert "no detector, but a ResNet-18" in capsys.readouterr().out
     (tmp_path / "broken.pth").write_bytes(b"PK\x03\x04")
-    assert main(["info", str(tmp_path / "broken.pth")]) == 1
+    assert main(["info", str(tmp_path / "broken.pth")]) == 2
     assert "damaged or incomplete" in capsys.readouterr().err
 
 
-def test_fetch_of_an_unknown_name(tmp_path, capsys):
-    assert main(["fetch", "v9", "--out", str(tmp_path)]) == 1
+def test_exit_status_tells_bad_input_from_failure(tmp_path, capsys):
+    assert main(["fetch", "v9", "--out", str(tmp_path)]) == 2
     assert "v3_r50" in capsys.readouterr().err
+    assert main(["info", str(tmp_path / "missing.pth")]) == 2
+    (tmp_path / "file").write_text("no folder")
+    assert main(["fetch", "v3_r50", "--out", str(tmp_path / "file")]) == 1
+    assert capsys.readouterr().err.startswith("error: ")
 
 
 def test_help_teaches(capsys):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sparse4d_core.data.synthetic.__main__ import render_dataset
 from sparse4d_core.data.synthetic.cameras import NUSCENES_RIG
+from sparse4d_core.data.synthetic.dataset_renderer import render_dataset
 
 
 @pytest.fixture(scope="session")

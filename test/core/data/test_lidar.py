@@ -13,9 +13,10 @@ from sparse4d_core.config import preset
 from sparse4d_core.data.nuscenes.dataset import NuScenesDataset
 from sparse4d_core.data.nuscenes.lidar import LidarFiles
 from sparse4d_core.data.nuscenes.tables import DatasetError
+from sparse4d_core.training.batches.keyframes import Keyframes
+from sparse4d_core.training.batches.loader import Streams, make_loader
 from sparse4d_core.training.run.processes import Processes
 from sparse4d_core.training.schedule import training_config
-from sparse4d_core.training.train import Keyframes, Streams, make_loader
 
 POINTS = np.array([[0.0, 20.0, 0.0, 10, 3], [5.0, 30.0, -1.0, 20, 7], [0.0, 0.0, 50.0, 0, 0]], np.float32)
 

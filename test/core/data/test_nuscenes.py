@@ -10,8 +10,8 @@ import pytest
 from golden_data import Golden, golden_parameters
 
 from sparse4d_core.data.nuscenes.dataset import NuScenesDataset, loaded_annotations
-from sparse4d_core.data.nuscenes.index import CAMERAS, MODEL_CHANNEL, build_index
-from sparse4d_core.data.nuscenes.tables import DatasetError, SceneTables
+from sparse4d_core.data.nuscenes.index import CAMERAS, build_index
+from sparse4d_core.data.nuscenes.tables import MODEL_CHANNEL, DatasetError, SceneTables
 
 
 def tables_of(calibration: dict, stamp: int) -> SceneTables:
@@ -96,7 +96,7 @@ def test_frames(world):
     dataset = NuScenesDataset(world, sweeps=True, cache=None)
     assert len(dataset) == 16 and len(dataset.keyframes) == 8 and not dataset.missing_images()
     assert (np.diff(dataset.index.stamp_us) > 0).all()
-    assert dataset.index.num_previous.tolist() == [*range(8), *range(8)]
+    assert dataset.index.scene.tolist() == [0] * 8 + [1] * 8
     frame, annotations = dataset[0]
     assert frame.camera_names == CAMERAS and frame.images[3].shape == (90, 160, 3)
     assert frame.stamp_ns == dataset.index.stamp_us[0] * 1000 >= dataset.index.camera_stamp_us[0].max() * 1000
@@ -170,3 +170,10 @@ def test_unknown_velocity_is_zero_or_kept():
     arguments = (boxes, velocity, ["car", "car"], np.array([1, 1]), np.array([0, 1]))
     assert loaded_annotations(*arguments).boxes[0, 7:].tolist() == [0, 0]
     assert np.isnan(loaded_annotations(*arguments, unknown_velocity=np.nan).boxes[0, 7:]).all()
+
+
+def test_boxes_with_few_lidar_points_are_left_out(world):
+    points = NuScenesDataset(world, cache=None).index.num_lidar_points
+    for least in (0, 1, 3):
+        dataset = NuScenesDataset(world, min_lidar_points=least, cache=None)
+        assert sum(len(dataset.annotations(i)) for i in dataset.keyframes) == (points >= least).sum()

@@ -14,10 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparse4d_core.data.nuscenes.dataset import NuScenesDataset
-from sparse4d_core.data.synthetic import __main__ as synthetic
-from sparse4d_core.data.synthetic.__main__ import render_dataset
-from sparse4d_core.data.synthetic.annotations import CATEGORIES, schedule
+from sparse4d_core.data.nuscenes.table_writer import CATEGORY_OF
+from sparse4d_core.data.synthetic import __main__ as command
+from sparse4d_core.data.synthetic import dataset_renderer
+from sparse4d_core.data.synthetic.annotations import schedule
 from sparse4d_core.data.synthetic.cameras import NUSCENES_RIG
+from sparse4d_core.data.synthetic.dataset_renderer import render_dataset
 from sparse4d_core.data.synthetic.ego_path import Motion, overlaps, poses
 from sparse4d_core.data.synthetic.renderer import Renderer, ego_matrix
 from sparse4d_core.data.synthetic.world import Actor, build_world
@@ -76,7 +78,7 @@ def test_velocities_follow_from_the_annotations(world):
     from nuscenes import NuScenes
 
     nusc = NuScenes("v1.0-mini", str(world), verbose=False)
-    speeds = {name: [] for name in CATEGORIES.values()}
+    speeds = {name: [] for name in map(CATEGORY_OF.get, CLASS_NAMES)}
     for record in nusc.sample_annotation:
         velocity = nusc.box_velocity(record["token"])
         if np.isfinite(velocity).all():
@@ -173,8 +175,7 @@ def test_refuses_bad_arguments(tmp_path, capsys):
     (tmp_path / "v1.0-mini").mkdir()
     with pytest.raises(FileExistsError, match="v1.0-mini"):
         render_dataset(tmp_path, 1, 0, rig=SMALL)
-    with pytest.raises(SystemExit):
-        synthetic.main(["--out", str(tmp_path), "--scenes", "1"])
+    assert command.main(["--out", str(tmp_path), "--scenes", "1"]) == 2
     assert "choose another folder" in capsys.readouterr().err
 
 
@@ -182,7 +183,7 @@ def test_an_interrupted_run_leaves_no_tables(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(synthetic, "_write_jpeg", fail)
+    monkeypatch.setattr(dataset_renderer, "_write_jpeg", fail)
     with pytest.raises(OSError, match="disk full"):
         render_dataset(tmp_path, 1, 0, duration=1.0, rate=2, rig=SMALL)
     assert not (tmp_path / "v1.0-mini").exists()

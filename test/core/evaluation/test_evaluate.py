@@ -7,13 +7,14 @@ import json
 import numpy as np
 import pytest
 
+from sparse4d_core.atomic_write import write_json
 from sparse4d_core.data.nuscenes.dataset import NuScenesDataset
 from sparse4d_core.data.nuscenes.tables import DatasetError
-from sparse4d_core.data.synthetic.__main__ import render_dataset
 from sparse4d_core.data.synthetic.cameras import NUSCENES_RIG
+from sparse4d_core.data.synthetic.dataset_renderer import render_dataset
 from sparse4d_core.evaluation import evaluate as command
 from sparse4d_core.evaluation.evaluate import evaluate
-from sparse4d_core.evaluation.results import ResultsWriter, write_json
+from sparse4d_core.evaluation.results import ResultsWriter
 from sparse4d_core.types import Detections, Tracks
 
 
@@ -78,12 +79,11 @@ def test_nothing_found_scores_zero(world, tmp_path):
 def test_command_and_its_errors(world, tmp_path, capsys):
     results, _ = submit(world, tmp_path)
     arguments = ["--dataroot", str(world), "--out", str(tmp_path / "out"), "--results"]
-    command.main([*arguments, str(results), "--split", "all"])
+    assert command.main([*arguments, str(results), "--split", "all"]) == 0
     assert "NDS" in capsys.readouterr().out
 
     def refused(*more) -> str:
-        with pytest.raises(SystemExit):
-            command.main([*arguments, *map(str, more)])
+        assert command.main([*arguments, *map(str, more)]) == 2
         return capsys.readouterr().err
 
     assert "scene-0001" in refused(results, "--scenes", "scene-0001")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from golden_data import Golden, golden_parameters
 
-from sparse4d_core.data.nuscenes.poses import rigid
+from sparse4d_core.data.nuscenes.tables import rigid
 from sparse4d_core.evaluation import results
-from sparse4d_core.evaluation.results import ResultsWriter, attribute, write_json
+from sparse4d_core.evaluation.results import ResultsWriter, attribute
 from sparse4d_core.types import CLASS_NAMES, Detections, Tracks
 
 
@@ -112,12 +110,3 @@ def test_refuses_bad_input():
         writer.add("b", some(1, boxes=np.full((1, 10), np.nan)), None, np.eye(4))
     with pytest.raises(ValueError, match="ids"):
         writer.add("c", some(1), some(1, ids=None), np.eye(4))
-
-
-def test_writing_is_atomic(tmp_path):
-    path = tmp_path / "deep" / "results.json"
-    write_json(path, {"a": 1})
-    with pytest.raises(TypeError):
-        write_json(path, {"a": object()})
-    assert json.loads(path.read_text()) == {"a": 1}
-    assert [p.name for p in path.parent.iterdir()] == ["results.json"]

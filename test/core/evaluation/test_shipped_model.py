@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 from keyframe_scores import keyframe_scores
 
+from sparse4d_core.checkpoint.published import SHIPPED
 from sparse4d_core.data.nuscenes.dataset import NuScenesDataset
-from sparse4d_core.data.synthetic.__main__ import render_dataset
 from sparse4d_core.data.synthetic.cameras import NUSCENES_RIG
-from sparse4d_core.inference.pipeline import WEIGHTS, Pipeline
+from sparse4d_core.data.synthetic.dataset_renderer import render_dataset
+from sparse4d_core.inference.pipeline import Pipeline
 
 SEED = 100_700  # training has 0 to 9,999
 
@@ -20,9 +21,11 @@ def test_shipped_weights_reach_their_figures_on_unseen_scenes(tmp_path):
     assert pipeline.trained
     scores = keyframe_scores(pipeline, NuScenesDataset(tmp_path, cache=None), tmp_path)
     print(scores.table())
-    assert scores.detection.nds >= 0.50 and scores.detection.map >= 0.40
-    assert scores.tracking.amota >= 0.45
+    # 0.8525, 0.8430 and 0.8459 on these three scenes. An image encoder in bfloat16, hundreds of times coarser than what
+    # other processors round differently, moves them by 0.0013, 0.0025 and 0.0051.
+    assert scores.detection.nds >= 0.847 and scores.detection.map >= 0.838
+    assert scores.tracking.amota >= 0.84
 
 
 def test_the_shipped_file_is_small():
-    assert (WEIGHTS / "demo.pt").stat().st_size < 12_000_000
+    assert (SHIPPED / "demo.pt").stat().st_size < 12_000_000

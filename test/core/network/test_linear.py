@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -39,3 +41,29 @@ def test_stands_back_where_onednn_has_no_kernel(x):
     with torch.inference_mode():
         assert not use_onednn(x, layer.weight)
         assert layer(x).shape == (*x.shape[:-1], 4)
+
+
+def refuse(*_):
+    raise TypeError("expected at most 5 arguments")
+
+
+@pytest.mark.parametrize(
+    ("operators", "reason"),
+    [(SimpleNamespace(), "_linear_pointwise"), (SimpleNamespace(_linear_pointwise=refuse), "at most 5 arguments")],
+    ids=["gone", "changed"],
+)
+@needs_onednn
+def test_a_torch_without_the_private_operator_takes_the_plain_path_and_says_so_once(
+    monkeypatch, caplog, operators, reason
+):
+    layer, x = Linear(8, 4), torch.randn(3, 8)
+    monkeypatch.setattr(torch.ops, "mkldnn", operators)
+    has_onednn.cache_clear()
+    try:
+        with torch.inference_mode():
+            for _ in range(2):
+                assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
+        (line,) = caplog.messages
+        assert "mkldnn::_linear_pointwise cannot be used" in line and reason in line
+    finally:
+        has_onednn.cache_clear()

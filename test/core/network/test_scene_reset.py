@@ -1,4 +1,4 @@
-"""What a new scene may know of the old one: with clean resets nothing, sample by sample."""
+"""What of an old scene reaches the new one: with clean resets nothing, sample by sample."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from sparse4d_core.config import BackboneConfig, HistoryConfig, Sparse4DConfig, preset
-from sparse4d_core.network.instance_memory import TemporalState
 from sparse4d_core.network.sparse4d import Sparse4D
+from sparse4d_core.network.state import TemporalState
 from sparse4d_core.types import ModelInput
 
 GAP = 5.0  # s, above the limit

@@ -6,7 +6,6 @@ import json
 import pathlib
 import resource
 import shutil
-import sys
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -15,16 +14,20 @@ import pytest
 import tiny_run
 import torch
 
-from sparse4d_core.checkpoint.weights import CheckpointError, save_checkpoint
+from sparse4d_core.checkpoint.file import CheckpointError
+from sparse4d_core.checkpoint.weights import save_checkpoint
 from sparse4d_core.config import preset
 from sparse4d_core.data.nuscenes.dataset import NuScenesDataset
 from sparse4d_core.data.nuscenes.tables import DatasetError
-from sparse4d_core.data.synthetic.__main__ import render_dataset
 from sparse4d_core.data.synthetic.cameras import NUSCENES_RIG
+from sparse4d_core.data.synthetic.dataset_renderer import render_dataset
 from sparse4d_core.network.sparse4d import Sparse4D
 from sparse4d_core.training import train
+from sparse4d_core.training.batches.keyframes import Keyframes
+from sparse4d_core.training.batches.loader import Streams, make_loader
 from sparse4d_core.training.run.processes import Processes
 from sparse4d_core.training.schedule import training_config
+from sparse4d_core.training.starting_model import build_model
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +49,9 @@ def edit(root: pathlib.Path, table: str, change) -> None:
     path.write_text(json.dumps([r for r in json.loads(path.read_text()) if change(r) is not False]))
 
 
-def run_command(monkeypatch, capsys, *arguments) -> str:
+def run_command(capsys, *arguments) -> str:
     """What the training command says when it gives up."""
-    monkeypatch.setattr(sys, "argv", ["train", "--model", "demo", "--device", "cpu", *map(str, arguments)])
-    with pytest.raises(SystemExit) as end:
-        train.main()
-    assert end.value.code == 2
+    assert train.main(["--model", "demo", "--device", "cpu", *map(str, arguments)]) == 2
     return capsys.readouterr().err
 
 
@@ -59,22 +59,22 @@ def targets(root: pathlib.Path):
     """All samples of a data set as training sees them."""
     data = NuScenesDataset(root, cache=None)
     config, training = preset("demo"), training_config("demo")
-    keyframes = train.Keyframes(data)
-    loader = train.make_loader(keyframes, config, training, train.Streams(1, 1), Processes(), 0, 0)
+    keyframes = Keyframes(data)
+    loader = make_loader(keyframes, config, training, Streams(1, 1), Processes(), 0, 0)
     return data.problems, [loader.take(1)[0].targets for _ in range(2 * len(data))]
 
 
-def test_a_data_set_without_annotations_is_refused(world, tmp_path, monkeypatch, capsys):
+def test_a_data_set_without_annotations_is_refused(world, tmp_path, capsys):
     edit(world, "sample_annotation", lambda record: False)
-    said = run_command(monkeypatch, capsys, "--dataroot", world, "--out", tmp_path / "run")
+    said = run_command(capsys, "--dataroot", world, "--out", tmp_path / "run")
     assert "no annotation to learn from in 8 key frames" in said and not (tmp_path / "run").exists()
 
 
-def test_missing_images_are_counted_and_named_before_the_run(world, tmp_path, monkeypatch, capsys):
+def test_missing_images_are_counted_and_named_before_the_run(world, tmp_path, capsys):
     files = NuScenesDataset(world, cache=None).index.files
     for file in (files[0, 1], files[5, 3]):
         (world / file).unlink()
-    said = run_command(monkeypatch, capsys, "--dataroot", world, "--out", tmp_path / "run")
+    said = run_command(capsys, "--dataroot", world, "--out", tmp_path / "run")
     assert "2 of 48 images are missing" in said and files[0, 1] in said and files[5, 3] in said
 
 
@@ -141,28 +141,28 @@ def test_starting_from_a_checkpoint_of_another_model_is_refused(tmp_path):
     other = replace(preset("demo"), num_anchors=100, num_output=100)
     save_checkpoint(tmp_path / "other.pt", Sparse4D(other))
     with pytest.raises(CheckpointError, match="does not fit demo.*decoder.anchor.*num_anchors=100"):
-        train.build_model(preset("demo"), 0, None, tmp_path / "other.pt")
+        build_model(preset("demo"), 0, None, tmp_path / "other.pt")
 
 
 def test_given_anchors_replace_those_of_the_checkpoint(tmp_path):
     config = preset("demo")
     save_checkpoint(tmp_path / "start.pt", Sparse4D(config))
     np.save(tmp_path / "anchors.npy", np.full((config.num_anchors, 11), 0.25, np.float32))
-    model = train.build_model(config, 0, tmp_path / "anchors.npy", tmp_path / "start.pt")
+    model = build_model(config, 0, tmp_path / "anchors.npy", tmp_path / "start.pt")
     assert (model.decoder.anchor == 0.25).all()
     np.save(tmp_path / "few.npy", np.zeros((7, 11), np.float32))
     with pytest.raises(ValueError, match="few.npy has shape .7, 11., demo needs .256, 11."):
-        train.build_model(config, 0, tmp_path / "few.npy", None)
+        build_model(config, 0, tmp_path / "few.npy", None)
 
 
 def test_a_backbone_of_another_task_fills_the_backbone(tmp_path):
     config = preset("demo")
     trained = Sparse4D(config).backbone.state_dict()
     torch.save(trained, tmp_path / "imagenet.pt")
-    model = train.build_model(config, 5, None, None, tmp_path / "imagenet.pt")
+    model = build_model(config, 5, None, None, tmp_path / "imagenet.pt")
     assert all(torch.equal(value, trained[name]) for name, value in model.backbone.state_dict().items())
     with pytest.raises(ValueError, match="backbone: --init brings the whole model"):
-        train.build_model(config, 5, None, tmp_path / "x.pt", tmp_path / "imagenet.pt")
+        build_model(config, 5, None, tmp_path / "x.pt", tmp_path / "imagenet.pt")
 
 
 @contextmanager
@@ -189,4 +189,4 @@ def test_a_disk_that_fills_up_leaves_the_checkpoint_before(tmp_path):
         with pytest.raises(OSError, match="model.pt: checkpoint could not be written"):
             trainer.export()
     assert trainer.store.newest()["iteration"] == 1 and (tmp_path / "model.pt").read_bytes() == weights
-    assert not list(tmp_path.rglob("*.partial")) and not list(tmp_path.rglob("*.tmp"))
+    assert not list(tmp_path.rglob("*.partial*")) and not list(tmp_path.rglob("*.tmp"))

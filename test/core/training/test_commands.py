@@ -8,8 +8,8 @@ import cv2
 import pytest
 
 from sparse4d_core.benchmark import loader_throughput
-from sparse4d_core.data.synthetic.__main__ import render_dataset
 from sparse4d_core.data.synthetic.cameras import NUSCENES_RIG
+from sparse4d_core.data.synthetic.dataset_renderer import render_dataset
 from sparse4d_core.training import plot
 
 
@@ -30,7 +30,7 @@ def test_a_log_is_read_with_its_last_word_on_every_iteration(run):
 
 
 def test_loss_curves_become_a_small_picture(run, capsys):
-    plot.main([str(run), "--out", str(run / "images" / "loss.png")])
+    assert plot.main([str(run), "--out", str(run / "images" / "loss.png")]) == 0
     assert "60 iterations" in capsys.readouterr().out
     picture = cv2.imread(str(run / "images" / "loss.png"))
     assert picture.shape[1] == 800 and picture.std() > 10
@@ -40,17 +40,14 @@ def test_loss_curves_become_a_small_picture(run, capsys):
 @pytest.mark.parametrize(("text", "said"), [("", "no report with a loss"), ("{broken", "line 1 is no JSON")])
 def test_logs_that_cannot_be_drawn_are_named(tmp_path, capsys, text, said):
     (tmp_path / "log.jsonl").write_text(text)
-    with pytest.raises(SystemExit):
-        plot.main([str(tmp_path), "--out", str(tmp_path / "loss.png")])
+    assert plot.main([str(tmp_path), "--out", str(tmp_path / "loss.png")]) == 2
     assert said in capsys.readouterr().err and not (tmp_path / "loss.png").exists()
 
 
 def test_loading_is_measured_beside_the_step(tmp_path, capsys):
     render_dataset(tmp_path / "world", 1, 5, duration=1.0, rate=2, rig=NUSCENES_RIG.resized(160, 90))
-    loader_throughput.main(
-        f"--model demo --dataroot {tmp_path}/world --workers 0 1 --frames 2 --steps 1 --device cpu --threads 1 "
-        f"--out {tmp_path}/loader.json".split()
-    )
+    arguments = f"--model demo --dataroot {tmp_path}/world --workers 0 1 --frames 2 --steps 1 --device cpu --threads 1 "
+    assert loader_throughput.main(f"{arguments} --out {tmp_path}/loader.json".split()) == 0
     result = json.loads((tmp_path / "loader.json").read_text())
     assert [row["workers"] for row in result["rows"]] == [0, 1] and result["step_frames_per_s"] > 0
     for row in result["rows"]:

@@ -13,14 +13,16 @@ from sparse4d_core.checkpoint.weights import load_checkpoint
 from sparse4d_core.config import preset
 from sparse4d_core.data.anchors import kmeans_anchors
 from sparse4d_core.data.nuscenes.dataset import NuScenesDataset
-from sparse4d_core.data.synthetic.__main__ import render_dataset
 from sparse4d_core.data.synthetic.cameras import NUSCENES_RIG
+from sparse4d_core.data.synthetic.dataset_renderer import render_dataset
 from sparse4d_core.inference.pipeline import Pipeline
 from sparse4d_core.network.sparse4d import Sparse4D
+from sparse4d_core.training.batches.keyframes import Keyframes
+from sparse4d_core.training.batches.loader import Streams, make_loader
 from sparse4d_core.training.run.processes import Processes
 from sparse4d_core.training.run.trainer import RunSettings, Trainer
 from sparse4d_core.training.schedule import AugmentationConfig, SamplingConfig, TrainingConfig, training_config
-from sparse4d_core.training.train import Keyframes, Streams, build_model, make_loader
+from sparse4d_core.training.starting_model import build_model
 
 SEED = 17
 ITERATIONS = 400  # 0.8 is passed after 220 to 250; about 90 s of one core

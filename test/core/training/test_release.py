@@ -10,7 +10,8 @@ import pytest
 import tiny_run
 import torch
 
-from sparse4d_core.checkpoint.weights import CheckpointError, load_checkpoint
+from sparse4d_core.checkpoint.file import CheckpointError
+from sparse4d_core.checkpoint.weights import load_checkpoint
 from sparse4d_core.network.sparse4d import Sparse4D
 from sparse4d_core.training.release import halved, main, portable_command
 
@@ -40,8 +41,8 @@ def test_the_average_is_shipped_from_finished_and_from_running_runs(run, tmp_pat
     folder, out = run.settings.out, tmp_path / "weights" / "demo.pt"
     if not finished:
         (folder / "model.pt").unlink()
-    main([str(folder), "--out", str(out), "--float32"])
-    expected = run.average.model.state_dict()
+    assert main([str(folder), "--out", str(out), "--float32"]) == 0
+    expected = run.average.module.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in loaded(out).state_dict().items())
     assert "averaged weights of demo after 2 iterations" in capsys.readouterr().out
     sheet = json.loads(out.with_suffix(".json").read_text())
@@ -50,8 +51,8 @@ def test_the_average_is_shipped_from_finished_and_from_running_runs(run, tmp_pat
 
 
 def test_half_precision_is_half_the_size_and_close(run, tmp_path):
-    main([str(run.settings.out), "--out", str(tmp_path / "full.pt"), "--float32"])
-    main([str(run.settings.out), "--out", str(tmp_path / "half.pt")])
+    assert main([str(run.settings.out), "--out", str(tmp_path / "full.pt"), "--float32"]) == 0
+    assert main([str(run.settings.out), "--out", str(tmp_path / "half.pt")]) == 0
     content = torch.load(tmp_path / "half.pt", weights_only=True)["state_dict"]
     assert content["backbone.conv1.weight"].dtype == torch.float16
     assert content["decoder.anchor"].dtype == torch.float32
@@ -64,7 +65,7 @@ def test_half_precision_is_half_the_size_and_close(run, tmp_path):
 def test_scores_and_a_command_without_folders_are_kept(run, tmp_path):
     scores = tmp_path / "metrics.json"
     scores.write_text('{"detection": {"nds": 0.5}}')
-    main([str(run.settings.out), "--out", str(tmp_path / "demo.pt"), "--scores", str(scores)])
+    assert main([str(run.settings.out), "--out", str(tmp_path / "demo.pt"), "--scores", str(scores)]) == 0
     sheet = json.loads((tmp_path / "demo.json").read_text())
     assert sheet["scores"] == {"detection": {"nds": 0.5}}
     assert sheet["command"] == "python -m sparse4d_core.training.train --model demo --dataroot world --lr 0.001"
@@ -80,8 +81,7 @@ def test_weights_beyond_half_precision_are_refused():
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        main([str(tmp_path), "--out", str(tmp_path / "demo.pt")])
+    assert main([str(tmp_path), "--out", str(tmp_path / "demo.pt")]) == 2
     assert "config.json is missing; expected the folder given to training as --out" in capsys.readouterr().err
 
 
@@ -89,7 +89,6 @@ def test_a_run_without_weights_is_named(run, tmp_path, capsys):
     (run.settings.out / "model.pt").unlink()
     for path in (run.settings.out / "checkpoints").glob("*.pt"):
         path.write_bytes(b"cut off")
-    with pytest.raises(SystemExit):
-        main([str(run.settings.out), "--out", str(tmp_path / "demo.pt")])
+    assert main([str(run.settings.out), "--out", str(tmp_path / "demo.pt")]) == 2
     assert "neither model.pt nor an intact checkpoint" in capsys.readouterr().err
     assert not (tmp_path / "demo.pt").exists()

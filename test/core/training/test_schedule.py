@@ -26,6 +26,7 @@ def test_golden(golden, file, case):
     mask = recorded["detector"]["grid_mask"]
     assert (training.grid_mask.probability, training.grid_mask.ratio) == (mask["prob"], mask["ratio"])
     assert training.initial_backbone == recorded["backbone"]["init"]
+    assert training.activation_checkpointing == recorded["backbone"]["with_cp"]
     if branch := recorded["depth_branch"]:
         assert training.losses.depth_weight == branch["loss_weight"]
         assert training.losses.max_depth == branch["max_depth"]

@@ -9,13 +9,14 @@ import torch
 from golden_data import Golden, golden_parameters
 
 from sparse4d_core.config import preset
-from sparse4d_core.network.instance_memory import CachedInstances, TemporalState
+from sparse4d_core.network.state import CachedInstances, TemporalState
 from sparse4d_core.training.batches.targets import Targets, collate_targets
 from sparse4d_core.training.objective.denoising import Draws, noisy_queries
 from sparse4d_core.training.objective.frame_objective import carried_confidence
-from sparse4d_core.training.objective.losses import box_losses, focal_loss
+from sparse4d_core.training.objective.losses import box_losses, detection_losses, focal_loss
 from sparse4d_core.training.objective.matcher import assign, class_cost
 from sparse4d_core.training.schedule import DenoisingConfig, LossConfig, MatcherConfig
+from sparse4d_core.types import ModelOutput
 
 LOSSES = LossConfig()
 
@@ -134,6 +135,35 @@ def objects(count: int, **changes) -> Targets:
 
 def test_no_objects_no_noisy_queries():
     assert noisy_queries(objects(0), DenoisingConfig(), MatcherConfig()) is None
+
+
+@pytest.mark.parametrize("denoising", [True, False])
+def test_every_batch_has_the_same_terms_and_takes_the_same_means(denoising):
+    """Two processes, one of them without objects, would otherwise wait for each other's means."""
+    taken, terms = [], []
+    for count in (0, 2):
+        targets = objects(count)
+        queries = noisy_queries(targets, DenoisingConfig(), MatcherConfig()) if denoising else None
+        rows = 5 + (0 if queries is None else queries.anchor.shape[1])
+        layers = [torch.zeros(1, rows, 11, requires_grad=True) for _ in range(2)]
+        logits = [torch.zeros(1, rows, 10, requires_grad=True) for _ in range(2)]
+        quality = [torch.zeros(1, rows, 2, requires_grad=True) for _ in range(2)]
+        output = ModelOutput(layers, logits, quality, layers[0], layers[0])
+        means = []
+
+        def average(value, means=means):
+            means.append(value.shape)
+            return value
+
+        losses = detection_losses(
+            output, targets, MatcherConfig(), LOSSES, queries, average=average, denoising=denoising
+        )
+        taken.append(means)
+        terms.append(list(losses))
+        if count == 0:
+            assert all(loss.item() == 0 for name, loss in losses.items() if name not in ("cls_0", "cls_1"))
+    assert taken[0] == taken[1] and len(taken[0]) == (4 if denoising else 2)
+    assert terms[0] == terms[1] and ("cls_dn_1" in terms[0]) == denoising
 
 
 def test_unknown_velocities_do_not_spread():

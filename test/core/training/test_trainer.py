@@ -9,12 +9,14 @@ import pathlib
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import tiny_run
 import torch
 
-from sparse4d_core.training.run.optimizer import MovingAverage, learning_rate
+from sparse4d_core.training.batches.targets import Targets
+from sparse4d_core.training.run.optimizer import learning_rate, moving_average
 from sparse4d_core.training.run.store import CheckpointStore, damage
 from sparse4d_core.training.run.trainer import TrainingDivergedError
 from sparse4d_core.training.schedule import OptimizerConfig
@@ -59,7 +61,7 @@ def test_a_run_ended_by_sigterm_continues_bit_for_bit(tmp_path, workers):
     assert second.resume() and second.iteration == 3
     second.run()
     assert same(second.model.state_dict(), straight.model.state_dict())
-    assert same(second.average.model.state_dict(), straight.average.model.state_dict())
+    assert same(second.average.module.state_dict(), straight.average.module.state_dict())
     assert (tmp_path / "split" / "model.pt").exists()
 
 
@@ -80,6 +82,18 @@ def test_accumulated_batches_have_streams_of_their_own(tmp_path):
     trainer = tiny_trainer(tmp_path, iterations=4, accumulation=2)
     trainer.run()
     assert len(trainer.states) == 2 and all(state.batch_size == 1 for state in trainer.states)
+
+
+def test_weights_of_some_epochs_stay(tmp_path):
+    trainer = tiny_trainer(tmp_path, iterations=5)
+    schedule = replace(trainer.config.schedule, checkpoint_every_epochs=2)
+    trainer.config = replace(trainer.config, schedule=schedule)
+    trainer.settings = replace(trainer.settings, epoch_iterations=1)
+    trainer.run()
+    assert sorted(os.listdir(tmp_path / "epochs")) == ["002.pt", "004.pt"]
+    early, late = (torch.load(tmp_path / "epochs" / name, weights_only=True) for name in ("002.pt", "004.pt"))
+    assert (early["meta"]["iterations"], late["meta"]["iterations"]) == (2, 4)
+    assert not same(early["state_dict"], late["state_dict"])
 
 
 def test_damaged_checkpoints_are_passed_over(tmp_path, caplog):
@@ -112,7 +126,7 @@ def test_a_full_disk_leaves_earlier_checkpoints(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="000000002.pt: checkpoint could not be written.*No space left"):
         store.save(2, {"iteration": 2})
     assert store.newest()["iteration"] == 1
-    assert not list(tmp_path.glob("*.partial"))
+    assert sorted(os.listdir(tmp_path)) == ["000000001.json", "000000001.pt"]
 
 
 def test_a_checkpoint_of_another_preset_is_refused(tmp_path):
@@ -146,7 +160,7 @@ def test_one_bad_step_is_skipped_and_named(tmp_path):
     events = [line for line in log_lines(tmp_path) if "event" in line]
     assert trainer.skipped == 1 and len(events) == 1
     assert events[0]["iteration"] == 4 and events[0]["samples"] == tokens[3] and "not finite" in events[0]["event"]
-    for model in (trainer.model, trainer.average.model):
+    for model in (trainer.model, trainer.average.module):
         assert all(value.isfinite().all() for value in model.state_dict().values())
 
 
@@ -158,14 +172,55 @@ def test_bad_steps_in_a_row_end_the_run(tmp_path):
     assert trainer.iteration == 7 and all(token in str(error.value) for token in tokens[-1])
 
 
+def run_tiny(processes: int, *arguments) -> None:
+    """tiny_run as a program, in one process or several."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(tiny_run.__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *(launcher if processes > 1 else []), tiny_run.__file__, *map(str, arguments)]
+    subprocess.run(command, check=True, env=environment, timeout=240, capture_output=True)
+
+
+@pytest.mark.slow
+def test_processes_whose_batches_are_empty_do_not_wait_for_each_other(tmp_path):
+    run_tiny(2, tmp_path, 8, "empty")
+    reports = [line for line in log_lines(tmp_path) if "loss" in line]
+    assert [line["iteration"] for line in reports] == [2, 4, 6, 8]
+    assert all(f"loss/{name}_{layer}" in line for line in reports for name in ("cls_dn", "box_dn") for layer in (0, 1))
+
+
+def without_objects(targets: Targets) -> Targets:
+    kept = {name: [values[:0] for values in getattr(targets, name)] for name in ("boxes", "labels", "instance_ids")}
+    return replace(targets, **kept)
+
+
+def test_accumulated_batches_may_be_empty(tmp_path):
+    """Without objects in the first, the second or both batches of a step: all terms are there, as means over both."""
+    trainer = tiny_trainer(tmp_path, iterations=3, accumulation=2)
+    take, optimise, steps = trainer.loader.take, trainer._optimise, []
+
+    def taking(count: int):
+        batches = take(count)
+        for index in ((0,), (1,), (0, 1))[trainer.iteration]:
+            batches[index].targets = without_objects(batches[index].targets)
+        return batches
+
+    def optimising(batches):
+        steps.append(optimise(batches))
+        return steps[-1]
+
+    trainer.loader.take, trainer._optimise = taking, optimising
+    trainer.run()
+    for step in steps:
+        first, second = (result.losses for result in step.results)
+        assert step.losses.keys() == first.keys() == second.keys() >= {"cls_0", "box_0", "cls_dn_1", "box_dn_1"}
+        for name, value in step.losses.items():
+            assert value == pytest.approx((first[name].item() + second[name].item()) / 2)
+
+
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
-    program = [tiny_run.__file__]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(tiny_run.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    for name, start in (("one", [sys.executable]), ("two", launcher)):
-        command = [*start, *program, str(tmp_path / name), "4"]
-        subprocess.run(command, check=True, env=environment, timeout=240, capture_output=True)
+    for name, processes in (("one", 1), ("two", 2)):
+        run_tiny(processes, tmp_path / name, 4)
     one, two = (torch.load(tmp_path / name / "model.pt", weights_only=True)["state_dict"] for name in ("one", "two"))
     assert one.keys() == two.keys()
     for name in one:
@@ -188,13 +243,25 @@ def test_learning_rate():
 
 
 def test_moving_average_follows_weights_and_statistics():
+    """After every update: a = d a + (1 - d) x with d = min(decay, (1 + n) / (10 + n)); the first copies."""
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
-    average = MovingAverage(model, decay=0.5)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.fill_(3.0)
-        model[1].running_mean.fill_(5.0)
-    for _ in range(60):
-        average.update(model)
-    for name, value in average.model.state_dict().items():
-        torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-4, atol=1e-4)
+    average = moving_average(model, decay=0.5)
+    expected = None
+    for n in range(20):
+        with torch.no_grad():
+            for tensor in (*model.parameters(), model[1].running_mean):
+                tensor.fill_(float((n * 7) % 5))
+        average.update_parameters(model)
+        value = float((n * 7) % 5)
+        decay = min(0.5, (1 + n) / (10 + n))
+        expected = value if expected is None else decay * expected + (1 - decay) * value
+        for tensor in (*average.module.parameters(), average.module[1].running_mean):
+            torch.testing.assert_close(tensor, torch.full_like(tensor, expected))
+    assert not any(parameter.requires_grad for parameter in average.module.parameters())
+
+
+def test_a_checkpoint_of_another_version_is_refused(tmp_path):
+    store = CheckpointStore(tmp_path)
+    store.save(1, {"format": 1, "iteration": 1})
+    with pytest.raises(ValueError, match="000000001.pt: has format 1, this version reads 2"):
+        store.newest()

@@ -23,14 +23,12 @@ from sparse4d_core.inference.pipeline import Pipeline
 from sparse4d_core.network.sparse4d import Sparse4D
 from sparse4d_core.types import CLASS_NAMES, Detections, Tracks
 from sparse4d_ros.bags.bag_io import create_bag, read_messages
-from sparse4d_ros.bags.record import SetRecord, differences, read_record
-from sparse4d_ros.node import default_rig
+from sparse4d_ros.bags.box_record import SetRecord, differences, read_box_record
+from sparse4d_ros.bags.submission import submissions, write_results
+from sparse4d_ros.bags.truth import read_truth
 from sparse4d_ros.parameters import NodeParameters
 from sparse4d_ros.perception.rig import load_rig
 from sparse4d_ros.replay import Replay, main
-from sparse4d_ros.score_record import read_truth, submissions, write_results
-
-DOMAIN = 72
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +42,7 @@ def pipeline() -> Pipeline:
 
 
 def replay(bag, pipeline, **parameters) -> Replay:
-    return Replay(bag, load_rig(default_rig()), pipeline, NodeParameters(model="demo", **parameters))
+    return Replay(bag, load_rig(), pipeline, NodeParameters(model="demo", **parameters))
 
 
 def test_every_set_once(tiny_bag, pipeline):
@@ -91,10 +89,10 @@ def test_command_line(tiny_dataset, tiny_bag, tmp_path, capsys):
     samples = {s["token"] for s in json.loads((tiny_dataset / "v1.0-mini" / "sample.json").read_text())}
     for path in (out, tracking):
         assert set(json.loads(path.read_text())["results"]) == samples
-    first = next(read_record(record)).stamp_ns
+    first = next(read_box_record(record)).stamp_ns
     (tmp_path / "sets").write_text(f"{first}\n")
     assert main([*command, "--sets", str(tmp_path / "sets")]) == 0
-    assert [r.stamp_ns for r in read_record(record)] == [first]
+    assert [r.stamp_ns for r in read_box_record(record)] == [first]
 
 
 def annotated_record(tiny_bag) -> list[SetRecord]:
@@ -178,9 +176,15 @@ def test_parameter_file(tiny_bag, tmp_path, capsys):
     assert "unknown speed" in capsys.readouterr().err
 
 
-def start(module: str, *arguments: str) -> subprocess.Popen:
-    environment = {**os.environ, "ROS_DOMAIN_ID": str(DOMAIN), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-m", f"sparse4d_ros.{module}", *map(str, arguments)], env=environment)
+@pytest.fixture
+def start(ros_domain):
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(ros_domain), "OMP_NUM_THREADS": "1"}
+
+    def start(module: str, *arguments: object) -> subprocess.Popen:
+        command = [sys.executable, "-m", f"sparse4d_ros.{module}", *map(str, arguments)]
+        return subprocess.Popen(command, env=environment)
+
+    return start
 
 
 def stop(*processes: subprocess.Popen) -> None:
@@ -196,10 +200,10 @@ def stop(*processes: subprocess.Popen) -> None:
 
 @pytest.mark.ros
 @pytest.mark.slow
-def test_node_and_replay_agree_to_the_last_digit(tiny_bag, tmp_path):
+def test_node_and_replay_agree_to_the_last_digit(start, tiny_bag, tmp_path):
     """Node, recorder and player as processes of their own; the replay repeats the sets that the node processed."""
     online, offline = tmp_path / "online.jsonl", tmp_path / "offline.jsonl"
-    recorder = start("recorder", "--out", online)
+    recorder = start("box_recorder", "--out", online)
     node = start("node", "--ros-args", "-p", "model:=demo", "-p", "autostart:=true")
     try:
         assert start("bag_player", tiny_bag, "--rate", "0.2", "--wait", 90).wait(150) == 0
@@ -209,8 +213,8 @@ def test_node_and_replay_agree_to_the_last_digit(tiny_bag, tmp_path):
             time.sleep(2.0)
     finally:
         stop(node, recorder)
-    published = list(read_record(online))
+    published = list(read_box_record(online))
     assert len(published) >= 2  # a busy machine drops sets
     offline_run = start("replay", tiny_bag, "--model", "demo", "--record", offline, "--sets", online)
     assert offline_run.wait(240) == 0
-    assert differences(published, read_record(offline)) == []
+    assert differences(published, read_box_record(offline)) == []

@@ -10,22 +10,19 @@ import pytest
 
 pytest.importorskip("rclpy")
 import rclpy
+from node_driver import Driver
 from rclpy.lifecycle import TransitionCallbackReturn
-from rclpy.parameter import Parameter
-from rclpy.serialization import serialize_message
-from rig_messages import START, camera_info, compressed, ego_pose, image_stamps, static_transforms
 from vision_msgs.msg import Detection3DArray
 from visualization_msgs.msg import Marker, MarkerArray
 
 from sparse4d_core.config import PRESETS, Sparse4DConfig
-from sparse4d_ros.bags.record import read_record
+from sparse4d_ros.bags.box_record import read_box_record
 from sparse4d_ros.bags.sets import BagFrames
+from sparse4d_ros.demo.__main__ import main as demo
 from sparse4d_ros.demo.listener import unfinished_sets
-from sparse4d_ros.node import DetectorNode
 from sparse4d_ros.replay import main as replay
-from sparse4d_ros.score_record import main as score_record
+from sparse4d_ros.write_submission import main as write_submission
 
-DOMAIN = 64
 SETS = 3  # of the bag: v1 then has a history, v2 and v3 have instances
 SIZE = (176, 99)  # pixels
 PATIENCE = 60.0  # s
@@ -53,9 +50,8 @@ def small(config: Sparse4DConfig) -> Sparse4DConfig:
 def small_presets(monkeypatch, tmp_path):
     for name, config in PRESETS.items():
         monkeypatch.setitem(PRESETS, name, small(config))
-    monkeypatch.setattr(
-        "sparse4d_core.inference.pipeline.WEIGHTS", tmp_path
-    )  # the shipped ones fit the full-size model alone
+    # The shipped ones fit the full-size model alone.
+    monkeypatch.setattr("sparse4d_core.checkpoint.published.SHIPPED", tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -70,34 +66,43 @@ def stamps(tiny_bag, tmp_path_factory) -> str:
 @pytest.mark.parametrize("name", WIDE)
 def test_replay(tiny_bag, stamps, tmp_path, capsys, name):
     record = tmp_path / "record.jsonl"
-    arguments = [str(tiny_bag), "--model", name, "--sets", stamps, "--record", str(record)]
+    arguments = [str(tiny_bag), "--model", name, "--sets", stamps, "--record", str(record), "--allow-untrained"]
     assert replay([*arguments, "--out", str(tmp_path / "results.json")]) == 0
     assert f"{SETS} sets" in capsys.readouterr().out
-    records = list(read_record(record))
+    records = list(read_box_record(record))
     assert all(len(r.detections.scores) == 16 and np.isfinite(r.detections.boxes).all() for r in records)
     assert all((r.detections.ids is not None) == PRESETS[name].tracking for r in records)
 
 
 def test_tracks_of_a_model_without_ids_are_refused(tiny_bag, stamps, tmp_path, capsys):
     record, tracking = tmp_path / "record.jsonl", tmp_path / "tracking.json"
-    arguments = [str(tiny_bag), "--model", "v2_r50", "--sets", stamps, "--record", str(record)]
+    arguments = [str(tiny_bag), "--model", "v2_r50", "--sets", stamps, "--record", str(record), "--allow-untrained"]
     assert replay([*arguments, "--tracking-out", str(tracking)]) == 2
     assert "model v2_r50 gives no track ids" in capsys.readouterr().err
     assert not record.exists(), "said before the bag is read, not after"
     assert replay(arguments) == 0
     arguments = [str(record), "--bag", str(tiny_bag), "--out", str(tmp_path / "results.json")]
-    assert score_record([*arguments, "--tracking-out", str(tracking)]) == 2
+    assert write_submission([*arguments, "--tracking-out", str(tracking)]) == 2
     assert "detections without ids" in capsys.readouterr().err
-    assert score_record(arguments) == 0 and not tracking.exists()
+    assert write_submission(arguments) == 0 and not tracking.exists()
 
 
 def test_models_for_six_cameras_refuse_another_rig_at_once(tiny_bag, tmp_path, capsys):
     rig = tmp_path / "rig.yaml"
     rig.write_text("cameras:\n- {name: cam_front}\n- {name: cam_back}\n")
-    arguments = [str(tiny_bag), "--rig", str(rig), "--record", str(tmp_path / "record.jsonl"), "--model"]
+    arguments = [str(tiny_bag), "--rig", str(rig), "--record", str(tmp_path / "record.jsonl")]
+    arguments += ["--allow-untrained", "--model"]
     assert replay([*arguments, "v1_r101_t4"]) == 2
     assert "2 cameras, but the weights of v1_r101_t4 are made for 6; take a v2 or v3 preset" in capsys.readouterr().err
     assert replay([*arguments, "v2_r50"]) == 0
+
+
+def test_without_trained_weights_replay_and_demo_refuse_with_the_command_that_gets_them(tiny_bag, tmp_path, capsys):
+    assert replay([str(tiny_bag), "--model", "v3_r50", "--record", str(tmp_path / "record.jsonl")]) == 2
+    assert "python -m sparse4d_core.checkpoint fetch v3_r50" in capsys.readouterr().err
+    assert demo(["--model", "v3_r50", "--out", str(tmp_path / "demo")]) == 2
+    assert "python -m sparse4d_core.checkpoint fetch v3_r50" in capsys.readouterr().err
+    assert not (tmp_path / "demo").exists(), "before anything is rendered"
 
 
 # ------------------------------------------------------------------------------------------------------------ the node
@@ -106,9 +111,9 @@ TOPICS = {"detections": Detection3DArray, "tracks": Detection3DArray, "markers":
 
 
 @pytest.fixture
-def context():
+def context(ros_domain):
     context = rclpy.Context()
-    rclpy.init(context=context, domain_id=DOMAIN)
+    rclpy.init(context=context, domain_id=ros_domain)
     yield context
     rclpy.shutdown(context=context)
 
@@ -131,38 +136,29 @@ class Listener:
             self.executor.spin_once(timeout_sec=0.05)
 
 
-def configured(context, name: str) -> DetectorNode:
-    """The node with that model, all of whose boxes are confident."""
-    overrides = [Parameter("model", value=name), Parameter("decode_threads", value=1)]
-    node = DetectorNode(context=context, parameter_overrides=overrides)
-    assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
-    for layer in node._detector.pipeline.model.decoder.layers:
-        layer.refine.cls_layers[-1].bias.data.fill_(5.0)
-    assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
-    return node
-
-
-def feed(node: DetectorNode) -> None:
-    """One set."""
-    node._on_transforms(static_transforms(), static=True)
-    for camera, stamp in image_stamps(0).items():
-        node._on_info(camera, camera_info(camera, START))
-        node._on_transforms(ego_pose(stamp), static=False)
-        node._on_image(camera, bytes(serialize_message(compressed(camera, stamp))))
+@pytest.mark.ros
+def test_without_trained_weights_the_node_stays_unconfigured(context, capfd):
+    driver = Driver(context=context, model="v3_r50", allow_untrained=False)
+    assert driver.node.trigger_configure() == TransitionCallbackReturn.FAILURE
+    assert "python -m sparse4d_core.checkpoint fetch v3_r50" in capfd.readouterr().err
+    driver.node.close()
 
 
 @pytest.mark.ros
 @pytest.mark.parametrize("name", ["v1_r101_t4", "v2_r50", "v3_r50"])
 def test_node(context, name):
     """Every generation gives boxes; markers show tracks, or the detections of a model that has no ids."""
-    listener, node = Listener(context), configured(context, name)
+    listener, driver = Listener(context), Driver(context=context, model=name, decode_threads=1)
+    driver.start()
+    for layer in driver.node.processor.pipeline.model.decoder.layers:
+        layer.refine.cls_layers[-1].bias.data.fill_(5.0)  # all boxes are confident
     try:
-        listener.until(lambda: all(node.count_subscribers(f"/sparse4d/{topic}") for topic in TOPICS))
-        feed(node)
+        listener.until(lambda: all(driver.node.count_subscribers(f"/sparse4d/{topic}") for topic in TOPICS))
+        driver.feed(0)
         listener.until(lambda: all(listener.heard.values()))
-        assert node._statistics.processed == 1 and not node._statistics.dropped
+        assert driver.statistics.processed == 1 and not driver.drops
     finally:
-        node.close()
+        driver.node.close()
         listener.node.destroy_node()
     (detections,), (tracks,), (markers,) = listener.heard.values()
     boxes = [marker for marker in markers.markers if marker.type == Marker.CUBE]

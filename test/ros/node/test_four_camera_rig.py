@@ -17,8 +17,8 @@ import torch
 pytest.importorskip("rclpy")
 from sparse4d_core.config import preset
 from sparse4d_core.data.nuscenes.dataset import NuScenesDataset
-from sparse4d_core.data.synthetic.__main__ import render_dataset
 from sparse4d_core.data.synthetic.cameras import CameraMount, Rig
+from sparse4d_core.data.synthetic.dataset_renderer import render_dataset
 from sparse4d_core.inference.pipeline import Pipeline
 from sparse4d_core.network.sparse4d import Sparse4D
 from sparse4d_ros.bags.bag_io import create_bag, read_messages, typestore

@@ -17,15 +17,17 @@ from nuscenes.utils.geometry_utils import BoxVisibility, view_points
 
 from sparse4d_core.types import Frame
 from sparse4d_ros.bags.bag_io import read_messages
-from sparse4d_ros.bags.record import differences, read_record
-from sparse4d_ros.messages.conversions import build_frame, camera_model, decode_image, insert_transforms, ns_from_stamp
-from sparse4d_ros.node import default_rig
+from sparse4d_ros.bags.box_record import differences, read_box_record
+from sparse4d_ros.messages.incoming import insert_transforms
+from sparse4d_ros.messages.stamps import ns_from_stamp
 from sparse4d_ros.nuscenes_to_rosbag import main as convert
+from sparse4d_ros.perception.camera_model import camera_model
+from sparse4d_ros.perception.frame_builder import build_frame
+from sparse4d_ros.perception.image_decoding import decode_image
 from sparse4d_ros.perception.rig import load_rig
 from sparse4d_ros.perception.transforms import TransformBuffer, quaternion_matrix
 from sparse4d_ros.replay import main as replay
 
-DOMAIN = 73
 MAX_PIXELS = 0.5
 
 
@@ -38,7 +40,7 @@ def bag(real_sample, tmp_path_factory) -> Path:
 
 def frame_and_annotations(bag: Path) -> tuple[Frame, list]:
     """The bag's only set, through the conversions alone."""
-    rig, buffer = load_rig(default_rig()), TransformBuffer()
+    rig, buffer = load_rig(), TransformBuffer()
     images, cameras, annotations, stamp_ns = {}, {}, [], 0
     by_image = {camera.image_topic: camera.name for camera in rig.cameras}
     by_info = {camera.info_topic: camera.name for camera in rig.cameras}
@@ -89,19 +91,19 @@ def test_annotations_project_as_the_devkit_projects_them(real_sample, bag):
 
 @pytest.mark.slow
 @pytest.mark.ros
-def test_full_size_model_with_and_without_dds(bag, tmp_path):
+def test_full_size_model_with_and_without_dds(bag, tmp_path, ros_domain):
     """v3_r50 on the photographs: replayed, and played over DDS into the node; both give the same finite boxes."""
     offline, online = tmp_path / "offline.jsonl", tmp_path / "online.jsonl"
-    assert replay([str(bag), "--model", "v3_r50", "--record", str(offline)]) == 0
-    (record,) = read_record(offline)
+    assert replay([str(bag), "--model", "v3_r50", "--allow-untrained", "--record", str(offline)]) == 0
+    (record,) = read_box_record(offline)
     assert len(record.detections.scores) == 300 and np.isfinite(record.detections.boxes).all()
-    environment = {**os.environ, "ROS_DOMAIN_ID": str(DOMAIN)}
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(ros_domain)}
 
     def start(module: str, *arguments: object) -> subprocess.Popen:
         return subprocess.Popen([sys.executable, "-m", f"sparse4d_ros.{module}", *map(str, arguments)], env=environment)
 
-    recorder = start("recorder", "--out", online, "--count", 1)
-    node = start("node", "--ros-args", "-p", "model:=v3_r50", "-p", "autostart:=true")
+    recorder = start("box_recorder", "--out", online, "--count", 1)
+    node = start("node", "--ros-args", "-p", "model:=v3_r50", "-p", "allow_untrained:=true", "-p", "autostart:=true")
     try:
         assert start("bag_player", bag, "--wait", 120).wait(180) == 0
         assert recorder.wait(180) == 0
@@ -109,4 +111,4 @@ def test_full_size_model_with_and_without_dds(bag, tmp_path):
         for process in (node, recorder):
             process.send_signal(signal.SIGINT)
             process.wait(30)
-    assert differences(read_record(online), read_record(offline)) == []
+    assert differences(read_box_record(online), read_box_record(offline)) == []

@@ -40,6 +40,17 @@ def test_a_raw_topic_is_taken_as_raw_with_the_camera_info_beside_it():
     assert rig.frames.cameras == {"a": "a_optical"}
 
 
+def test_what_streams_are_rectified():
+    cameras = [
+        {"name": "by_topic"}, {"name": "raw", "image_topic": "/raw/image_raw"},
+        {"name": "stated", "image_topic": "/stated/image", "rectified": True}, {"name": "denied", "rectified": False},
+        {"name": "auto", "image_topic": "/auto/image_rect_color", "rectified": "auto"},
+    ]  # fmt: skip
+    rig = parse_rig({"cameras": cameras})
+    assert [camera.rectified for camera in rig.cameras] == [True, False, True, False, True]
+    assert rig.frames.rectified == {"by_topic", "stated", "auto"}
+
+
 @settings(max_examples=12, deadline=None)
 @given(count=st.integers(1, MAX_CAMERAS))
 def test_any_number_of_cameras(count):
@@ -73,6 +84,10 @@ GOOD = {
         (lambda rig: rig["cameras"][1].update(image_topic="/a/image_rect/compressed"), "two have the same image_topic"),
         (lambda rig: rig["cameras"][1].pop("name"), r"cameras\[1\]: missing \['name'\]"),
         (lambda rig: rig["cameras"][0].update(transport="theora"), "'raw' or 'compressed', got 'theora'"),
+        (
+            lambda rig: rig["cameras"][0].update(rectified="yes"),
+            r"cameras\[0\].rectified: expected auto, true or false",
+        ),
         (lambda rig: rig.update(base_frame=7), "base_frame: expected a name, got 7"),
         (
             lambda rig: rig["model_frame"].update(translation=[1, 2]),

@@ -1,0 +1,175 @@
+"""From camera images to network input on a device: bytes go up once, resampling and normalisation run there.
+
+    camera image ──rows that count──► one upload of uint8 ──resample, crop──► uint8 ──normalise──► float32 planes
+
+The result equals `preprocess` bit for bit: Pillow's bicubic filter has coefficients in whole multiples of 2^-22 and
+rounds to grey levels after the horizontal and again after the vertical pass, and both are done here in integers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .config import ImageConfig, Sparse4DConfig
+from .preprocess import (
+    ImageTransform,
+    check_frame,
+    image_pool,
+    model_input,
+    normalization_table,
+    test_time_transforms,
+)
+from .types import Frame, ModelInput
+
+_FRACTION_BITS = 22  # of a coefficient
+_SUPPORT = 2.0  # of the bicubic filter, in pixels of the smaller of the two images
+_CACHED = 64  # rigs have at most 12 cameras, and four entries each
+
+
+def preprocess_on_device(frame: Frame, config: Sparse4DConfig, device: torch.device) -> ModelInput:
+    """Network input of one frame (batch 1) on the device; the same numbers as `preprocess`.
+
+    Nothing comes back from the device, and nothing waits for it.
+
+    Raises:
+        ValueError: as `preprocess`.
+    """
+    check_frame(frame)
+    transforms = test_time_transforms(frame, config.image)
+    groups = defaultdict(list)  # images of one size share their transform and go through it together
+    for camera, image in enumerate(frame.images):
+        if image is not None:
+            groups[image.shape].append(camera)
+    width, height = config.image.input_wh
+    planes = [torch.zeros(3, height, width, device=device)] * len(frame.images)  # of missing cameras
+    for cameras, rows, top in _upload(frame, transforms, list(groups.values()), device):
+        image, transform = frame.images[cameras[0]], transforms[cameras[0]]
+        normalised = _planes(rows, top, (image.shape[1], image.shape[0]), transform, config.image)
+        for camera, result in zip(cameras, normalised, strict=True):
+            planes[camera] = result
+    return model_input(frame, transforms, torch.stack(planes), (width, height)).to(device)
+
+
+def _upload(
+    frame: Frame, transforms: list[ImageTransform | None], groups: list[list[int]], device: torch.device
+) -> list[tuple[list[int], Tensor, int]]:
+    """Of each group its cameras, the rows of their images that the result needs, [n, rows, W, 3] uint8 on the device,
+    and the first row's number. All travel in one piece, from memory that the device reads by itself.
+    """
+    parts = []
+    for cameras in groups:
+        height, width = frame.images[cameras[0]].shape[:2]
+        parts.append(_rows_needed(transforms[cameras[0]], (width, height)))
+    shapes = [
+        (len(cameras), last - first, frame.images[cameras[0]].shape[1], 3)
+        for cameras, (first, last) in zip(groups, parts, strict=True)
+    ]
+    sizes = [math.prod(shape) for shape in shapes]
+    staging = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=device.type == "cuda")
+    blocks = [block.view(shape).numpy() for block, shape in zip(staging.split(sizes), shapes, strict=True)]
+    copies = [
+        (block[index], frame.images[camera][first:last])
+        for cameras, (first, last), block in zip(groups, parts, blocks, strict=True)
+        for index, camera in enumerate(cameras)
+    ]
+    list(image_pool().map(lambda copy: np.copyto(*copy), copies))
+    uploaded = staging.to(device, non_blocking=True).split(sizes)
+    return [
+        (cameras, block.view(shape), first)
+        for cameras, block, shape, (first, _) in zip(groups, uploaded, shapes, parts, strict=True)
+    ]
+
+
+def _rows_needed(transform: ImageTransform, image_wh: tuple[int, int]) -> tuple[int, int]:
+    """First and last (exclusive) row of the image that a crop of the scaled image depends on."""
+    _, y0, _, y1 = transform.kept(image_wh)
+    first, coefficients = _filter(image_wh[1], transform.scaled_wh(image_wh)[1], y0, y1)
+    return int(first[0]), min(int(first[-1]) + len(coefficients), image_wh[1])
+
+
+def _planes(
+    rows: Tensor, top: int, image_wh: tuple[int, int], transform: ImageTransform, config: ImageConfig
+) -> Tensor:
+    """[n, 3, H, W] float32, normalised, of uploaded rows [n, rows, W, 3] of images; the first is row `top` of them."""
+    x0, y0, x1, y1 = transform.kept(image_wh)
+    new_width, new_height = transform.scaled_wh(image_wh)
+    pixels = _resampled(rows, 2, 0, image_wh[0], new_width, x0, x1)
+    pixels = _resampled(pixels, 1, top, image_wh[1], new_height, y0, y1)
+    left, crop_top, right, bottom = transform.crop
+    if (x0, y0, x1, y1) != (left, crop_top, right, bottom):
+        padded = pixels.new_zeros(len(pixels), bottom - crop_top, right - left, 3)
+        padded[:, y0 - crop_top : y1 - crop_top, x0 - left : x1 - left] = pixels
+        pixels = padded
+    table = _table(config.mean, config.std, rows.device)
+    channels = pixels.permute(3, 0, 1, 2).long()
+    channels = channels.flip(0) if config.to_rgb else channels
+    return torch.stack([table[plane][channels[plane]] for plane in range(3)], dim=1)
+
+
+def _resampled(pixels: Tensor, dim: int, offset: int, old_size: int, new_size: int, start: int, stop: int) -> Tensor:
+    """Entries [start, stop) along `dim` of the pixels [n, h, w, 3] resampled from `old_size` to `new_size`, uint8.
+
+    `pixels` starts at entry `offset` of the old ones.
+    """
+    if old_size == new_size:
+        return pixels.narrow(dim, start - offset, stop - start)
+    taps, coefficients = _device_filter(old_size, new_size, start, stop, offset, pixels.shape[dim], pixels.device)
+    shape = [1] * pixels.ndim
+    shape[dim] = stop - start
+    total = 1 << (_FRACTION_BITS - 1)  # a half, to round
+    for tap, coefficient in zip(taps, coefficients, strict=True):
+        total = total + pixels.index_select(dim, tap).int() * coefficient.view(shape)
+    return (total >> _FRACTION_BITS).clamp_(0, 255).to(torch.uint8)
+
+
+@lru_cache(_CACHED)
+def _device_filter(
+    old_size: int, new_size: int, start: int, stop: int, offset: int, available: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Taps [T, stop - start] int64 into pixels that start at `offset`, and coefficients int32, on the device.
+
+    Taps that the filter does not have are 0 times some pixel that is there.
+    """
+    first, coefficients = _filter(old_size, new_size, start, stop)
+    taps = np.clip(first - offset + np.arange(len(coefficients))[:, None], 0, available - 1)
+    return torch.from_numpy(taps).to(device), torch.from_numpy(coefficients).to(device)
+
+
+@lru_cache(_CACHED)
+def _filter(old_size: int, new_size: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of new pixels [start, stop): the first old pixel that counts, [n] int64, and T coefficients, [T, n] int32.
+
+    Bicubic with a = -0.5, stretched over the old pixels if the image becomes smaller, cut off at the image's border;
+    coefficients of a pixel sum to 1 before they are rounded to multiples of 2^-22, halves away from 0.
+    """
+    if old_size == new_size:
+        return np.arange(start, stop), np.full((1, stop - start), 1 << _FRACTION_BITS, np.int32)
+    scale = old_size / new_size
+    stretch = max(scale, 1.0)
+    centre = (np.arange(start, stop) + 0.5) * scale
+    first = np.maximum((centre - _SUPPORT * stretch + 0.5).astype(np.int64), 0)
+    last = np.minimum((centre + _SUPPORT * stretch + 0.5).astype(np.int64), old_size)
+    old = first + np.arange((last - first).max())[:, None]
+    weights = np.where(old < last, _bicubic((old - centre + 0.5) / stretch), 0.0)
+    weights /= weights.sum(0)
+    return first, np.trunc(weights * (1 << _FRACTION_BITS) + np.copysign(0.5, weights)).astype(np.int32)
+
+
+def _bicubic(x: np.ndarray) -> np.ndarray:
+    """Keys' kernel with a = -0.5."""
+    a, x = -0.5, np.abs(x)
+    near = ((a + 2) * x - (a + 3)) * x**2 + 1
+    far = (((x - 5) * x + 8) * x - 4) * a
+    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
+
+
+@lru_cache(_CACHED)
+def _table(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> Tensor:
+    """[3, 256] float32: the normalised value of every grey level."""
+    return torch.from_numpy(normalization_table(mean, std)).to(device)

@@ -1,0 +1,76 @@
+"""The pieces of perception, made from the node's parameters: one place for the node, the replay and the tools."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sparse4d_core.config import preset
+from sparse4d_core.inference.pipeline import Pipeline
+
+from .parameters import NodeParameters
+from .perception.frame_builder import FrameBuilder
+from .perception.rig import Rig
+from .perception.synchronizer import Synchronizer
+from .perception.transforms import TransformBuffer
+from .units import nanoseconds
+
+
+def load_pipeline(parameters: NodeParameters, rig: Rig) -> Pipeline:
+    """The model with its weights, on its device.
+
+    Raises:
+        ValueError: unknown preset, a checkpoint of another model, or a rig that the model does not take.
+        FileNotFoundError: no such checkpoint.
+    """
+    pipeline = Pipeline.from_preset(
+        parameters.model,
+        parameters.checkpoint or None,
+        device=parameters.device,
+        precision=parameters.precision,
+        compile=parameters.compile,
+        scene_reset=parameters.scene_reset,
+        temporal_stride=parameters.temporal_stride,
+        allow_untrained=parameters.allow_untrained,
+        resize=parameters.resize,
+    )
+    pipeline.check_cameras(len(rig.cameras))
+    return pipeline
+
+
+def make_synchronizer(parameters: NodeParameters, rig: Rig) -> Synchronizer:
+    """Groups the rig's images into sets."""
+    return Synchronizer(
+        rig.names,
+        slop_ns=nanoseconds(parameters.sync_slop),
+        timeout_ns=nanoseconds(parameters.sync_timeout),
+        missing=parameters.missing_camera,
+    )
+
+
+def make_frame_builder(
+    parameters: NodeParameters,
+    rig: Rig,
+    buffer: TransformBuffer,
+    tf_timeout: float = 0.0,
+    to_message: Callable[[str, Any], Any] = lambda camera, item: item,
+) -> FrameBuilder:
+    """Makes the frames of sets.
+
+    Args:
+        parameters: of the node.
+        rig: its cameras and frames.
+        buffer: transforms.
+        tf_timeout: seconds to wait for a pose; 0 where nobody fills the buffer meanwhile.
+        to_message: what the synchronizer's items are ► the image message.
+    """
+    return FrameBuilder(
+        rig.frames,
+        buffer,
+        distortion=parameters.distortion,
+        tf_timeout=tf_timeout,
+        decode_threads=parameters.decode_threads,
+        to_message=to_message,
+        max_field_of_view=parameters.fisheye_field_of_view,
+        reduced_for=preset(parameters.model).image if parameters.reduced_decoding else None,
+    )

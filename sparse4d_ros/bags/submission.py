@@ -1,0 +1,79 @@
+"""Boxes of a run ► nuScenes submissions, with ego poses and sample tokens of the bag.
+
+Online and offline runs are scored through this, from the same kind of record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from sparse4d_core.evaluation.results import ResultsWriter
+from sparse4d_core.types import Detections
+
+from .bag_io import BagError
+from .box_record import BoxRecordError, SetRecord
+from .nuscenes_messages import BASE_FRAME, GLOBAL_FRAME, SAMPLE_TOPIC
+from .truth import Truth, read_truth
+
+
+def submissions(
+    records: Iterable[SetRecord], truth: Truth, global_frame: str = GLOBAL_FRAME
+) -> tuple[ResultsWriter, int]:
+    """Results of every sample, and how many samples have no record (they count as empty).
+
+    Raises:
+        TransformError: no pose at the stamp of a sample.
+    """
+    by_stamp = {record.stamp_ns: record for record in records if record.stamp_ns in truth.samples}
+    writer, empty = ResultsWriter(), Detections([], [], [])
+    for stamp_ns, sample in truth.samples.items():
+        record = by_stamp.get(stamp_ns)
+        frame = BASE_FRAME if record is None else record.frame_id
+        pose = truth.buffer.lookup(global_frame, frame, stamp_ns).matrix
+        if record is None:
+            writer.add(sample["token"], empty, None, pose)
+        else:
+            writer.add(sample["token"], record.detections, record.tracks, pose)
+    return writer, len(truth.samples) - len(by_stamp)
+
+
+def write_results(
+    records: Iterable[SetRecord],
+    bag: str | Path,
+    out: str | Path | None,
+    tracking_out: str | Path | None,
+    notes: dict[str, str] | None = None,
+) -> str:
+    """Writes the submissions asked for; returns a sentence about how many samples have results.
+
+    Args:
+        records: boxes by set.
+        bag: as nuscenes_to_rosbag wrote it.
+        out: detection results to write; None writes none.
+        tracking_out: tracking results to write; None writes none.
+        notes: go into the submissions' meta.
+
+    Raises:
+        BagError: the bag has no samples.
+        BoxRecordError: a tracking submission of a record without ids.
+    """
+    records = list(records)
+    if tracking_out and records and all(_without_ids(record) for record in records):
+        raise BoxRecordError(
+            "tracking-out: the record has detections without ids (a model of v1 or v2): nothing to track"
+        )
+    truth = read_truth(bag)
+    if not truth.samples:
+        raise BagError(f"bag: {bag} has no {SAMPLE_TOPIC}; only bags of nuscenes_to_rosbag can be scored")
+    writer, missing = submissions(records, truth)
+    writer.notes = dict(notes or {})
+    if out:
+        writer.write_detection(out)
+    if tracking_out:
+        writer.write_tracking(tracking_out)
+    return f"{len(truth.samples) - missing} of {len(truth.samples)} samples have results"
+
+
+def _without_ids(record: SetRecord) -> bool:
+    return record.detections.ids is None and len(record.tracks.scores) == 0

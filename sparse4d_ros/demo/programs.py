@@ -1,0 +1,81 @@
+"""The demo's programs as processes: one environment for all, a log file for each."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..middleware import isolated, large_messages
+from ..share import PARENT
+
+STOP_SECONDS = 20.0
+
+
+class DemoError(RuntimeError):
+    """A step of the demo failed; the message names it and its log."""
+
+
+class Processes:
+    """Starts programs of this package.
+
+    Args:
+        logs: folder of the log files.
+        domain: ROS domain of all of them.
+    """
+
+    def __init__(self, logs: Path, domain: int):
+        self._logs = logs
+        python_path = [str(PARENT), *filter(None, [os.environ.get("PYTHONPATH")])]  # wherever the demo is started from
+        self.middleware = isolated(domain) | large_messages()
+        self._environment = {
+            **os.environ,
+            **self.middleware,
+            "PYTHONPATH": os.pathsep.join(python_path),
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    def log_of(self, name: str) -> Path:
+        """Where a step's output goes."""
+        return self._logs / f"{name}.log"
+
+    def run(self, name: str, module: str, *arguments: object, show: bool = False) -> None:
+        """Runs `python -m module arguments` to its end; its output goes to its log file, or is shown.
+
+        Raises:
+            DemoError: it failed.
+        """
+        command = self._command(module, arguments)
+        if show:
+            done = subprocess.run(command, env=self._environment)
+            where = "above"
+        else:
+            with self.log_of(name).open("w") as log:
+                done = subprocess.run(command, env=self._environment, stdout=log, stderr=subprocess.STDOUT)
+            where = f"in {self.log_of(name)}"
+        if done.returncode != 0:
+            raise DemoError(f"{name} failed with status {done.returncode}; its output is {where}")
+
+    @contextlib.contextmanager
+    def background(self, name: str, module: str, *arguments: object) -> Iterator[subprocess.Popen]:
+        """Runs it beside us; asked to end, and made to, when the block is left."""
+        command = self._command(module, arguments)
+        with self.log_of(name).open("w") as log:
+            process = subprocess.Popen(command, env=self._environment, stdout=log, stderr=subprocess.STDOUT)
+            try:
+                yield process
+            finally:
+                process.send_signal(signal.SIGINT)
+                try:
+                    process.wait(STOP_SECONDS)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+
+    @staticmethod
+    def _command(module: str, arguments: tuple[object, ...]) -> list[str]:
+        return [sys.executable, "-m", module, *map(str, arguments)]

@@ -1,0 +1,97 @@
+"""What is published for a set: the node sends these messages, the replay records them. One function for both."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import cv2
+import numpy as np
+from sensor_msgs.msg import CompressedImage, PointCloud2
+from std_msgs.msg import Header
+from vision_msgs.msg import Detection3DArray
+from visualization_msgs.msg import MarkerArray
+
+from sparse4d_core.geometry import transform_boxes
+from sparse4d_core.inference.pipeline import StepResult
+from sparse4d_core.inference.tracking import filter_by_score, worth_showing
+from sparse4d_core.types import Frame
+from sparse4d_core.visualization import draw_overlay
+
+from ..perception.image_decoding import ConversionError
+from ..perception.rig import RigFrames
+from ..perception.transforms import TransformBuffer
+from .detections import to_detection_array, to_state_cloud
+from .markers import to_markers
+from .stamps import make_header
+
+OUTPUTS = {
+    "detections": Detection3DArray,
+    "detection_states": PointCloud2,
+    "tracks": Detection3DArray,
+    "track_states": PointCloud2,
+    "markers": MarkerArray,
+}
+"""Topics below the node's name, and their types. The overlay is apart: it takes long, and is for people alone."""
+
+
+def output_messages(
+    result: StepResult,
+    stamp_ns: int,
+    frames: RigFrames,
+    buffer: TransformBuffer,
+    score_threshold: float = 0.0,
+    wanted: Collection[str] = tuple(OUTPUTS),
+) -> dict[str, Any]:
+    """The messages of one set by topic, boxes in the base frame at the set's stamp.
+
+    Args:
+        result: of the pipeline, boxes in the model frame.
+        stamp_ns: of the set, nanoseconds.
+        frames: of the rig.
+        buffer: has the model frame's pose in the base frame, unless the rig gives it by numbers.
+        score_threshold: detections below it are left out; tracks are not concerned.
+        wanted: topics to make messages for.
+
+    Raises:
+        TransformError: the model frame has no pose in the base frame.
+    """
+    T_base_from_model = frames.T_base_from_model
+    if T_base_from_model is None:
+        T_base_from_model = buffer.lookup(frames.base_frame, frames.model_frame, stamp_ns).matrix
+    header = make_header(frames.base_frame, stamp_ns)
+    detections = filter_by_score(result.detections, score_threshold)
+    conversions = {
+        "detections": (to_detection_array, detections),
+        "detection_states": (to_state_cloud, detections),
+        "tracks": (to_detection_array, result.tracks),
+        "track_states": (to_state_cloud, result.tracks),
+        "markers": (to_markers, worth_showing(result.detections, result.tracks)),
+    }
+    return {
+        topic: convert(found, transform_boxes(found.boxes, T_base_from_model), header)
+        for topic, (convert, found) in conversions.items()
+        if topic in wanted
+    }
+
+
+def overlay_message(frame: Frame, result: StepResult, frame_id: str, tile_width: int, quality: int) -> CompressedImage:
+    """The tracks on the camera images and from above, as JPEG.
+
+    Args:
+        frame: the images.
+        result: of the pipeline for this frame.
+        frame_id: of the header.
+        tile_width: pixels of one camera.
+        quality: of the JPEG, 1 to 100.
+    """
+    picture = draw_overlay(frame, worth_showing(result.detections, result.tracks), tile_width=tile_width)
+    return to_compressed_image(picture, make_header(frame_id, frame.stamp_ns), quality)
+
+
+def to_compressed_image(picture: np.ndarray, header: Header, quality: int) -> CompressedImage:
+    """[H, W, 3] uint8 BGR ► sensor_msgs/CompressedImage (JPEG of that quality, 1 to 100)."""
+    encoded, data = cv2.imencode(".jpg", picture, (cv2.IMWRITE_JPEG_QUALITY, quality))
+    if not encoded:
+        raise ConversionError("image_data", f"picture: OpenCV could not encode {picture.shape} {picture.dtype} as JPEG")
+    return CompressedImage(header=header, format="jpeg", data=data.tobytes())

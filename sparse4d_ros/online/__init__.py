@@ -1,0 +1,1 @@
+"""Parts of the running node that the offline tools do not need."""

@@ -1,0 +1,161 @@
+"""What the node counts and measures. Lifetime counters here; what they mean for its health is decided in `health`."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import takewhile
+
+import numpy as np
+
+WINDOW = 512  # newest measurements kept of each stage
+RATE_SECONDS = 5.0  # over which rates are counted
+
+
+@dataclass(frozen=True)
+class CameraCounts:
+    """The images of one camera."""
+
+    images: int  # since the node started
+    rate_hz: float
+    age: float  # s since its newest image came in
+    offset_ms: float  # median of arrival minus stamp, by the node's clock
+    dropped: Mapping[str, int]  # cause -> images refused on arrival
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All counters at one moment. Lifetime counts; a difference of two snapshots is what happened in between."""
+
+    moment: float  # s, monotonic
+    processed: int  # sets
+    dropped: Mapping[str, int]  # cause -> sets
+    rejected: Mapping[str, int]  # cause -> messages refused on arrival
+    resets: Mapping[str, int]  # reason -> times
+    rate_hz: float  # sets processed
+    last_processed: float | None  # moment
+    busy_since: float | None  # moment at which the set in work was taken; None: no set is in work
+    percentiles: Mapping[str, tuple[float, float]]  # stage -> (median, 99th percentile) of the newest measurements
+    cameras: Mapping[str, CameraCounts]
+
+
+class Statistics:
+    """Counters and measurements; written by the worker and the callbacks, read by timers. Thread-safe.
+
+    Args:
+        clock: monotonic seconds.
+        window: newest measurements kept of each stage; None keeps all, for benchmarks.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, window: int | None = WINDOW) -> None:
+        self._lock = threading.Lock()
+        self._clock = clock
+        self._measured: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=window))
+        self._processed_at: deque[float] = deque(maxlen=WINDOW)
+        self._arrivals: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=WINDOW))
+        self._offsets_ms: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=WINDOW))
+        self._images: Counter[str] = Counter()
+        self._dropped_on_arrival: dict[str, Counter[str]] = defaultdict(Counter)
+        self._busy_since: float | None = None
+        self.processed = 0
+        self.dropped: Counter[str] = Counter()
+        self.rejected: Counter[str] = Counter()
+        self.resets: Counter[str] = Counter()
+
+    def measure(self, stage: str, value: float) -> None:
+        """One measurement: milliseconds for latencies."""
+        with self._lock:
+            self._measured[stage].append(value)
+
+    def measured(self, stage: str) -> list[float]:
+        """The measurements of one stage that are kept, oldest first."""
+        with self._lock:
+            return list(self._measured[stage])
+
+    def count_image(self, camera: str, offset_ms: float) -> None:
+        """An image came in, so many milliseconds after its stamp."""
+        with self._lock:
+            self._images[camera] += 1
+            self._arrivals[camera].append(self._clock())
+            self._offsets_ms[camera].append(offset_ms)
+
+    def count_image_drop(self, camera: str, cause: str) -> None:
+        """The synchronizer refused the image that just came in."""
+        with self._lock:
+            self._dropped_on_arrival[camera][cause] += 1
+
+    def begin_set(self) -> None:
+        """The worker has taken a set."""
+        with self._lock:
+            self._busy_since = self._clock()
+
+    def count_processed(self, timings_ms: Mapping[str, float]) -> None:
+        """The set in work was published."""
+        with self._lock:
+            self.processed += 1
+            self._busy_since = None
+            self._processed_at.append(self._clock())
+            for stage, value in timings_ms.items():
+                self._measured[stage].append(value)
+
+    def count_drop(self, cause: str) -> None:
+        """The set in work gave no output."""
+        with self._lock:
+            self.dropped[cause] += 1
+            self._busy_since = None
+
+    def count_rejected(self, cause: str) -> None:
+        """A message was refused on arrival."""
+        with self._lock:
+            self.rejected[cause] += 1
+
+    def count_reset(self, reason: str) -> None:
+        """The memory was cleared."""
+        with self._lock:
+            self.resets[_kind(reason)] += 1
+
+    def snapshot(self) -> Snapshot:
+        """All counters at this moment; nothing changes in it later."""
+        with self._lock:
+            now = self._clock()
+            measured = {stage: np.array(values) for stage, values in self._measured.items()}
+            cameras = {camera: self._camera(camera, now) for camera in self._images}
+            counters = {name: dict(getattr(self, name)) for name in ("dropped", "rejected", "resets")}
+            processed, busy_since, rate_hz = self.processed, self._busy_since, _rate(self._processed_at, now)
+            last_processed = self._processed_at[-1] if self._processed_at else None
+        percentiles = {stage: tuple(np.percentile(values, (50, 99)).tolist()) for stage, values in measured.items()}
+        return Snapshot(
+            moment=now,
+            processed=processed,
+            rate_hz=rate_hz,
+            last_processed=last_processed,
+            busy_since=busy_since,
+            percentiles=percentiles,
+            cameras=cameras,
+            **counters,
+        )
+
+    def _camera(self, camera: str, now: float) -> CameraCounts:
+        arrivals = self._arrivals[camera]
+        offset_ms = float(np.median(self._offsets_ms[camera]))
+        dropped = dict(self._dropped_on_arrival[camera])
+        return CameraCounts(self._images[camera], _rate(arrivals, now), now - arrivals[-1], offset_ms, dropped)
+
+
+def _rate(moments: deque[float], now: float) -> float:
+    """Events per second in the last RATE_SECONDS, or since the first event where that is shorter."""
+    if not moments:
+        return 0.0
+    seconds = min(max(now - moments[0], 1.0), RATE_SECONDS)
+    return sum(now - moment <= seconds for moment in moments) / seconds
+
+
+def _kind(reason: str) -> str:
+    """Makes one kind, `time gap`, of `time gap of 3.1 s ...` and `time gap of 2.7 s ...`."""
+    words = list(takewhile(lambda word: not any(character.isdigit() for character in word), reason.split()))
+    if len(words) < len(reason.split()) and words[-1:] in (["of"], ["by"]):
+        words.pop()
+    return " ".join(words)

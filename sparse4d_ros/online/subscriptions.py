@@ -1,0 +1,165 @@
+"""Subscriptions to images, calibration and transforms. Callbacks only store; they run in the executor's thread."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from functools import partial, wraps
+from typing import Any, NamedTuple
+
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from tf2_msgs.msg import TFMessage
+
+from ..messages.incoming import insert_transforms
+from ..messages.stamps import ns_from_stamp, stamp_of_serialized
+from ..parameters import NodeParameters
+from ..perception.rig import Rig
+from ..perception.synchronizer import Synchronizer
+from ..perception.transforms import TransformBuffer, TransformError
+from ..units import NANOSECONDS
+from .log_throttle import LogThrottle
+from .statistics import Statistics
+
+TF_QUEUE_DEPTH = 100
+TF_JUMP_NS = NANOSECONDS // 2  # further back than this is a jump of time, not a message out of order
+
+
+class Arrival(NamedTuple):
+    """A serialized image and when it came in."""
+
+    data: bytes
+    monotonic: float  # s
+
+
+class TransformIntake:
+    """`/tf` and `/tf_static` into the buffer, while the node is configured."""
+
+    def __init__(self, node: Node, buffer: TransformBuffer, statistics: Statistics, log: LogThrottle):
+        self._node, self._buffer, self._statistics, self._log = node, buffer, statistics, log
+        static = QoSProfile(depth=TF_QUEUE_DEPTH, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        guarded = partial(_guarded, statistics=statistics, log=log)
+        self._subscriptions = [
+            node.create_subscription(TFMessage, "/tf_static", guarded(partial(self.take, static=True)), static),
+            node.create_subscription(TFMessage, "/tf", guarded(partial(self.take, static=False)), TF_QUEUE_DEPTH),
+        ]
+
+    def destroy(self) -> None:
+        """Ends the subscriptions."""
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+
+    def take(self, message: TFMessage, static: bool) -> None:
+        """Stores the transforms; one that cannot be right is refused, counted and logged."""
+        start = time.perf_counter()
+        try:
+            if not static and self._time_jumped(message):
+                self._buffer.clear()
+                self._statistics.count_reset("transforms jumped back in time")
+                self._node.get_logger().warning("/tf jumped back in time: older transforms are forgotten")
+            insert_transforms(self._buffer, message, static)
+        except TransformError as error:
+            self._statistics.count_rejected(error.cause)
+            self._log.warning(error.cause, str(error))
+        self._statistics.measure("intake", (time.perf_counter() - start) * 1e3)
+
+    def _time_jumped(self, message: TFMessage) -> bool:
+        for transform in message.transforms:
+            newest = self._buffer.newest_ns(transform.child_frame_id)
+            if newest is not None and ns_from_stamp(transform.header.stamp) < newest - TF_JUMP_NS:
+                return True
+        return False
+
+
+class CameraIntake:
+    """Images and CameraInfo into the synchronizer, while the node is active."""
+
+    def __init__(
+        self,
+        node: Node,
+        rig: Rig,
+        parameters: NodeParameters,
+        synchronizer: Synchronizer,
+        statistics: Statistics,
+        log: LogThrottle,
+    ):
+        self._node, self._synchronizer, self._statistics, self._log = node, synchronizer, statistics, log
+        self._uncalibrated = dict.fromkeys(rig.names)  # in the order of the rig
+        depth = parameters.image_queue_depth
+        image_quality = QoSProfile(depth=depth, reliability=_reliability(parameters.image_reliability))
+        info_quality = QoSProfile(depth=depth, reliability=_reliability(parameters.camera_info_reliability))
+        guarded = partial(_guarded, statistics=statistics, log=log)
+        # CameraInfo first: where both are waiting, the executor then takes the calibration before the image.
+        self._subscriptions = [
+            node.create_subscription(
+                CameraInfo, camera.info_topic, guarded(partial(self.take_info, camera.name)), info_quality
+            )
+            for camera in rig.cameras
+        ]
+        self._subscriptions += [
+            node.create_subscription(
+                image_type(camera.transport),
+                camera.image_topic,
+                guarded(partial(self.take_image, camera.name)),
+                image_quality,
+                raw=True,
+            )
+            for camera in rig.cameras
+        ]
+
+    def destroy(self) -> None:
+        """Ends the subscriptions."""
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+
+    @property
+    def uncalibrated(self) -> tuple[str, ...]:
+        """Cameras whose CameraInfo never came."""
+        return tuple(self._uncalibrated)
+
+    def take_image(self, camera: str, data: bytes) -> None:
+        """Stores a serialized image; the worker deserializes it."""
+        start = time.perf_counter()
+        stamp_ns = stamp_of_serialized(data)
+        if stamp_ns <= 0:
+            self._statistics.count_rejected("stamp")
+            self._log.warning("stamp", f"camera {camera}: image without a stamp; expected the time of exposure")
+            return
+        offset_ms = (self._node.get_clock().now().nanoseconds - stamp_ns) * 1e-6
+        self._statistics.measure("stamp_to_arrival", offset_ms)
+        self._statistics.count_image(camera, offset_ms)
+        cause = self._synchronizer.add_image(camera, stamp_ns, Arrival(data, time.monotonic()))
+        if cause is not None:
+            self._statistics.count_image_drop(camera, cause)
+            self._log.warning(f"{camera} {cause}", f"camera {camera}: image of {stamp_ns} ns dropped: {cause}")
+        self._statistics.measure("intake", (time.perf_counter() - start) * 1e3)
+
+    def take_info(self, camera: str, info: CameraInfo) -> None:
+        """Stores a calibration."""
+        self._uncalibrated.pop(camera, None)
+        self._synchronizer.add_info(camera, info, ns_from_stamp(info.header.stamp))
+
+
+def _reliability(name: str) -> ReliabilityPolicy:
+    return ReliabilityPolicy[name.upper()]
+
+
+def image_type(transport: str) -> type:
+    """Message type of a camera's images, by the rig's `transport`."""
+    return CompressedImage if transport == "compressed" else Image
+
+
+def _guarded(callback: Callable[[Any], None], statistics: Statistics, log: LogThrottle) -> Callable[[Any], None]:
+    """The callback with a barrier: an error that nobody thought of costs its message, not the node."""
+
+    @wraps(callback, assigned=())
+    def call(message: Any) -> None:
+        try:
+            callback(message)
+        except Exception:
+            statistics.count_rejected("internal_error")
+            log.warning("internal_error on arrival", f"message refused, internal error: {traceback.format_exc()}")
+
+    return call

@@ -1,0 +1,136 @@
+"""A model and a world small enough to train in seconds; also run as a program by the test of two processes.
+
+torchrun --nproc-per-node=2 test/helpers/tiny_run.py OUT ITERATIONS [empty]
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from sparse4d_core.config import AggregationConfig, AnchorEncoderConfig, BackboneConfig, ImageConfig, preset
+from sparse4d_core.network.initialization import initialize_decoder
+from sparse4d_core.network.sparse4d import Sparse4D
+from sparse4d_core.training.batches.loader import Streams, make_loader
+from sparse4d_core.training.run.processes import Processes, start_processes
+from sparse4d_core.training.run.trainer import RunSettings, Trainer
+from sparse4d_core.training.schedule import AugmentationConfig, training_config
+from sparse4d_core.types import Frame
+
+MODEL = replace(
+    preset("demo"),
+    image=ImageConfig((96, 64), original_wh=(96, 64)),
+    backbone=BackboneConfig(depth=18, base_width=8),
+    embed_dims=16,
+    num_anchors=24,
+    num_decoder_layers=2,
+    anchor_encoder=AnchorEncoderConfig(dims=(8, 2, 2, 4), out_loops=1),
+    aggregation=AggregationConfig(num_groups=2, num_levels=3),
+    attention_heads=2,
+    ffn_hidden=16,
+    temporal=replace(preset("demo").temporal, num_instances=12),
+    attention_drop=0.1,  # so that a resumed run must continue the random numbers
+)
+TRAINING = training_config("demo")
+TRAINING = replace(
+    TRAINING,
+    augmentation=AugmentationConfig(scale_range=(0.98, 1.1), photometric=False),
+    schedule=replace(TRAINING.schedule, batch_size=2, ema_decay=0.9),
+    optimizer=replace(TRAINING.optimizer, warmup_iterations=2, lr=1e-3),
+)
+
+
+@dataclass(frozen=True)
+class Objects:
+    boxes: np.ndarray
+    labels: np.ndarray
+    instance_ids: np.ndarray
+
+
+class TinyWorld:
+    """Random pictures from two cameras, three boxes that drive along."""
+
+    def __init__(self, scenes: int = 3, length: int = 6):
+        self.num_earlier = list(range(length)) * scenes
+        self._length = length
+
+    def frame(self, i: int) -> Frame:
+        rng = np.random.default_rng(i)
+        images = tuple(rng.integers(0, 256, (64, 96, 3), dtype=np.uint8) for _ in range(2))
+        intrinsics = np.tile(np.array([[60.0, 0, 48], [0, 60, 32], [0, 0, 1]]), (2, 1, 1))
+        forward = np.array([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+        backward = np.array([[-1.0, 0, 0, 0], [0, 0, -1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
+        stamp = i * 500_000_000 + (i // self._length) * 10_000_000_000
+        return Frame(images, intrinsics, np.stack([forward, backward]), np.eye(4), stamp, token=f"token-{i}")
+
+    def annotations(self, i: int) -> Objects:
+        step = 0.5 * (i % self._length)
+        boxes = np.array(
+            [
+                [3.0, 12 + step, 0, 4.5, 1.9, 1.6, 1.5, 0.0, 1.0],
+                [-4.0, 20.0, 0, 0.8, 0.7, 1.8, 0.2, 0.0, 0.0],
+                [1.0, -9 - step, 0, 8.0, 2.5, 3.0, -1.5, 0.0, -1.0],
+            ]
+        )
+        return Objects(boxes, np.array([0, 8, 1]), np.arange(3) + 3 * (i // self._length))
+
+    def lidar_points(self, i: int) -> None:
+        return None
+
+
+class EmptyScenes(TinyWorld):
+    """The same where two scenes of three hold no object: of two processes often one has a batch without objects."""
+
+    def annotations(self, i: int) -> Objects:
+        objects = super().annotations(i)
+        kept = slice(None) if i // self._length == 0 else slice(0)
+        return Objects(objects.boxes[kept], objects.labels[kept], objects.instance_ids[kept])
+
+
+def tiny_trainer(
+    out: pathlib.Path,
+    iterations: int = 6,
+    processes: Processes | None = None,
+    model=MODEL,
+    training=TRAINING,
+    accumulation: int = 1,
+    workers: int = 0,
+    world=None,
+) -> Trainer:
+    """Everything seeded; the same arguments give the same run."""
+    processes = processes or Processes()
+    torch.manual_seed(7)
+    network = Sparse4D(model, scene_reset="clean")
+    initialize_decoder(network.decoder)
+    streams = Streams.divide(training.schedule.batch_size, processes.world_size, accumulation)
+    loader = make_loader(world or TinyWorld(), model, training, streams, processes, seed=3, workers=workers)
+    torch.manual_seed(11 + processes.rank)
+    settings = RunSettings(out, iterations, accumulation, report_every=2, picture_every=4)
+    return Trainer(network, training, loader, settings, processes)
+
+
+def without_randomness():
+    """Nothing that depends on which samples share a process: no dropout, no noisy queries, batch norm in evaluation."""
+    model = replace(
+        MODEL,
+        attention_drop=0.0,
+        aggregation=replace(MODEL.aggregation, attention_drop=0.0),
+        backbone=replace(MODEL.backbone, norm_eval=True),
+    )
+    return model, replace(TRAINING, denoising=None, schedule=replace(TRAINING.schedule, batch_size=4))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    group = start_processes("cpu")
+    out, iterations = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+    if "empty" in sys.argv:
+        tiny_trainer(out, iterations, group, world=EmptyScenes()).run()
+    else:
+        tiny_trainer(out, iterations, group, *without_randomness()).run()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

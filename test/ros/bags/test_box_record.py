@@ -1,0 +1,82 @@
+"""Records keep every digit, and tell where two runs differ."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from sparse4d_core.types import Detections, Tracks
+from sparse4d_ros.bags.box_record import (
+    BoxRecordError,
+    BoxRecordWriter,
+    SetRecord,
+    differences,
+    from_line,
+    read_box_record,
+    to_line,
+)
+
+NUMBERS = st.floats(-1e4, 1e4, allow_nan=False)
+
+
+@st.composite
+def rows(draw, kind=Detections):
+    count = draw(st.integers(0, 4))
+    ids = draw(st.none() | hnp.arrays(np.int64, count, elements=st.integers(0, 2**50)))
+    return kind(
+        draw(hnp.arrays(np.float64, (count, 10), elements=NUMBERS)),
+        draw(hnp.arrays(np.float64, count, elements=st.floats(0, 1))),
+        draw(hnp.arrays(np.int64, count, elements=st.integers(0, 9))),
+        ids=ids,
+    )
+
+
+@st.composite
+def records(draw):
+    return SetRecord(
+        draw(st.integers(0, 2**62)), "base_link", draw(rows()), draw(rows(Tracks)), draw(st.integers(0, 2**62))
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(record=records())
+def test_line_round_trip(record):
+    back = from_line(to_line(record))
+    assert differences([record], [back]) == [] and back.received_ns == record.received_ns
+
+
+@settings(max_examples=40, deadline=None)
+@given(record=records().filter(lambda r: len(r.tracks.scores)))
+def test_the_last_digit_counts(record):
+    scores = record.tracks.scores.copy()
+    scores[0] = np.nextafter(scores[0], 2)
+    changed = replace(record, tracks=replace(record.tracks, scores=scores))
+    (found,) = differences([record], [changed])
+    assert f"set {record.stamp_ns}: tracks.scores differ by up to" in found
+
+
+def test_missing_sets_and_rows():
+    empty = Detections(np.zeros((0, 10)), np.zeros(0), np.zeros(0, np.int64))
+    one = Detections(np.zeros((1, 10)), np.zeros(1), np.zeros(1, np.int64))
+    first = [SetRecord(1, "base_link", empty, empty), SetRecord(2, "base_link", empty, empty)]
+    second = [SetRecord(2, "base_link", one, empty), SetRecord(3, "base_link", empty, empty)]
+    found = differences(first, second)
+    assert found[:2] == ["set 1: only in the first", "set 3: only in the second"]
+    assert found[2] == "set 2: detections.boxes differ: 0 and 1 rows"
+
+
+def test_file(tmp_path):
+    empty = Detections(np.zeros((0, 10)), np.zeros(0), np.zeros(0, np.int64))
+    path = tmp_path / "deep" / "record.jsonl"
+    with BoxRecordWriter(path) as file:
+        for stamp in (5, 6):
+            file.write(SetRecord(stamp, "base_link", empty, empty))
+    assert [record.stamp_ns for record in read_box_record(path)] == [5, 6]
+    path.write_text(path.read_text()[:-30])
+    with pytest.raises(BoxRecordError, match="line 2: not a record"):
+        list(read_box_record(path))

@@ -1,0 +1,90 @@
+"""Configuring the node: what is wrong is named, and the node lives on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from std_srvs.srv import Trigger
+
+from sparse4d_core.config import preset
+from sparse4d_core.network.sparse4d import Sparse4D
+
+pytestmark = pytest.mark.ros
+
+
+def checkpoint_of_another_model(folder):
+    path = folder / "other.pt"
+    torch.save(Sparse4D(replace(preset("demo"), num_anchors=64)).state_dict(), path)
+    return path
+
+
+def truncated_checkpoint(folder):
+    path = checkpoint_of_another_model(folder)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return path
+
+
+@pytest.mark.parametrize(
+    "checkpoint",
+    [lambda folder: folder / "missing.pt", truncated_checkpoint, checkpoint_of_another_model],
+    ids=["missing", "truncated", "other_model"],
+)
+def test_a_checkpoint_that_does_not_fit_leaves_the_node_unconfigured(make_driver, tmp_path, capfd, checkpoint):
+    path = checkpoint(tmp_path)
+    driver = make_driver(checkpoint=str(path))
+    assert driver.node.trigger_configure() == TransitionCallbackReturn.FAILURE
+    assert driver.node._state_machine.current_state[1] == "unconfigured"
+    assert "configure failed" in (log := capfd.readouterr().err) and path.name in log
+    driver.node.set_parameters([Parameter("checkpoint", value="")])
+    driver.start()
+    assert driver.run(0) == "ok"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"rig": "/no/such/file.yaml"}, "rig: cannot read /no/such/file.yaml"),
+        ({"sync_slop": 0.5}, "sync_timeout: expected at least sync_slop"),
+        ({"device": "cuda:99"}, "configure failed"),
+    ],
+)
+def test_configure_says_what_is_wrong(make_driver, capfd, parameters, message):
+    driver = make_driver(**parameters)
+    assert driver.node.trigger_configure() == TransitionCallbackReturn.FAILURE
+    assert message in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("device", "tpu", "device: expected cpu, cuda or cuda:N, got 'tpu'"),
+        ("model", "v9", "model: expected one of v1_r101_t1"),
+        ("score_threshold", "high", "expecting type 'DOUBLE'"),
+        ("decode_threads", 0, "out of range"),
+    ],
+)
+def test_a_parameter_that_can_not_be_is_refused_with_the_reason(make_driver, name, value, reason):
+    with pytest.raises((InvalidParameterTypeException, InvalidParameterValueException), match=reason):
+        make_driver(**{name: value})
+
+
+def test_parameters_of_configure_are_refused_while_configured(driver):
+    (result,) = driver.node.set_parameters([Parameter("sync_slop", value=0.05)])
+    assert not result.successful and "clean up the node first" in result.reason
+    (result,) = driver.node.set_parameters([Parameter("score_threshold", value=0.5)])
+    assert result.successful
+
+
+def test_the_node_can_be_stopped_cleaned_up_and_started_again(driver):
+    node = driver.node
+    assert driver.run(0) == "ok"
+    for transition in (node.trigger_deactivate, node.trigger_activate, node.trigger_deactivate, node.trigger_cleanup):
+        assert transition() == TransitionCallbackReturn.SUCCESS
+    assert not node._on_reset(Trigger.Request(), Trigger.Response()).success
+    driver.start()
+    assert driver.run(5) == "ok"
