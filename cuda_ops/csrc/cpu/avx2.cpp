@@ -1,4 +1,8 @@
 // Kernels for x86-64 processors with AVX2 and FMA; called only where the processor has them.
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
@@ -11,6 +15,7 @@
 #pragma GCC target("avx2,fma,f16c")
 #endif
 #define SPARSE4D_TARGET avx2
+#define SPARSE4D_VECTOR_BYTES 32
 #include "kernels.h"
 
 namespace sparse4d {

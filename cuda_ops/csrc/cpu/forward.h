@@ -16,6 +16,7 @@ struct Footprint {
 };
 
 constexpr int64_t kAhead = 2, kRing = 4;         // visits prepared before their turn; slots for them, a power of two
+constexpr int kUnrolled = 128 / kVectorBytes;    // vectors of sums kept in registers: two cache lines
 constexpr int64_t kLargeMap = int64_t(1) << 20;  // bytes: smaller maps stay in the second-level cache
 
 // Asks the memory for the pixels: they lie side by side in each of the two rows.
@@ -66,8 +67,8 @@ SPARSE4D_INLINE void accumulate(S* total, const Footprint<T>* footprints, const 
   for (int64_t group = 0; group < size.groups; ++group, ++group_weight) {
     int64_t c = group * group_channels;
     const int64_t end = c + group_channels;
-    for (; c + 2 * kLanes<S> <= end; c += 2 * kLanes<S>) {
-      add_channels<2>(total, footprints, size.levels, c, group_weight, level_stride);
+    for (; c + kUnrolled * kLanes<S> <= end; c += kUnrolled * kLanes<S>) {
+      add_channels<kUnrolled>(total, footprints, size.levels, c, group_weight, level_stride);
     }
     for (; c + kLanes<S> <= end; c += kLanes<S>) {
       add_channels<1>(total, footprints, size.levels, c, group_weight, level_stride);

@@ -1,5 +1,6 @@
 // Kernels for any processor, and the choice between the tables.
 #define SPARSE4D_TARGET generic
+#define SPARSE4D_VECTOR_BYTES 16
 #include "kernels.h"
 
 namespace sparse4d {

@@ -1,5 +1,5 @@
-// 64-byte vectors by the compiler's vector extension: AVX-512 registers where the translation unit has them,
-// pairs of AVX or quadruples of SSE/NEON registers elsewhere.
+// Vectors as wide as the registers of the instruction set, by the compilers' vector extension. (GCC keeps wider ones in
+// memory: with 64 bytes everywhere the AVX2 kernels took 2.7 times as long.)
 #pragma once
 #include <cstdint>
 #include <cstdlib>
@@ -8,63 +8,81 @@
 
 #include "../shared/storage.h"
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#ifndef SPARSE4D_VECTOR_BYTES
+#error "define SPARSE4D_VECTOR_BYTES, the width of the registers, before the kernels are included"
+#endif
+
 namespace sparse4d {
 namespace SPARSE4D_TARGET {
+
+// Bytes of a register: 64 (AVX-512), 32 (AVX2) or 16 (SSE2, NEON).
+constexpr int kVectorBytes = SPARSE4D_VECTOR_BYTES;
 
 template <typename S>
 struct Simd;
 template <>
 struct Simd<float> {
-  typedef float Vector __attribute__((vector_size(64), aligned(4)));
+  typedef float Vector __attribute__((vector_size(kVectorBytes), aligned(4), may_alias));
 };
 template <>
 struct Simd<double> {
-  typedef double Vector __attribute__((vector_size(64), aligned(8)));
+  typedef double Vector __attribute__((vector_size(kVectorBytes), aligned(8), may_alias));
 };
 template <typename S>
 using Vector = typename Simd<S>::Vector;
 template <typename S>
-constexpr int64_t kLanes = 64 / int64_t(sizeof(S));
+constexpr int64_t kLanes = kVectorBytes / int64_t(sizeof(S));
 
+// (By the type's own alignment, not by memcpy, which GCC makes of 16-byte pieces: a load of 32 bytes then waits for two
+// stores.)
 template <typename S>
 SPARSE4D_INLINE Vector<S> load(const S* p) {
-  Vector<S> v;
-  std::memcpy(&v, p, sizeof(v));
-  return v;
+  return *reinterpret_cast<const Vector<S>*>(p);
 }
 
+// The bits of a bfloat16 are the upper half of a float's. (By intrinsics where there are some: GCC converts in halves.)
 SPARSE4D_INLINE Vector<float> load(const BFloat16* p) {
-  typedef uint16_t Half __attribute__((vector_size(32)));
-  typedef uint32_t Word __attribute__((vector_size(64)));
-  Half half;
-  std::memcpy(&half, p, sizeof(half));
-  const Word word = __builtin_convertvector(half, Word) << 16;
-  Vector<float> v;
-  std::memcpy(&v, &word, sizeof(v));
-  return v;
+#if defined(__x86_64__) && SPARSE4D_VECTOR_BYTES == 64
+  const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return Vector<float>(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+#elif defined(__x86_64__) && SPARSE4D_VECTOR_BYTES == 32
+  const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return Vector<float>(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+#elif defined(__x86_64__)
+  const __m128i halves = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+  return Vector<float>(_mm_unpacklo_epi16(_mm_setzero_si128(), halves));
+#else
+  typedef uint16_t Halves __attribute__((vector_size(kVectorBytes / 2), aligned(2), may_alias));
+  typedef uint32_t Words __attribute__((vector_size(kVectorBytes)));
+  return Vector<float>(__builtin_convertvector(*reinterpret_cast<const Halves*>(p), Words) << 16);
+#endif
 }
 
 template <typename S>
 SPARSE4D_INLINE void store(S* p, Vector<S> v) {
-  std::memcpy(p, &v, sizeof(v));
+  *reinterpret_cast<Vector<S>*>(p) = v;
 }
 
-// Sum of the lanes, by halves.
+// Sum of the lanes: halves are added until four (of doubles: all) are left, which are added in pairs.
 SPARSE4D_INLINE float sum(Vector<float> v) {
-  typedef float V8 __attribute__((vector_size(32)));
-  typedef float V4 __attribute__((vector_size(16)));
-  V8 low, high;
-  std::memcpy(&low, &v, 32);
-  std::memcpy(&high, reinterpret_cast<const char*>(&v) + 32, 32);
-  low += high;
-  V4 a, b;
-  std::memcpy(&a, &low, 16);
-  std::memcpy(&b, reinterpret_cast<const char*>(&low) + 16, 16);
-  a += b;
-  return (a[0] + a[1]) + (a[2] + a[3]);
+  float lanes[kLanes<float>];
+  std::memcpy(lanes, &v, sizeof(v));
+  for (int64_t half = kLanes<float> / 2; half >= 4; half /= 2) {
+    for (int64_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  }
+  return (lanes[0] + lanes[1]) + (lanes[2] + lanes[3]);
 }
 SPARSE4D_INLINE double sum(Vector<double> v) {
-  return ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
+  double lanes[kLanes<double>];
+  std::memcpy(lanes, &v, sizeof(v));
+  for (int64_t step = 1; step < kLanes<double>; step *= 2) {
+    for (int64_t i = 0; i < kLanes<double>; i += 2 * step) lanes[i] += lanes[i + step];
+  }
+  return lanes[0];
 }
 
 // Working memory of one task, aligned to a cache line. (std::vector's code would be shared between translation units.)
