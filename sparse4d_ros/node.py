@@ -29,7 +29,7 @@ from .assembly import load_pipeline, make_frame_builder, make_synchronizer
 from .messages.stamps import make_header
 from .online import watch
 from .online.diagnostics import to_diagnostics
-from .online.health import Moment, SetCounts
+from .online.health import ComponentHealth, Moment, SetCounts
 from .online.log_throttle import LogThrottle
 from .online.outputs import Outputs
 from .online.statistics import Statistics
@@ -60,7 +60,10 @@ class DetectorNode(LifecycleNode):
         self.add_on_set_parameters_callback(self._on_parameters)
         parameters.declare(self)
         self.statistics = statistics or Statistics()
-        self._log = LogThrottle(self.get_logger())
+        self.exit_status = 0  # of a program that runs this node
+        self._log = LogThrottle(self.get_logger(), alive=self.context.ok)
+        self._gave_up: str | None = None
+        self._give_up_signal = self.create_guard_condition(self._on_give_up)
         self._forget_configuration()
         self._reset_service = self.create_service(Trigger, "~/reset", self._on_reset)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -105,13 +108,16 @@ class DetectorNode(LifecycleNode):
     def on_activate(self, state) -> TransitionCallbackReturn:
         """Subscribes to the images and starts the worker."""
         values, rig, log = self._values, self._rig, self._log
+        self._gave_up = None
         self.synchronizer = make_synchronizer(values, rig)
         self.camera_intake = CameraIntake(self, rig, values, self.synchronizer, self.statistics, log)
-        self._worker = Worker(self, values, self.synchronizer, self.processor, self.outputs, self.statistics, log)
+        self._worker = Worker(
+            self, values, self.synchronizer, self.processor, self.outputs, self.statistics, log, self._give_up
+        )
         self._active_since = self.statistics.snapshot().moment
         self._watch = Watch(rig, log)
-        self._watch.look(self._moment())
-        self._watch_timer = self._create_timer(watch.PERIOD, lambda: self._watch.look(self._moment()))
+        self.look_after_losses()
+        self._watch_timer = self._create_timer(watch.PERIOD, self.look_after_losses)
         self.get_logger().info(f"active: {len(rig.names)} cameras, boxes in frame {rig.frames.base_frame}")
         return super().on_activate(state)
 
@@ -141,6 +147,20 @@ class DetectorNode(LifecycleNode):
             return
         if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             self.trigger_activate()
+
+    def _give_up(self, reason: str) -> None:
+        """In the worker's thread, which cannot end itself."""
+        self._gave_up = reason
+        self._give_up_signal.trigger()
+
+    def _on_give_up(self) -> None:
+        """In the executor's thread."""
+        self.get_logger().fatal(f"{self._values.after_internal_errors}: {self._gave_up}")
+        if self._values.after_internal_errors == "deactivate":
+            self.trigger_deactivate()
+        else:
+            self.exit_status = 1
+            self.executor.shutdown(timeout_sec=0.0)
 
     def close(self) -> None:
         """Ends worker and node."""
@@ -219,12 +239,17 @@ class DetectorNode(LifecycleNode):
         """The counters now."""
         counts = self.statistics.snapshot()
         if self.synchronizer is None:
-            return Moment(counts)
+            return Moment(counts, gave_up=self._gave_up)
         return Moment(
             counts, self._active_since, SetCounts.of(self.synchronizer), uncalibrated=self.camera_intake.uncalibrated
         )
 
-    def _publish_diagnostics(self) -> None:
+    def look_after_losses(self) -> None:
+        """Once a second: logs what was lost since the last time, and remembers the counters."""
+        self._watch.look(self._moment())
+
+    def health(self) -> list[ComponentHealth]:
+        """How the node is, by component; it must be configured."""
         values, pipeline = self._values, self.processor.pipeline
         facts = {
             "model": values.model,
@@ -234,10 +259,12 @@ class DetectorNode(LifecycleNode):
             "precision": values.precision,
             "memory_mib": round(psutil.Process().memory_info().rss / 2**20),
         }
-        health = (self._watch or Watch(self._rig, self._log)).health(self._moment(), facts)
+        return (self._watch or Watch(self._rig, self._log)).health(self._moment(), facts)
+
+    def _publish_diagnostics(self) -> None:
         name = self.get_fully_qualified_name().lstrip("/")
         header = make_header("", self.get_clock().now().nanoseconds)
-        self._diagnostics.publish(to_diagnostics(health, name, values.device, header))
+        self._diagnostics.publish(to_diagnostics(self.health(), name, self._values.device, header))
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
@@ -254,7 +281,10 @@ def check_arguments(arguments: Sequence[str]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the node until it is interrupted; returns the exit status: 2 for a parameter that is refused."""
+    """Runs the node until it is interrupted; returns the exit status.
+
+    2: a parameter was refused. 1: it gave up after internal errors, if after_internal_errors is exit. 0: otherwise.
+    """
     words, own = split_ros_arguments(arguments)
     check_arguments(own)
     sys.setswitchinterval(SWITCH_INTERVAL)
@@ -277,7 +307,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal and the launch system both send it
         node.close()
         rclpy.try_shutdown()
-    return 0
+    return node.exit_status
 
 
 if __name__ == "__main__":
