@@ -11,7 +11,6 @@ import pathlib
 import re
 import subprocess
 import sys
-import xml.etree.ElementTree
 
 import documents
 import pytest
@@ -298,9 +297,3 @@ def test_the_workflow_does_what_the_readme_says():
     workflow = re.sub(r"^ +", "", read(".github/workflows/ci.yml"), flags=re.MULTILINE)
     assert len(recipe) > 5
     assert "\n".join(recipe) + "\n" in workflow
-
-
-def test_the_workspace_leaves_to_pip_what_only_pip_has():
-    manifest = xml.etree.ElementTree.parse(ROOT / "package.xml")
-    keys = sorted(entry.text for entry in manifest.iter("exec_depend") if entry.text.endswith("-pip"))
-    assert re.search(r'--skip-keys "([^"]*)"', read("README.md"))[1].split() == keys
