@@ -26,7 +26,6 @@ CLASS_NAMES = (
 X, Y, Z, LOG_LENGTH, LOG_WIDTH, LOG_HEIGHT, SIN_YAW, COS_YAW, VX, VY, VZ = range(11)
 
 # Columns of a decoded box (10): x y z (centre, m), length width height (m), yaw (rad), vx vy vz (m/s), in one frame.
-BOX_SIZE = 10
 
 
 @dataclass(frozen=True)

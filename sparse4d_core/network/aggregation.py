@@ -40,27 +40,18 @@ class CameraFeatures:
         return CameraFeatures([m.detach() for m in self.maps], self.projection, self.image_wh)
 
 
-def sample_points(maps: list[Tensor], location: Tensor) -> Tensor:
-    """Bilinear grid sampling with zeros outside (half-pixel centres), nothing summed.
+def gather_points(maps: list[Tensor], location: Tensor, weights: Tensor) -> Tensor:
+    """Bilinear grid sampling (zeros outside, half-pixel centres) summed over cameras and levels, per key point.
+
+    Levels are added one after another: the samples of all levels together are the largest tensor of the model.
 
     Args:
         maps: L of [B, N, C, h, w].
         location: [B, N, A, P, 2] relative positions, 0 to 1 inside.
+        weights: [B, A, N, L, P, G].
 
     Returns:
-        [B, A, N, L, P, C]
-    """
-    grid = (location * 2 - 1).flatten(0, 1)
-    sampled = [F.grid_sample(m.flatten(0, 1), grid, align_corners=False) for m in maps]
-    stacked = torch.stack(sampled, dim=1).unflatten(0, location.shape[:2])  # [B, N, L, C, A, P]
-    return stacked.permute(0, 4, 1, 2, 5, 3)
-
-
-def gather_points(maps: list[Tensor], location: Tensor, weights: Tensor) -> Tensor:
-    """Grid sampling summed over cameras and levels, one feature per key point.
-
-    weights [B, A, N, L, P, G], other arguments as in :func:`sample_points`. Returns [B, A, P, C]. Levels are added
-    one after another: the samples of all levels together are the largest tensor of the model.
+        [B, A, P, C]
     """
     groups = weights.shape[-1]
     grid = (location * 2 - 1).flatten(0, 1)

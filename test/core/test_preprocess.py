@@ -54,14 +54,22 @@ def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("file", "case"), golden_parameters("preprocess", [f"ida_{case}" for case in IDA_CASES]))
-def test_golden(golden, file, case):
+def test_golden_image(golden, file, case):
     data = Golden(golden, file)
+    if f"{case}_image" not in data:
+        pytest.skip(f"the folder's file does not hold this picture: {case}")
     image = camera_image(data)
     assert [image.sum(dtype=np.int64), image[123, 456, 0], image[899, 1599, 2], image[10, 20, 1]] == list(
         data["image_check"]
     )
     transform = transform_of(data.json("meta_json")["ida_configs"][case.removeprefix("ida_")])
     data.check(f"{case}_image", transform.apply(image), atol=0)
+
+
+@pytest.mark.parametrize(("file", "case"), golden_parameters("preprocess", [f"ida_{case}" for case in IDA_CASES]))
+def test_golden(golden, file, case):
+    data = Golden(golden, file)
+    transform = transform_of(data.json("meta_json")["ida_configs"][case.removeprefix("ida_")])
     data.check(f"{case}_matrix_f64", homogeneous(transform.matrix), atol=1e-9)
     lidar2img = homogeneous(transform.matrix) @ data["cal_lidar2img_f64"][0]
     data.check(f"{case}_lidar2img_f64", lidar2img, atol=1e-9, rtol=1e-9)

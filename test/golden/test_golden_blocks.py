@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from golden_data import Golden, fill, golden_parameters
 from torch import Tensor
 
@@ -19,7 +20,6 @@ from sparse4d_core.network.aggregation import (
     CameraFeatures,
     DeformableAggregation,
     gather_points,
-    sample_points,
 )
 from sparse4d_core.network.decoder_v1 import DepthReweighting, HistoryAggregation, PastView, TemporalFusion
 from sparse4d_core.network.keypoints import KeypointGenerator, move_to_past
@@ -134,8 +134,16 @@ def check_project(case: Case) -> None:
 
 
 def check_sampling(case: Case) -> None:
+    """Recorded for every camera and level alone: all weight on one of them at a time."""
     location = project(case["key_points"], case["projection_mat"], case["image_wh"])
-    case.check("features", sample_points(case.maps(), location))
+    maps, (batch, cameras, anchors, points, _) = case.maps(), location.shape
+    features = []
+    for camera in range(cameras):
+        for level in range(len(maps)):
+            weights = torch.zeros(batch, anchors, cameras, len(maps), points, 1)
+            weights[:, :, camera, level] = 1
+            features.append(gather_points(maps, location, weights))
+    case.check("features", torch.stack(features, dim=2).unflatten(2, (cameras, len(maps))))
 
 
 def check_format(case: Case) -> None:
@@ -276,7 +284,7 @@ def check_dec(case: Case) -> None:
 
 
 def test_summing_per_level_equals_summing_samples():
-    """`gather_points` adds levels one by one; the definition is the weighted sum of `sample_points`."""
+    """`gather_points` adds levels one by one; the definition is the weighted sum over all samples."""
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> Tensor:
@@ -284,6 +292,8 @@ def test_summing_per_level_equals_summing_samples():
 
     maps = [random(2, 3, 8, 6, 9), random(2, 3, 8, 3, 5)]
     location, weights = random(2, 3, 7, 4, 2) * 1.4 - 0.2, random(2, 7, 3, 2, 4, 2)
-    samples = sample_points(maps, location).unflatten(-1, (2, 4))  # [B, A, N, L, P, G, C / G]
-    expected = (samples * weights[..., None]).sum((2, 3)).flatten(-2)
+    grid = (location * 2 - 1).flatten(0, 1)
+    sampled = [F.grid_sample(level.flatten(0, 1), grid, align_corners=False) for level in maps]  # [B * N, C, A, P]
+    samples = torch.stack(sampled, dim=1).unflatten(0, (2, 3)).unflatten(3, (2, 4))  # [B, N, L, G, C / G, A, P]
+    expected = (samples * weights.permute(0, 2, 3, 5, 1, 4).unsqueeze(4)).sum((1, 2)).flatten(1, 2).permute(0, 2, 3, 1)
     np.testing.assert_allclose(gather_points(maps, location, weights), expected, rtol=1e-5, atol=1e-6)

@@ -71,7 +71,7 @@ class Golden:
         error = np.where(both_nan | (actual == expected), 0.0, np.abs(difference))
         allowed = np.broadcast_to(atol + rtol * np.nan_to_num(np.abs(expected)), error.shape)
         if error.size:
-            closest = int(np.argmax(error / allowed))
+            closest = int(np.argmax(error / np.maximum(allowed, np.finfo(np.float64).tiny)))
             ERRORS[self.name, key] = (float(error.flat[closest]), float(allowed.flat[closest]))
         bad = ~(error <= atol + rtol * np.abs(np.nan_to_num(expected)))
         assert not bad.any(), (
