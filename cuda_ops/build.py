@@ -258,7 +258,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Compile the deformable aggregation kernels for the installed torch (about a minute, once). "
         "CUDA kernels are included when torch has CUDA and nvcc is found: for the GPUs of this machine, for those of "
         f"TORCH_CUDA_ARCH_LIST, or else for {', '.join(CUDA_ARCHITECTURES)} and later. Without the library everything "
-        "still works, on the slower PyTorch path.",
+        "still works, on the slower PyTorch path. The best CPU kernels that the processor runs are used, or those that "
+        "the environment variable SPARSE4D_CPU_KERNELS names: generic, avx2 or avx512.",
         epilog="example: python -m cuda_ops.build --verbose",
     )
     parser.add_argument("--verbose", action="store_true", help="show all of a failing compiler's output")

@@ -6,6 +6,8 @@ some cameras, sampled in every feature level, weighted per channel group and sum
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -46,6 +48,31 @@ def deformable_aggregation(
             sampled = sampled.view(batch, groups, channels // groups, anchors, points)
             output = output + torch.einsum("bgcap,bapg->bagc", sampled, weights[:, :, :, camera, level]).flatten(2)
     return output.to(features.dtype)
+
+
+def batched_deformable_aggregation(
+    maps: Sequence[Tensor],  # L levels of [B, N, C, h, w], as a feature pyramid gives them
+    sampling_location: Tensor,  # [B, A, P, N, 2]
+    weights: Tensor,  # [B, A, P, N, L, G]
+) -> Tensor:
+    """`deformable_aggregation` with one call of grid_sample a level, for all cameras at once: [B, A, C].
+
+    This is how the published PyTorch code samples, which then stacks the levels before it weights and sums them; adding
+    them one by one takes less memory and less time. For comparisons of speed: neither path is always the faster.
+    """
+    batch, anchors, points, cameras, _, groups = weights.shape
+    channels = maps[0].shape[2]
+    inside = ((sampling_location > 0) & (sampling_location < 1)).all(-1)  # [B, A, P, N]
+    location = torch.where(inside[..., None], sampling_location, 0.5)
+    weights = torch.where(inside[..., None, None], weights, 0.0)
+    grid = (2 * location - 1).permute(0, 3, 1, 2, 4).flatten(0, 1)  # [B * N, A, P, 2]
+    output = weights.new_zeros(batch, anchors, groups, channels // groups)
+    for level, level_maps in enumerate(maps):
+        images = level_maps.flatten(0, 1).to(weights.dtype)
+        sampled = functional.grid_sample(images, grid, "bilinear", "zeros", align_corners=False)  # [B * N, C, A, P]
+        sampled = sampled.view(batch, cameras, groups, channels // groups, anchors, points)
+        output = output + torch.einsum("bngcap,bapng->bagc", sampled, weights[..., level, :])
+    return output.flatten(2).to(maps[0].dtype)
 
 
 def project_points(

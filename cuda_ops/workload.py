@@ -41,13 +41,19 @@ class Inputs:
     location: Tensor
     weights: Tensor  # [B, A, P, N, L, G]
     fused_weights: Tensor  # [B, A, N, L, P, G], the same numbers
+    maps: list[Tensor]  # L of [B, N, C, h, w], the same numbers as features
 
     def plain(self) -> tuple[Tensor, ...]:
         return self.features, self.spatial_shapes, self.scale_start_index, self.location, self.weights
 
+    def batched(self) -> tuple[list[Tensor], Tensor, Tensor]:
+        return self.maps, self.location, self.weights
+
+    def view(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.key_points, self.projection, self.image_wh
+
     def fused(self) -> tuple[Tensor, ...]:
-        view = (self.key_points, self.projection, self.image_wh)
-        return self.features, self.spatial_shapes, self.scale_start_index, *view, self.fused_weights
+        return self.features, self.spatial_shapes, self.scale_start_index, *self.view(), self.fused_weights
 
     def samples(self) -> int:
         """Bilinear samples that count: visible (point, camera) pairs x levels."""
@@ -90,4 +96,13 @@ def make_inputs(workload: Workload, seed: int, dtype: torch.dtype = torch.float3
     fused_weights = logits.softmax(2).view(w.batch, w.anchors, w.cameras, len(STRIDES), w.points, w.groups)
     weights = fused_weights.permute(0, 1, 4, 2, 3, 5).contiguous()
     on_device = [t.to(device) for t in (key_points, projection, image_wh, location, weights, fused_weights)]
-    return Inputs(features.to(device, dtype), shapes, starts, *on_device)
+    features = features.to(device, dtype)
+    maps = [_level(features, sizes[i], starts[:, i].tolist()) for i in range(len(sizes))]
+    return Inputs(features, shapes, starts, *on_device, maps)
+
+
+def _level(features: Tensor, size: tuple[int, int], starts: list[int]) -> Tensor:
+    """Maps [B, N, C, h, w] of one level, out of the operators' layout [B, sum of pixels, C]."""
+    height, width = size
+    rows = [features[:, start : start + height * width] for start in starts]
+    return torch.stack(rows, 1).unflatten(2, size).permute(0, 1, 4, 2, 3).contiguous()
