@@ -17,7 +17,7 @@ from .units import nanoseconds
 
 
 def load_pipeline(parameters: NodeParameters, rig: Rig) -> Pipeline:
-    """The model with its weights, on its device.
+    """The model with its weights, on its device, compiled and captured where asked for.
 
     Raises:
         ValueError: unknown preset, a checkpoint of another model, or a rig that the model does not take.
@@ -35,6 +35,7 @@ def load_pipeline(parameters: NodeParameters, rig: Rig) -> Pipeline:
         resize=parameters.resize,
     )
     pipeline.check_cameras(len(rig.cameras))
+    pipeline.warm_up([pipeline.config.image.original_wh] * len(rig.cameras))
     return pipeline
 
 

@@ -174,7 +174,8 @@ def _discard(part: pathlib.Path) -> None:
     _notes(part).unlink(missing_ok=True)
 
 
-def _bar(total: int | None, initial: int, label: str | None) -> tqdm:
+def _bar(total: int | None, initial: int, label: str | None):
+    """A progress bar; none is drawn without a label."""
     from tqdm import tqdm  # a model runs where nothing is downloaded and no tqdm is installed
 
     return tqdm(total=total, initial=initial, desc=label, unit="B", unit_scale=True, disable=label is None, leave=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pathlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -29,6 +30,7 @@ from .tracking import track
 Precision = Literal["float32", "bfloat16", "float16"]
 
 UNTRAINED_SEED = 0
+WARM_UP_INTERVAL = 0.1  # s between frames, unless the temporal stride is longer
 
 log = logging.getLogger(__name__)
 
@@ -82,8 +84,9 @@ class Pipeline:
         self.precision = precision
         self.temporal_stride = temporal_stride
         self.resize = resize
+        self.compile = compile
         self._encoder = ImageEncoder(self.model, getattr(torch, precision), compile)
-        self._graph = StepGraph(self._network) if compile and self.device.type == "cuda" else None
+        self._graph = StepGraph(self._network, self._settled) if compile and self.device.type == "cuda" else None
 
     @classmethod
     def from_preset(
@@ -139,6 +142,23 @@ class Pipeline:
                 "take a v2 or v3 preset for this rig"
             )
 
+    def warm_up(self, image_sizes: Sequence[tuple[int, int]]) -> None:
+        """Does before the first frame what it would otherwise wait for: compilation, the choice of algorithms, capture.
+
+        Runs grey frames through `step` until the memory is settled and its step has been replayed. Returns at once on
+        the CPU without `compile`, where there is nothing to prepare.
+
+        Args:
+            image_sizes: width and height of each camera's images; other sizes later work, and cost their time then.
+        """
+        if self.device.type == "cpu" and not self.compile:
+            return
+        history = self.config.history
+        state = None
+        for index in range((history.num_frames if history else 1) + 2):
+            stamp_ns = round(index * max(self.temporal_stride, WARM_UP_INTERVAL) * 1e9)
+            state = self.step(grey_frame(image_sizes, stamp_ns), state).state
+
     @torch.inference_mode()
     def step(self, frame: Frame, state: TemporalState | None = None) -> StepResult:
         """One frame; `state` is what the last step returned, None at the start.
@@ -183,6 +203,13 @@ class Pipeline:
         """What the graph captures; a batch of one is of one scene or of none, so nothing has to be separated."""
         return self.model.decode_usable(self._encoder(inputs.images), inputs, state)
 
+    def _settled(self, state: TemporalState) -> bool:
+        """Whether the state has the shapes that it keeps from here on."""
+        history = self.config.history
+        if self.config.temporal is not None:
+            return state.instances is not None
+        return history is None or len(state.history) == history.num_frames
+
     def _begin(self, state: TemporalState | None, age: float | None) -> tuple[TemporalState | None, str | None]:
         """With clean resets: drops what another scene left, and returns the reason."""
         if age is None or self.model.scene_reset != "clean":
@@ -208,6 +235,20 @@ def _weights_by_name(model: str, allow_untrained: bool) -> pathlib.Path | None:
             raise
         log.warning("model %s: no trained weights found; they are random, UNTRAINED", model)
         return None
+
+
+def grey_frame(image_sizes: Sequence[tuple[int, int]], stamp_ns: int) -> Frame:
+    """A frame of cameras that look along the model frame's y axis and see nothing."""
+    cameras = len(image_sizes)
+    focal = [[[width, 0, width / 2], [0, width, height / 2], [0, 0, 1]] for width, height in image_sizes]
+    T_cam_from_model = np.array([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+    return Frame(
+        images=tuple(np.full((height, width, 3), 128, np.uint8) for width, height in image_sizes),
+        intrinsics=np.array(focal, np.float64),
+        T_cam_from_model=np.tile(T_cam_from_model, (cameras, 1, 1)),
+        T_global_from_model=np.eye(4),
+        stamp_ns=stamp_ns,
+    )
 
 
 def known_ids(ids: Tensor | None, state: TemporalState) -> Tensor | None:

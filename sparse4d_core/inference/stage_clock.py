@@ -10,8 +10,8 @@ import torch
 class StageClock:
     """Started when it is made; every `mark` ends a stage, and the next one begins there.
 
-    On a GPU the host runs ahead of the device, and waiting for it after each stage would cost the lead. There, marks are
-    events in the device's stream, read when the frame is done; the last stage ends on the host, which then has the
+    On a GPU the host runs ahead of the device, and waiting for it after each stage would cost the lead. There, marks
+    are events in the device's stream, read when the frame is done; the last stage ends on the host, which then has the
     result.
     """
 
