@@ -47,20 +47,28 @@ def preprocess_on_device(frame: Frame, config: Sparse4DConfig, device: torch.dev
         if image is not None:
             groups[image.shape].append(camera)
     width, height = config.image.input_wh
+    host = model_input(frame, transforms, torch.empty(0), (width, height))
+    geometry = {name: value for name, value in vars(host).items() if name != "images"}
+    uploaded, geometry = _upload(frame, transforms, list(groups.values()), geometry, device)
     planes = [torch.zeros(3, height, width, device=device)] * len(frame.images)  # of missing cameras
-    for cameras, rows, top in _upload(frame, transforms, list(groups.values()), device):
+    for cameras, rows, top in uploaded:
         image, transform = frame.images[cameras[0]], transforms[cameras[0]]
         normalised = _planes(rows, top, (image.shape[1], image.shape[0]), transform, config.image)
         for camera, result in zip(cameras, normalised, strict=True):
             planes[camera] = result
-    return model_input(frame, transforms, torch.stack(planes), (width, height)).to(device)
+    return ModelInput(images=torch.stack(planes)[None], **geometry)
 
 
 def _upload(
-    frame: Frame, transforms: list[ImageTransform | None], groups: list[list[int]], device: torch.device
-) -> list[tuple[list[int], Tensor, int]]:
+    frame: Frame,
+    transforms: list[ImageTransform | None],
+    groups: list[list[int]],
+    geometry: dict[str, Tensor],
+    device: torch.device,
+) -> tuple[list[tuple[list[int], Tensor, int]], dict[str, Tensor]]:
     """Of each group its cameras, the rows of their images that the result needs, [n, rows, W, 3] uint8 on the device,
-    and the first row's number. All travel in one piece, from memory that the device reads by itself.
+    and the first row's number; and the geometry on the device. All travel in one piece, from memory that the device
+    reads by itself.
     """
     parts = []
     for cameras in groups:
@@ -70,20 +78,30 @@ def _upload(
         (len(cameras), last - first, frame.images[cameras[0]].shape[1], 3)
         for cameras, (first, last) in zip(groups, parts, strict=True)
     ]
-    sizes = [math.prod(shape) for shape in shapes]
+    # Wide numbers first: each then starts at a multiple of its own size.
+    numbers = sorted(geometry, key=lambda name: -geometry[name].element_size())
+    sizes = [*(geometry[name].nbytes for name in numbers), *map(math.prod, shapes)]
     staging = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=device.type == "cuda")
-    blocks = [block.view(shape).numpy() for block, shape in zip(staging.split(sizes), shapes, strict=True)]
+    pieces = staging.split(sizes)
+    for name, piece in zip(numbers, pieces, strict=False):
+        piece.view(geometry[name].dtype).view(geometry[name].shape).copy_(geometry[name])
+    blocks = [block.view(shape).numpy() for block, shape in zip(pieces[len(numbers) :], shapes, strict=True)]
     copies = [
         (block[index], frame.images[camera][first:last])
         for cameras, (first, last), block in zip(groups, parts, blocks, strict=True)
         for index, camera in enumerate(cameras)
     ]
     list(image_pool().map(lambda copy: np.copyto(*copy), copies))
-    uploaded = staging.to(device, non_blocking=True).split(sizes)
-    return [
+    arrived = staging.to(device, non_blocking=True).split(sizes)
+    on_device = {
+        name: piece.clone().view(geometry[name].dtype).view(geometry[name].shape)  # the memory must not keep the images
+        for name, piece in zip(numbers, arrived, strict=False)
+    }
+    images = [
         (cameras, block.view(shape), first)
-        for cameras, block, shape, (first, _) in zip(groups, uploaded, shapes, parts, strict=True)
+        for cameras, block, shape, (first, _) in zip(groups, arrived[len(numbers) :], shapes, parts, strict=True)
     ]
+    return images, on_device
 
 
 def _rows_needed(transform: ImageTransform, image_wh: tuple[int, int]) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from .units import nanoseconds
 
 
 def load_pipeline(parameters: NodeParameters, rig: Rig) -> Pipeline:
-    """The model with its weights, on its device.
+    """The model with its weights, on its device, compiled and captured where asked for.
 
     Raises:
         ValueError: unknown preset, a checkpoint of another model, a device that is not there, or a rig that the model
@@ -42,6 +42,7 @@ def load_pipeline(parameters: NodeParameters, rig: Rig) -> Pipeline:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device: {parameters.device} cannot be used: {reason}; cpu always can") from error
     pipeline.check_cameras(len(rig.cameras))
+    pipeline.warm_up([pipeline.config.image.original_wh] * len(rig.cameras))
     return pipeline
 
 

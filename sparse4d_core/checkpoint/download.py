@@ -12,8 +12,6 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 
-from tqdm import tqdm
-
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 30.0  # s without a single byte
 ATTEMPTS = 5
@@ -176,5 +174,8 @@ def _discard(part: pathlib.Path) -> None:
     _notes(part).unlink(missing_ok=True)
 
 
-def _bar(total: int | None, initial: int, label: str | None) -> tqdm:
+def _bar(total: int | None, initial: int, label: str | None):
+    """A progress bar; none is drawn without a label."""
+    from tqdm import tqdm  # a model runs where nothing is downloaded and no tqdm is installed
+
     return tqdm(total=total, initial=initial, desc=label, unit="B", unit_scale=True, disable=label is None, leave=False)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+import torch
 from torch import Tensor
 
 from ..config import Sparse4DConfig
@@ -67,9 +71,23 @@ def decode_instances(
 def _to_arrays(
     boxes: Tensor, scores: Tensor, labels: Tensor, class_scores: Tensor | None, ids: Tensor | None, kept: Tensor
 ) -> list[Detections]:
-    """One transfer per tensor to the host, then plain arrays per sample."""
-    columns = [None if column is None else column.cpu() for column in (boxes, scores, labels, class_scores, ids)]
+    """One transfer to the host, then plain arrays per sample."""
+    columns = {"boxes": boxes, "scores": scores, "labels": labels, "class_scores": class_scores, "ids": ids}
+    present = {name: column for name, column in columns.items() if column is not None}
+    *arrays, kept = _to_host([*present.values(), kept])
     return [
-        Detections(*(None if column is None else column[b][mask].numpy() for column in columns))
-        for b, mask in enumerate(kept.cpu())
+        Detections(**{name: array[b][mask] for name, array in zip(present, arrays, strict=True)})
+        for b, mask in enumerate(kept)
+    ]
+
+
+def _to_host(columns: Sequence[Tensor]) -> list[np.ndarray]:
+    """Arrays of tensors [B, M, ...] of any types: their bytes, side by side, travel in one copy."""
+    batch, rows = columns[0].shape[:2]
+    parts = [column.reshape(batch, rows, -1).contiguous().view(torch.uint8) for column in columns]
+    packed = torch.cat(parts, dim=-1).cpu()
+    split = packed.split([part.shape[-1] for part in parts], dim=-1)
+    return [
+        part.contiguous().view(column.dtype).view(column.shape).numpy()
+        for part, column in zip(split, columns, strict=True)
     ]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import pathlib
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -26,11 +24,13 @@ from ..types import Detections, Frame, ModelInput, Tracks
 from .cuda_graph import Step, StepGraph
 from .decode import decode
 from .image_encoder import ImageEncoder
+from .stage_clock import StageClock
 from .tracking import track
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
 UNTRAINED_SEED = 0
+WARM_UP_INTERVAL = 0.1  # s between frames, unless the temporal stride is longer
 
 log = logging.getLogger(__name__)
 
@@ -84,8 +84,9 @@ class Pipeline:
         self.precision = precision
         self.temporal_stride = temporal_stride
         self.resize = resize
+        self.compile = compile
         self._encoder = ImageEncoder(self.model, getattr(torch, precision), compile)
-        self._graph = StepGraph(self._network) if compile and self.device.type == "cuda" else None
+        self._graph = StepGraph(self._network, self._settled) if compile and self.device.type == "cuda" else None
 
     @classmethod
     def from_preset(
@@ -141,6 +142,23 @@ class Pipeline:
                 "take a v2 or v3 preset for this rig"
             )
 
+    def warm_up(self, image_sizes: Sequence[tuple[int, int]]) -> None:
+        """Does before the first frame what it would otherwise wait for: compilation, the choice of algorithms, capture.
+
+        Runs grey frames through `step` until the memory is settled and its step has been replayed. Returns at once on
+        the CPU without `compile`, where there is nothing to prepare.
+
+        Args:
+            image_sizes: width and height of each camera's images; other sizes later work, and cost their time then.
+        """
+        if self.device.type == "cpu" and not self.compile:
+            return
+        history = self.config.history
+        state = None
+        for index in range((history.num_frames if history else 1) + 2):
+            stamp_ns = round(index * max(self.temporal_stride, WARM_UP_INTERVAL) * 1e9)
+            state = self.step(grey_frame(image_sizes, stamp_ns), state).state
+
     @torch.inference_mode()
     def step(self, frame: Frame, state: TemporalState | None = None) -> StepResult:
         """One frame; `state` is what the last step returned, None at the start.
@@ -149,28 +167,32 @@ class Pipeline:
             ValueError: for a frame that cannot be used; names the field.
             NonFiniteOutputError: NaN or infinity in the boxes or scores.
         """
-        timings: dict[str, float] = {}
-        with self._timed("preprocess", timings):
-            inputs = self._preprocess(frame)
-        state, reset = self._begin(state, inputs)
-        usable, clean = self.model.usable_state(state, inputs)
+        clock = StageClock(self.device)
+        inputs = self._preprocess(frame)
+        clock.mark("preprocess")
+        seconds = frame.stamp_ns * 1e-9
+        age = memory_age(state, seconds)
+        state, reset = self._begin(state, age)
+        age = age if reset is None else None
+        usable, clean = self.model.usable_state(state, inputs, age)
         if self._graph is not None:
-            with self._timed("network", timings):
-                output, new_state = self._graph(inputs, usable)
+            output, new_state = self._graph(inputs, usable)
+            clock.mark("network")
         else:
-            with self._timed("backbone", timings):
-                features = self._encoder(inputs.images)
-            with self._timed("decoder", timings):
-                output, new_state = self.model.decode_usable(features, inputs, usable, clean=clean)
-        if not self._advances(state, inputs):
+            features = self._encoder(inputs.images)
+            clock.mark("backbone")
+            output, new_state = self.model.decode_usable(features, inputs, usable, clean=clean)
+            clock.mark("decoder")
+        if self._advances(age):
+            new_state = replace(new_state, seconds=seconds)
+        else:
             # The ids of what is new would change from frame to frame until the memory takes one of them up.
             output.instance_ids = known_ids(output.instance_ids, state)
             new_state = state
-        with self._timed("decode", timings):
-            detections = decode(output, self.config)[0]
-            check_finite(detections)
-            tracks = track(detections, self.config.tracking_threshold)
-        return StepResult(detections, tracks, new_state, timings, reset)
+        detections = decode(output, self.config)[0]
+        check_finite(detections)
+        tracks = track(detections, self.config.tracking_threshold)
+        return StepResult(detections, tracks, new_state, clock.finish("decode"), reset)
 
     def _preprocess(self, frame: Frame) -> ModelInput:
         if self.device.type == "cpu":
@@ -181,9 +203,15 @@ class Pipeline:
         """What the graph captures; a batch of one is of one scene or of none, so nothing has to be separated."""
         return self.model.decode_usable(self._encoder(inputs.images), inputs, state)
 
-    def _begin(self, state: TemporalState | None, inputs: ModelInput) -> tuple[TemporalState | None, str | None]:
+    def _settled(self, state: TemporalState) -> bool:
+        """Whether the state has the shapes that it keeps from here on."""
+        history = self.config.history
+        if self.config.temporal is not None:
+            return state.instances is not None
+        return history is None or len(state.history) == history.num_frames
+
+    def _begin(self, state: TemporalState | None, age: float | None) -> tuple[TemporalState | None, str | None]:
         """With clean resets: drops what another scene left, and returns the reason."""
-        age = memory_age(state, inputs)
         if age is None or self.model.scene_reset != "clean":
             return state, None
         limit = (self.config.temporal or self.config.history).max_interval
@@ -193,19 +221,10 @@ class Pipeline:
             return state.forget(), f"time gap of {age:.3f} s is above the limit of {limit:g} s"
         return state, None
 
-    def _advances(self, state: TemporalState | None, inputs: ModelInput) -> bool:
+    def _advances(self, age: float | None) -> bool:
         """Whether this frame changes the memory, or only looks at it because the stride is not over."""
-        age = memory_age(state, inputs)
         # Stamps jitter: a frame that comes up to a tenth of the stride early still counts.
         return age is None or age >= 0.9 * self.temporal_stride
-
-    @contextmanager
-    def _timed(self, stage: str, timings: dict[str, float]) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        timings[stage] = (time.perf_counter() - start) * 1e3
 
 
 def _weights_by_name(model: str, allow_untrained: bool) -> pathlib.Path | None:
@@ -218,17 +237,36 @@ def _weights_by_name(model: str, allow_untrained: bool) -> pathlib.Path | None:
         return None
 
 
+def grey_frame(image_sizes: Sequence[tuple[int, int]], stamp_ns: int) -> Frame:
+    """A frame of cameras that look along the model frame's y axis and see nothing."""
+    cameras = len(image_sizes)
+    focal = [[[width, 0, width / 2], [0, width, height / 2], [0, 0, 1]] for width, height in image_sizes]
+    T_cam_from_model = np.array([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+    return Frame(
+        images=tuple(np.full((height, width, 3), 128, np.uint8) for width, height in image_sizes),
+        intrinsics=np.array(focal, np.float64),
+        T_cam_from_model=np.tile(T_cam_from_model, (cameras, 1, 1)),
+        T_global_from_model=np.eye(4),
+        stamp_ns=stamp_ns,
+    )
+
+
 def known_ids(ids: Tensor | None, state: TemporalState) -> Tensor | None:
     """Ids [B, A] that instances of the memory carry; -1 for those given in this frame."""
     return None if ids is None else torch.where(ids < state.next_id, ids, -1)
 
 
-def memory_age(state: TemporalState | None, inputs: ModelInput) -> float | None:
-    """Seconds since the frame that the state remembers (batch 1); None without one."""
-    if state is None or (state.instances is None and not state.history):
+def memory_age(state: TemporalState | None, seconds: float) -> float | None:
+    """Seconds from the frame that the state remembers (batch 1) to one stamped `seconds`; None without one.
+
+    `step` notes the stamp on the host. Of a state from elsewhere it is read from the device, which the host waits for.
+    """
+    if state is None or state.batch_size is None:
         return None
-    remembered = state.instances.timestamp if state.instances is not None else state.history[0].timestamp
-    return float(inputs.timestamp[0] - remembered[0])
+    if state.seconds is not None:
+        return seconds - state.seconds
+    newest = state.instances if state.instances is not None else state.history[0]
+    return seconds - float(newest.timestamp[0])
 
 
 def check_finite(detections: Detections) -> None:

@@ -108,16 +108,26 @@ class Sparse4D(nn.Module):
                 output.depths = self.depth_head(feature_maps, inputs.focal)
         return output, state
 
-    def usable_state(self, state: TemporalState | None, inputs: ModelInput) -> tuple[TemporalState, bool]:
+    def usable_state(
+        self, state: TemporalState | None, inputs: ModelInput, age: float | None = None
+    ) -> tuple[TemporalState, bool]:
         """The state, empty at the start and after a change of batch size; and whether the decoder must separate
         samples of a new scene from the others.
 
         A clean reset of all samples takes place here, so that the frame runs as a first frame does.
+
+        Args:
+            age: batch 1: seconds since the frame that the state remembers, where the host has them. None: the decision
+                is read from the device, which the host waits for (v2, v3), or left to the decoder (v1).
         """
         if state is None or state.batch_size not in (None, inputs.images.shape[0]):
             return TemporalState(), False
-        if self.scene_reset == "reference" or state.instances is None:
+        if self.scene_reset == "reference" or state.batch_size is None:
             return state, self.scene_reset == "clean"
-        gap = (inputs.timestamp - state.instances.timestamp).abs()
-        changed = (gap > self.config.temporal.max_interval).tolist()
+        if age is None and state.instances is None:
+            return state, True
+        limit = (self.config.temporal or self.config.history).max_interval
+        if age is not None:
+            return (state.forget() if abs(age) > limit else state), False
+        changed = ((inputs.timestamp - state.instances.timestamp).abs() > limit).tolist()
         return (state.forget(), False) if all(changed) else (state, any(changed))

@@ -49,6 +49,7 @@ class TemporalState:
     next_id: Tensor | None = None  # [] int64: the id that the next new instance of any sample gets
     history: tuple[PastFrame, ...] = ()  # v1, most recent first
     noisy: Any = None  # training: cached noisy queries, see decoder.NoisyQueries
+    seconds: float | None = None  # batch 1: the time stamp of the newest frame in it, where the host has it
 
     def to(self, device: torch.device | str) -> TemporalState:
         return map_tensors(self, lambda tensor: tensor.to(device))

@@ -1,12 +1,22 @@
-"""Modulated deformable convolution (DCNv2; Zhu et al., "Deformable ConvNets v2", CVPR 2019) in plain PyTorch."""
+"""Modulated deformable convolution (DCNv2; Zhu et al., "Deformable ConvNets v2", CVPR 2019) in plain PyTorch.
+
+On a GPU torchvision's kernels run where torchvision is installed; the path here is the reference, and what runs
+everywhere else.
+"""
 
 from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..linear import linear
+
+log = logging.getLogger(__name__)
 
 
 class ModulatedDeformConv2d(nn.Module):
@@ -16,7 +26,7 @@ class ModulatedDeformConv2d(nn.Module):
     kernel tap and deformable group, in pixels of the input; the last third goes through a sigmoid and scales the tap.
     """
 
-    onednn = True  # False: PyTorch's own matrix product
+    onednn = True  # False: plain PyTorch alone: its own matrix product, and no torchvision
 
     def __init__(
         self,
@@ -48,7 +58,46 @@ class ModulatedDeformConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # [B, C, H, W] -> [B, out_channels, h, w]
         offset, modulation = self.conv_offset(x).tensor_split([self.offset_channels], dim=1)
         geometry = (self.stride, self.padding, self.deform_groups)
-        return modulated_deform_conv2d(x, offset, modulation.sigmoid(), self.weight, self.bias, *geometry, self.onednn)
+        arguments = (x, offset, modulation.sigmoid(), self.weight, self.bias, *geometry)
+        if x.is_cuda and self.onednn and torchvision_operator() is not None:
+            return torchvision_deform_conv2d(*arguments)
+        return modulated_deform_conv2d(*arguments, self.onednn)
+
+
+@cache
+def torchvision_operator() -> Callable[..., Tensor] | None:
+    """torchvision.ops.deform_conv2d; None where torchvision is not installed, or was built for another torch."""
+    try:
+        from torchvision.ops import deform_conv2d
+    except ImportError:
+        return None
+    except (RuntimeError, OSError) as error:  # its library does not fit this torch
+        log.warning("deformable convolution: torchvision does not load (%s); the slower path of our own runs", error)
+        return None
+    return deform_conv2d
+
+
+def torchvision_deform_conv2d(
+    x: Tensor,
+    offset: Tensor,
+    modulation: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int,
+    padding: int,
+    deform_groups: int,
+) -> Tensor:
+    """`modulated_deform_conv2d` by torchvision, which finds the number of groups in the shape of `offset`.
+
+    float32 throughout, float64 for float64: in lower precision the positions of the taps would be off by pixels.
+    """
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    x_wide, offset, modulation, weight = (tensor.to(dtype) for tensor in (x, offset, modulation, weight))
+    bias = None if bias is None else bias.to(dtype)
+    output = torchvision_operator()(
+        x_wide, offset, weight, bias, stride=(stride, stride), padding=(padding, padding), mask=modulation
+    )
+    return output.to(x.dtype)
 
 
 def modulated_deform_conv2d(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import replace
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sparse4d_core.config import PRESETS, BackboneConfig, NeckConfig, preset
-from sparse4d_core.network.backbones import FPN, build_backbone
+from sparse4d_core.network.backbones import FPN, build_backbone, deformable_conv
 from sparse4d_core.network.backbones.deformable_conv import ModulatedDeformConv2d, modulated_deform_conv2d
 from sparse4d_core.network.backbones.vovnet import EffectiveSqueezeExcitation, OneShotAggregation, osa_stage
 
@@ -214,6 +216,74 @@ def test_deformable_convolution_equals_torchvision():
     expected = ops.deform_conv2d(x, offset, weight, bias, padding=1, mask=modulation)
     actual = modulated_deform_conv2d(x, offset, modulation, weight, bias, 1, 1, 2)
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+
+
+class OnGpu(torch.Tensor):
+    """A tensor of the CPU that takes itself for one of a GPU."""
+
+    is_cuda = True
+
+
+@pytest.fixture
+def torchvision(monkeypatch):
+    """Stands in for torchvision: computes what its documentation says, from the definition in loops."""
+    calls = []
+
+    def deform_conv2d(input, offset, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), mask=None):
+        calls.append({tensor.dtype for tensor in (input, offset, weight, mask)})
+        assert dilation == (1, 1) and stride[0] == stride[1] and padding[0] == padding[1]
+        groups = offset.shape[1] // (2 * weight.shape[2] * weight.shape[3])
+        arrays = [tensor.detach().as_subclass(torch.Tensor).double().numpy() for tensor in (input, offset, mask)]
+        kernels = weight.detach().double().numpy()
+        samples = [
+            _scalar_deform_conv(*sample, kernels, stride[0], padding[0], groups) for sample in zip(*arrays, strict=True)
+        ]
+        result = torch.from_numpy(np.stack(samples)).to(input.dtype)
+        return result if bias is None else result + bias[:, None, None]
+
+    package, ops = ModuleType("torchvision"), ModuleType("torchvision.ops")
+    package.ops, ops.deform_conv2d = ops, deform_conv2d
+    monkeypatch.setitem(sys.modules, "torchvision", package)
+    monkeypatch.setitem(sys.modules, "torchvision.ops", ops)
+    deformable_conv.torchvision_operator.cache_clear()
+    yield calls
+    deformable_conv.torchvision_operator.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("stride", "groups", "bias"), [(1, 1, False), (2, 2, True)])
+@torch.no_grad()
+def test_on_a_gpu_torchvision_computes_what_our_path_does(torchvision, dtype, stride, groups, bias):
+    torch.manual_seed(2)
+    block = ModulatedDeformConv2d(4, 3, stride=stride, bias=bias, deform_groups=groups)
+    nn.init.normal_(block.conv_offset.weight, std=0.3)
+    if bias:
+        nn.init.normal_(block.bias)
+    block, x = block.to(dtype), torch.randn(2, 4, 6, 5).to(dtype)
+    expected = block(x)
+    assert torchvision == [], "on the CPU our own path runs"
+    actual = block(x.as_subclass(OnGpu)).as_subclass(torch.Tensor)
+    assert torchvision == [{torch.float32}] and actual.dtype == dtype
+    tolerance = 1e-5 if dtype == torch.float32 else 0.05
+    torch.testing.assert_close(actual, expected, atol=tolerance, rtol=tolerance)
+    block.onednn = False
+    block(x.as_subclass(OnGpu))
+    assert len(torchvision) == 1, "the plain path stays plain"
+
+
+@pytest.mark.parametrize("error", [ImportError("no"), RuntimeError("operator torchvision::nms does not exist")])
+def test_without_a_torchvision_that_loads_our_own_path_runs_on_a_gpu(monkeypatch, error, caplog):
+    class Broken(ModuleType):
+        def __getattr__(self, name):
+            raise error
+
+    monkeypatch.setitem(sys.modules, "torchvision", ModuleType("torchvision"))
+    monkeypatch.setitem(sys.modules, "torchvision.ops", Broken("torchvision.ops"))
+    deformable_conv.torchvision_operator.cache_clear()
+    block, x = ModulatedDeformConv2d(4, 3), torch.randn(1, 4, 6, 5)
+    torch.testing.assert_close(block(x.as_subclass(OnGpu)).as_subclass(torch.Tensor), block(x))
+    assert ("torchvision does not load" in caplog.text) == isinstance(error, RuntimeError)
+    deformable_conv.torchvision_operator.cache_clear()
 
 
 # --- Behaviour --------------------------------------------------------------------------------------------------------
