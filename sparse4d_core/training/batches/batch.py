@@ -1,4 +1,4 @@
-"""What a training step consumes: prepared by workers, moved to the device without waiting."""
+"""What a training step consumes: prepared by workers, pinned by the loader, moved to the device without waiting."""
 
 from __future__ import annotations
 
@@ -30,13 +30,17 @@ class Batch:
     history: tuple[PastInput, ...] = ()  # past frames, most recent first (v1)
 
     def to(self, device: torch.device | str) -> Batch:
-        """On a device, but for `starts`."""
+        """On a device, but for `starts`; from pinned memory the copies go on while the host does."""
 
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device, non_blocking=True)
 
         inputs, targets, history = map_tensors((self.inputs, self.targets, self.history), move)
         return replace(self, inputs=inputs, targets=targets, history=history)
+
+    def pin_memory(self) -> Batch:
+        """In memory that the device reads by itself; DataLoader calls this where its `pin_memory` is set."""
+        return map_tensors(self, Tensor.pin_memory)
 
 
 def collate_batches(samples: Sequence[Batch]) -> Batch:

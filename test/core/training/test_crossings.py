@@ -9,10 +9,15 @@ import pytest
 import tiny_run
 import torch
 from device_crossings import DEVICE, Crossings, DeviceTensor, to_device
+from torch.utils.data._utils.pin_memory import pin_memory
 
+from sparse4d_core.training.batches.batch import Batch
+from sparse4d_core.training.batches.loader import Streams, make_loader
 from sparse4d_core.training.run.optimizer import make_optimizer
+from sparse4d_core.training.run.processes import Processes
 from sparse4d_core.training.run.trainer import Trainer
 from sparse4d_core.training.schedule import GridMaskConfig
+from sparse4d_core.types import ModelInput
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -83,6 +88,28 @@ def test_steps_on_the_device_are_the_steps_on_the_host(tmp_path):
     for there, here in zip(actual, expected, strict=True):
         assert there.losses == pytest.approx(here.losses, rel=1e-3)
         assert there.gradient_norm == pytest.approx(here.gradient_norm, rel=1e-3)
+
+
+def test_a_batch_can_be_pinned(monkeypatch):
+    """What the loader's thread does with a batch; this machine has no device to pin memory for."""
+    pinned = []
+
+    def fake(tensor, *_):
+        pinned.append(tensor.data_ptr())
+        return tensor.clone()
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", fake)
+    batch = tiny_batch()
+    result = pin_memory(batch)
+    assert isinstance(result, Batch) and result.tokens == batch.tokens and result.targets.counts == batch.targets.counts
+    expected = [getattr(batch.inputs, name) for name in ModelInput.__dataclass_fields__]
+    expected += [batch.targets.boxes, batch.targets.labels, batch.targets.instance_ids, *batch.targets.depth]
+    assert {tensor.data_ptr() for tensor in expected} <= set(pinned)
+
+
+def tiny_batch() -> Batch:
+    loader = make_loader(LidarWorld(), DEPTH_MODEL, tiny_run.TRAINING, Streams(2, 1), Processes(), seed=3, workers=0)
+    return loader.take(1)[0]
 
 
 def test_the_stand_in_sees_what_a_gpu_would_wait_for():
