@@ -213,7 +213,7 @@ class Trainer:
             self.scaler.step(self.optimizer)
             if self.average is not None:
                 self.average.update_parameters(self.model)
-        self.scaler.update()
+        self.scaler.update(self.config.schedule.loss_scale)  # static: it neither grows nor shrinks
 
     def _skip(self, step: Step, journal: Journal) -> None:
         """Count and name a step that is not finite; all streams start anew.

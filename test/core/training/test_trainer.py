@@ -164,6 +164,21 @@ def test_one_bad_step_is_skipped_and_named(tmp_path):
         assert all(value.isfinite().all() for value in model.state_dict().values())
 
 
+def test_the_loss_scale_of_half_precision_is_static(tmp_path):
+    """As in the published training. One that grows until something overflows would drop the memory of all streams."""
+    trainer = tiny_trainer(tmp_path)
+    trainer.objective.half = torch.float16
+    trainer.scaler = torch.amp.GradScaler("cpu", 32.0, growth_interval=1)
+    spoil(trainer, range(2, 3))
+    scales = []
+    for _ in range(4):
+        finite = trainer._optimise(trainer._read()).finite
+        scales.append((finite, trainer.scaler.get_scale()))
+        trainer.iteration += 1
+        trainer.states = trainer.states if finite else [None]  # as the loop does
+    assert scales == [(True, 32.0), (True, 32.0), (False, 32.0), (True, 32.0)]
+
+
 def test_bad_steps_in_a_row_end_the_run(tmp_path):
     trainer = tiny_trainer(tmp_path, iterations=20)
     tokens = spoil(trainer, range(2, 20))
