@@ -111,7 +111,7 @@ class ScheduleConfig:
     iterations: int | None = 58_600  # optimiser steps; None: `epochs` over the data
     epochs: int = 100
     checkpoint_every_epochs: int = 20  # weights that are kept, RUN/epochs/
-    loss_scale: float = 32.0  # start value in float16; backbone and neck only, the decoder stays in float32
+    loss_scale: float = 32.0  # static, in float16; backbone and neck only, the decoder stays in float32
     ema_decay: float = 0.0  # 0: no moving average of the weights; the published models use none
 
 

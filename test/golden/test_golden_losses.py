@@ -13,10 +13,11 @@ from golden_sequence import generated_weights, recorded_input
 from sparse4d_core.checkpoint.reference_names import to_reference
 from sparse4d_core.config import Sparse4DConfig, preset
 from sparse4d_core.network.sparse4d import Sparse4D
+from sparse4d_core.training.batches.batch import PastInput
 from sparse4d_core.training.batches.targets import Targets
 from sparse4d_core.training.objective.denoising import Draws, NoisyQueries
-from sparse4d_core.training.objective.frame_objective import ForwardResult, PastInput, TrainingObjective
-from sparse4d_core.training.objective.matcher import assign
+from sparse4d_core.training.objective.frame_objective import ForwardResult, TrainingObjective
+from sparse4d_core.training.objective.matcher import assign, scatter_to_rows
 from sparse4d_core.training.schedule import training_config
 
 # The gradient of an L1 distance is a sign: where a coordinate lies within a rounding of its target, another order of
@@ -53,7 +54,7 @@ def recorded_targets(data: Golden, frame: int) -> Targets:
 
     levels = data.keys(f"f{frame}_gt_depth")
     depth = [data.tensor(f"f{frame}_gt_depth{level}") for level in range(len(levels))] or None
-    return Targets(of("gt_bboxes_3d"), of("gt_labels_3d"), of("instance_id"), depth)
+    return Targets.of(of("gt_bboxes_3d"), of("gt_labels_3d"), of("instance_id"), depth)
 
 
 def recorded_draws(data: Golden, frame: int) -> Draws | None:
@@ -113,8 +114,8 @@ def check_assignments(data: Golden, key: str, result: ForwardResult, targets: Ta
     for layer, (logits, anchor) in enumerate(zip(result.output.class_logits, result.output.anchors, strict=True)):
         found = assign(logits[:, :rows], anchor[:, :rows], targets, objective.config.matcher, objective.config.losses)
         data.check(f"{key}sample{layer}_cls_target", found.classes, 0)
-        data.check(f"{key}sample{layer}_reg_target", found.boxes, QUERIES)
-        data.check(f"{key}sample{layer}_reg_weights", found.weights, 0)
+        data.check(f"{key}sample{layer}_reg_target", scatter_to_rows(targets.boxes, found.rows, rows), QUERIES)
+        data.check(f"{key}sample{layer}_reg_weights", scatter_to_rows(found.weights, found.rows, rows), 0)
 
 
 def check_noisy_queries(data: Golden, key: str, result: ForwardResult, rows: int) -> None:

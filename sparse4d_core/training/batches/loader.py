@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader
 from ...config import Sparse4DConfig
 from ..run.processes import Processes
 from ..schedule import TrainingConfig
+from .batch import Batch, collate_batches
 from .sampler import Draw, SequenceSampler, sequence_ids
-from .samples import AnnotatedFrames, Batch, TrainingSamples, collate_batches
+from .samples import AnnotatedFrames, TrainingSamples
 
 
 @dataclass(frozen=True)

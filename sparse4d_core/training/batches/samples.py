@@ -6,7 +6,7 @@ AnnotatedFrames ──Draw──► frame, objects ──augment──► ModelI
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from ...config import Sparse4DConfig
-from ...preprocess import collate, model_input, normalize
+from ...preprocess import model_input, normalize
 from ...types import Frame, ModelInput
-from ..objective.frame_objective import PastInput
 from ..schedule import TrainingConfig
 from .augment import (
     Augmentation,
@@ -27,9 +26,10 @@ from .augment import (
     rotation_about_z,
     wrap_angle,
 )
+from .batch import Batch, PastInput
 from .depth_maps import depth_maps
 from .sampler import Draw
-from .targets import Targets, collate_targets
+from .targets import Targets
 
 
 class Objects(Protocol):
@@ -57,22 +57,6 @@ class AnnotatedFrames(Protocol):
         """[P, 3 or more] metres in the model frame; None where there is no lidar."""
 
 
-@dataclass
-class Batch:
-    inputs: ModelInput
-    targets: Targets
-    starts: Tensor  # [B] bool: the first frame of a sequence; what the slot remembers is of another one
-    tokens: list[str]  # sample tokens, to name an offender
-    history: tuple[PastInput, ...] = ()  # past frames, most recent first (v1)
-
-    def to(self, device: torch.device | str) -> Batch:
-        history = tuple(
-            PastInput(past.inputs.to(device, non_blocking=True), past.valid.to(device)) for past in self.history
-        )
-        inputs = self.inputs.to(device, non_blocking=True)
-        return Batch(inputs, self.targets.to(device), self.starts.to(device), self.tokens, history)
-
-
 class TrainingSamples(torch.utils.data.Dataset):
     """Augmented samples, each a function of (seed, draw): any worker process gives the same."""
 
@@ -91,7 +75,7 @@ class TrainingSamples(torch.utils.data.Dataset):
         inputs = self._inputs(frame, augmentation, distort)
         targets = training_targets(self.data.annotations(draw.index), angle, self.training)
         if self.model.num_depth_layers and (points := self.data.lidar_points(draw.index)) is not None:
-            targets.depth = self._depth(points, inputs, angle)
+            targets = replace(targets, depth=self._depth(points, inputs, angle))
         history = self._history(draw, inputs, augmentation, distort)
         return Batch(inputs, targets, torch.tensor([draw.step == 0]), [frame.token], history)
 
@@ -143,28 +127,21 @@ class TrainingSamples(torch.utils.data.Dataset):
 
 
 def training_targets(objects: Objects, bev_rotation: float, config: TrainingConfig) -> Targets:
-    """Targets of one sample: turned with the world, within range, of a known class."""
+    """Targets of one sample."""
+    boxes, labels, instance_ids = learned_objects(objects, bev_rotation, config)
+    return Targets.of([boxes], [labels], [instance_ids])
+
+
+def learned_objects(objects: Objects, bev_rotation: float, config: TrainingConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """Objects turned with the world, within range, of a known class: boxes [n, 9] float32 as in `Objects`, labels [n]
+    and instance ids [n] int64."""
     boxes = rotate_boxes(objects.boxes, bev_rotation)
     in_range = np.hypot(boxes[:, 0], boxes[:, 1]) <= config.ground_truth.max_range
     kept = in_range & (objects.labels >= 0)
     boxes = boxes[kept]
     boxes[:, 6] = wrap_angle(boxes[:, 6])
-    return Targets(
-        [torch.from_numpy(boxes.astype(np.float32))],
-        [torch.from_numpy(objects.labels[kept].astype(np.int64))],
-        [torch.from_numpy(objects.instance_ids[kept].astype(np.int64))],
+    return (
+        torch.from_numpy(boxes.astype(np.float32)),
+        torch.from_numpy(objects.labels[kept].astype(np.int64)),
+        torch.from_numpy(objects.instance_ids[kept].astype(np.int64)),
     )
-
-
-def collate_batches(samples: Sequence[Batch]) -> Batch:
-    return Batch(
-        collate([sample.inputs for sample in samples]),
-        collate_targets([sample.targets for sample in samples]),
-        torch.cat([sample.starts for sample in samples]),
-        [token for sample in samples for token in sample.tokens],
-        tuple(_collate_past(frames) for frames in zip(*(sample.history for sample in samples), strict=True)),
-    )
-
-
-def _collate_past(frames: Sequence[PastInput]) -> PastInput:
-    return PastInput(collate([past.inputs for past in frames]), torch.cat([past.valid for past in frames]))

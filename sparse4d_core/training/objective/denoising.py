@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..batches.targets import NUM_BOX_TARGETS, Targets
+from ..batches.targets import NUM_BOX_TARGETS, PADDING, Targets
 from ..schedule import DenoisingConfig, MatcherConfig
-from .matcher import box_cost, hungarian
+from .constants import constant
+from .matcher import box_cost, match, scatter_to_rows
 
-PADDING, NEGATIVE = -1, -3  # classes below zero are background to the loss
+NEGATIVE = -3  # class of a noisy row without an object; classes below zero are background to the loss
 
 
 @dataclass
@@ -128,20 +129,20 @@ class CarriedQueries:
 
 def num_objects(targets: Targets, config: DenoisingConfig) -> int:
     """Largest number of objects in a sample of the batch, as far as they are used."""
-    return min(max((len(labels) for labels in targets.labels), default=0), config.max_objects)
+    return min(targets.boxes.shape[1], config.max_objects)
 
 
 def noisy_queries(
     targets: Targets, config: DenoisingConfig, matcher: MatcherConfig, draws: Draws | None = None
 ) -> NoisyQueries | None:
     """Extra queries of one frame; None without a single object in the batch."""
-    batch, objects = len(targets.labels), num_objects(targets, config)
+    batch, objects = len(targets.counts), num_objects(targets, config)
     if objects == 0:
         return None
-    device = targets.labels[0].device
-    draws = draws or Draws.random(config, batch, objects, device)
+    draws = draws or Draws.random(config, batch, objects, targets.boxes.device)
     boxes, classes, ids = (
-        value.repeat(config.num_groups, *[1] * (value.dim() - 1)) for value in _padded(targets, objects)
+        value[:, :objects].repeat(config.num_groups, *[1] * (value.dim() - 1))
+        for value in (targets.boxes.nan_to_num(0.0), targets.labels, targets.instance_ids)
     )
     anchor, source = _add_noise(boxes, classes, config, draws)
     matched = _match(anchor, boxes, classes, ids, matcher)
@@ -157,29 +158,13 @@ def noisy_queries(
         *(by_sample(value) for value in matched),
         valid=by_sample(valid),
         num_groups=config.num_groups,
-        carried_groups=torch.nonzero(draws.group_order < config.num_temporal_groups).flatten(),
+        carried_groups=draws.group_order.argsort()[: config.num_temporal_groups].sort().values,
     )
-
-
-def _padded(targets: Targets, objects: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes [B, n, 10], classes [B, n] and ids [B, n] of at most n objects per sample."""
-    rows = []
-    for boxes, labels, ids in zip(targets.encoded(), targets.labels, targets.instance_ids, strict=True):
-        missing = objects - min(len(labels), objects)
-        rows.append(
-            (
-                pad(boxes[:objects].nan_to_num(0.0), (0, 0, 0, missing)),
-                pad(labels[:objects], (0, missing), value=PADDING),
-                pad(ids[:objects], (0, missing), value=-1),
-            )
-        )
-    boxes, classes, ids = (torch.stack(values) for values in zip(*rows, strict=True))
-    return boxes, classes, ids
 
 
 def _add_noise(boxes: Tensor, classes: Tensor, config: DenoisingConfig, draws: Draws) -> tuple[Tensor, Tensor]:
     """Noisy boxes [G * B, R, 10] and the class of each row's source object [G * B, R]."""
-    scale = boxes.new_tensor(config.noise_scale)
+    scale = constant(config.noise_scale, boxes)
     positives = boxes + (draws.positive * 2 - 1) * scale
     if not config.negatives:
         return positives, classes
@@ -192,15 +177,11 @@ def _match(
     anchor: Tensor, boxes: Tensor, classes: Tensor, ids: Tensor, config: MatcherConfig
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The object that lies nearest to each noisy box, one to one within a group and sample."""
-    weights = boxes.new_tensor(config.cost_weights).expand_as(boxes)
-    cost = box_cost(anchor, boxes, weights).cpu()
-    rows = anchor.shape[:2]
-    box_target = torch.zeros_like(anchor)
-    class_target = torch.full(rows, NEGATIVE, dtype=classes.dtype, device=anchor.device)
-    id_target = torch.full(rows, -1, dtype=ids.dtype, device=anchor.device)
-    for index in range(len(anchor)):
-        noisy, objects = (torch.as_tensor(i, device=anchor.device) for i in hungarian(cost[index]))
-        box_target[index, noisy] = boxes[index, objects]
-        class_target[index, noisy] = classes[index, objects]
-        id_target[index, noisy] = ids[index, objects]
-    return box_target, class_target, id_target
+    cost = box_cost(anchor, boxes, constant(config.cost_weights, boxes).expand_as(boxes))
+    num_rows, num_objects = cost.shape[1:]
+    rows = match(cost, [num_objects] * len(cost))
+    return (
+        scatter_to_rows(boxes, rows, num_rows),
+        scatter_to_rows(classes, rows, num_rows, NEGATIVE),
+        scatter_to_rows(ids, rows, num_rows, PADDING),
+    )

@@ -17,22 +17,16 @@ from ...network.aggregation import CameraFeatures
 from ...network.sparse4d import Sparse4D
 from ...network.state import PastFrame, TemporalState
 from ...types import ModelInput, ModelOutput
+from ..batches.batch import PastInput
 from ..batches.targets import Targets
 from ..schedule import TrainingConfig
+from .constants import constant
 from .denoising import Draws, NoisyQueries, noisy_queries
 from .grid_mask import Grid
 from .losses import Average, Losses, depth_loss, detection_losses, single_process
 from .point_depth import point_depth_loss
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@dataclass
-class PastInput:
-    """A past frame of every sample of a batch."""
-
-    inputs: ModelInput
-    valid: Tensor | None = None  # [B] bool: False where the scene has no such frame; None = all have
 
 
 @dataclass
@@ -124,8 +118,8 @@ class TrainingObjective(nn.Module):
 
     def _point_depth(self, features: list[Tensor], inputs: ModelInput, targets: Targets) -> Tensor:
         cameras = CameraFeatures(features, inputs.projection, inputs.image_wh)
-        offsets = inputs.projection.new_tensor(self.model.config.aggregation.fixed_points)
-        count = self.average(offsets.new_tensor(float(sum(len(labels) for labels in targets.labels))))
+        offsets = constant(self.model.config.aggregation.fixed_points, inputs.projection)
+        count = self.average(targets.valid.sum().to(offsets.dtype))
         return point_depth_loss(self.model.decoder.depth_module, cameras, targets, offsets, count)
 
     def _image_features(self, images: Tensor, grid_rng: np.random.RandomState | None) -> list[Tensor]:
@@ -156,10 +150,11 @@ def restart(
 ) -> TemporalState | None:
     """The state in which the samples `starts` [B] remember nothing, whatever the times of their frames are.
 
-    What they remember is dated back beyond the longest gap within a scene.
+    What they remember is dated back beyond the longest gap within a scene. `starts` lies on the host, which decides
+    whether there is anything to do.
     """
     if state is None or state.instances is None or not bool(starts.any()):
         return state
     long_ago = inputs.timestamp - (max_interval + 1.0)
-    timestamp = torch.where(starts, long_ago, state.instances.timestamp)
+    timestamp = torch.where(starts.to(long_ago.device), long_ago, state.instances.timestamp)
     return replace(state, instances=replace(state.instances, timestamp=timestamp))

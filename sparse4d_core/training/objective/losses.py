@@ -11,15 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...network.instance_memory import take_rows
 from ...types import COS_YAW, LOG_LENGTH, SIN_YAW, ModelOutput, X
 from ..batches.targets import NUM_BOX_TARGETS, Targets
 from ..schedule import LossConfig, MatcherConfig
+from .constants import constant
 from .denoising import NoisyQueries
-from .matcher import Assignment, assign
+from .matcher import Assignment, assign_layers
 
 CENTERNESS, YAWNESS = 0, 1  # columns of the quality logits
 _EPSILON = 1e-12
-_YAW = [SIN_YAW, COS_YAW]
+_YAW = slice(SIN_YAW, COS_YAW + 1)
 _CENTRE = slice(X, LOG_LENGTH)
 
 Losses = dict[str, Tensor]
@@ -31,55 +33,70 @@ def single_process(count: Tensor) -> Tensor:
     return count
 
 
-def focal_loss(logits: Tensor, classes: Tensor, config: LossConfig) -> Tensor:
-    """Sigmoid focal loss, summed (Lin et al. 2017): logits [n, C], classes [n]; outside of 0 .. C - 1 is background."""
+def focal_loss(logits: Tensor, classes: Tensor, config: LossConfig, counted: Tensor | None = None) -> Tensor:
+    """Sigmoid focal loss, summed (Lin et al. 2017): logits [..., C], classes [...]; outside of 0 .. C - 1 is
+    background. Rows where `counted` [...] is False add nothing."""
     num_classes = logits.shape[-1]
-    target = (classes[:, None] == torch.arange(num_classes, device=classes.device)).to(logits.dtype)
+    target = (classes.unsqueeze(-1) == torch.arange(num_classes, device=classes.device)).to(logits.dtype)
     probability = logits.sigmoid()
     miss = (1 - probability) * target + probability * (1 - target)
     weight = (config.focal_alpha * target + (1 - config.focal_alpha) * (1 - target)) * miss.pow(config.focal_gamma)
+    if counted is not None:
+        weight = weight * counted.unsqueeze(-1)
     return (F.binary_cross_entropy_with_logits(logits, target, reduction="none") * weight).sum()
 
 
 def weighted_l1(boxes: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """Sum of absolute differences [n, 10]; unknown targets (NaN) count as zero."""
+    """Sum of absolute differences [..., 10]; unknown targets (NaN) count as zero."""
     return ((boxes - targets.nan_to_num(0.0)).abs() * weights).sum()
 
 
 def turn_reversible(targets: Tensor, boxes: Tensor, classes: Tensor, reversible: tuple[int, ...]) -> Tensor:
-    """Targets [n, 10] of classes without a front are turned round where the prediction points the other way."""
-    if not reversible:
-        return targets
-    opposite = F.cosine_similarity(targets[:, _YAW], boxes[:, _YAW], dim=-1) < 0
-    turned = opposite & torch.isin(classes, classes.new_tensor(reversible))
-    yaw = torch.where(turned[:, None], -targets[:, _YAW], targets[:, _YAW])
-    return torch.cat([targets[:, :SIN_YAW], yaw, targets[:, COS_YAW + 1 :]], dim=-1)
+    """Targets [..., 10] of classes without a front are turned round where the prediction points the other way."""
+    opposite = F.cosine_similarity(targets[..., _YAW], boxes[..., _YAW], dim=-1) < 0
+    turned = torch.zeros_like(opposite)
+    for label in reversible:
+        turned = turned | (opposite & (classes == label))
+    yaw = torch.where(turned.unsqueeze(-1), -targets[..., _YAW], targets[..., _YAW])
+    return torch.cat([targets[..., :SIN_YAW], yaw, targets[..., COS_YAW + 1 :]], dim=-1)
 
 
 def centerness_loss(logits: Tensor, boxes: Tensor, targets: Tensor) -> Tensor:
-    """Summed; the target exp(-distance) sends gradient to the box too, as in the published training."""
-    centerness = torch.exp(-torch.linalg.vector_norm(targets[:, _CENTRE] - boxes[:, _CENTRE], dim=-1))
-    return F.binary_cross_entropy_with_logits(logits, centerness, reduction="sum")
+    """[...]; the target exp(-distance) sends gradient to the box too, as in the published training."""
+    centerness = torch.exp(-torch.linalg.vector_norm(targets[..., _CENTRE] - boxes[..., _CENTRE], dim=-1))
+    return F.binary_cross_entropy_with_logits(logits, centerness, reduction="none")
 
 
 def yawness_loss(logits: Tensor, boxes: Tensor, targets: Tensor) -> Tensor:
-    """Gaussian focal loss, summed: does the box point the way of the object?"""
+    """[...] Gaussian focal loss: does the box point the way of the object?"""
     probability = logits.sigmoid()
-    right = F.cosine_similarity(targets[:, _YAW], boxes[:, _YAW], dim=-1) > 0
+    right = F.cosine_similarity(targets[..., _YAW], boxes[..., _YAW], dim=-1) > 0
     positive = -(probability + _EPSILON).log() * (1 - probability).square()
     negative = -(1 - probability + _EPSILON).log() * probability.square()
-    return torch.where(right, positive, negative).sum()
+    return torch.where(right, positive, negative)
 
 
 def box_losses(
-    boxes: Tensor, targets: Tensor, weights: Tensor, quality: Tensor | None, classes: Tensor, config: LossConfig
+    boxes: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    quality: Tensor | None,
+    classes: Tensor,
+    config: LossConfig,
+    counted: Tensor | None = None,
 ) -> Losses:
-    """Sums over n matched rows: boxes and targets [n, 10], quality [n, 2] or None (before v3), classes [n]."""
+    """Sums over rows: boxes and targets [..., 10], quality [..., 2] or None (before v3), classes [...].
+
+    counted: [...] bool; other rows add nothing, whatever numbers they hold. None = all count.
+    """
+    counted = torch.ones_like(classes, dtype=torch.bool) if counted is None else counted
+    boxes = torch.where(counted.unsqueeze(-1), boxes, 0.0)
     targets = turn_reversible(targets.nan_to_num(0.0), boxes, classes, config.reversible_classes)
-    losses = {"box": config.box_weight * weighted_l1(boxes, targets, weights)}
+    losses = {"box": config.box_weight * weighted_l1(boxes, targets, weights * counted.unsqueeze(-1))}
     if quality is not None:
-        losses["cns"] = centerness_loss(quality[:, CENTERNESS], boxes, targets)
-        losses["yns"] = yawness_loss(quality[:, YAWNESS], boxes, targets)
+        quality = torch.where(counted.unsqueeze(-1), quality, 0.0)
+        losses["cns"] = (centerness_loss(quality[..., CENTERNESS], boxes, targets) * counted).sum()
+        losses["yns"] = (yawness_loss(quality[..., YAWNESS], boxes, targets) * counted).sum()
     return losses
 
 
@@ -87,24 +104,25 @@ def layer_losses(
     logits: Tensor,
     anchor: Tensor,
     quality: Tensor | None,
+    targets: Targets,
     assignment: Assignment,
     config: LossConfig,
     average: Average = single_process,
 ) -> Losses:
     """Losses of one decoder layer: logits [B, A, C], anchor [B, A, 11], quality [B, A, 2] or None."""
-    boxes = anchor[..., :NUM_BOX_TARGETS]
-    matched = (assignment.boxes != 0).any(-1)  # NaN != 0: an object with an unknown velocity counts
-    num_objects = average(matched.sum().to(boxes.dtype)).clamp(min=1)
-    losses = {"cls": config.class_weight * focal_loss(logits.flatten(0, 1), assignment.classes.flatten(), config)}
-    learned = matched & (logits.detach().amax(-1).sigmoid() > config.score_threshold)
-    weights = assignment.weights[learned] * boxes.new_tensor(config.box_weights)
+    matched = assignment.rows < logits.shape[1]  # [B, n]
+    num_objects = average(matched.sum().to(anchor.dtype)).clamp(min=1)
+    losses = {"cls": config.class_weight * focal_loss(logits, assignment.classes, config)}
+    rows = assignment.rows.clamp(max=logits.shape[1] - 1)
+    score = logits.detach().amax(-1).sigmoid().gather(1, rows)
     losses |= box_losses(
-        boxes[learned],
-        assignment.boxes[learned],
-        weights,
-        None if quality is None else quality[learned],
-        assignment.classes[learned],
+        take_rows(anchor[..., :NUM_BOX_TARGETS], rows),
+        targets.boxes,
+        assignment.weights * constant(config.box_weights, assignment.weights),
+        None if quality is None else take_rows(quality, rows),
+        targets.labels,
         config,
+        counted=matched & (score > config.score_threshold),
     )
     return {name: loss / num_objects for name, loss in losses.items()}
 
@@ -115,12 +133,12 @@ def noisy_losses(
     """Losses of the noisy rows of one decoder layer: logits [B, D, C], anchor [B, D, 11]."""
     valid = queries.valid
     num_valid = average(valid.sum().to(anchor.dtype)).clamp(min=1)
-    objects = valid & (queries.classes >= 0)
-    boxes = anchor[objects][:, :NUM_BOX_TARGETS]
-    weights = boxes.new_tensor(config.box_weights)
+    objects = (valid & (queries.classes >= 0)).unsqueeze(-1)
+    boxes = torch.where(objects, anchor[..., :NUM_BOX_TARGETS], 0.0)
+    weights = objects * constant(config.box_weights, boxes)
     return {
-        "cls_dn": config.class_weight * focal_loss(logits[valid], queries.classes[valid], config) / num_valid,
-        "box_dn": config.box_weight * weighted_l1(boxes, queries.boxes[objects], weights) / num_valid,
+        "cls_dn": config.class_weight * focal_loss(logits, queries.classes, config, counted=valid) / num_valid,
+        "box_dn": config.box_weight * weighted_l1(boxes, queries.boxes, weights) / num_valid,
     }
 
 
@@ -152,24 +170,25 @@ def detection_losses(
         queries: noisy queries as they were made; they are the targets of the first `num_first_layers` layers.
         merged: the same after the groups of the previous frame took their place.
         average: mean over processes of the number of objects.
-        carried: [B, A] confidences from the frame before of the rows behind the first layers (see `assign`).
+        carried: [B, A] confidences from the frame before of the rows behind the first layers (see `assign_layers`).
         denoising: the training has noisy queries, though this batch may have none for want of objects.
     """
+    num_layers = len(output.anchors)
+    rows = output.anchors[0].shape[1] - (0 if queries is None else queries.anchor.shape[1])
+    logits = [value[:, :rows] for value in output.class_logits]
+    anchors = [value[:, :rows] for value in output.anchors]
+    confidences = [None if layer < num_first_layers else carried for layer in range(num_layers)]
+    assignments = assign_layers(logits, anchors, targets, matcher, config, confidences)
     losses: Losses = {}
-    num_noisy = 0 if queries is None else queries.anchor.shape[1]
-    for layer, (anchor, logits, quality) in enumerate(
-        zip(output.anchors, output.class_logits, output.quality, strict=True)
-    ):
-        rows = anchor.shape[1] - num_noisy
-        ordinary = (value if value is None else value[:, :rows] for value in (logits, anchor, quality))
-        logits_, anchor_, quality_ = ordinary
-        assignment = assign(logits_, anchor_, targets, matcher, config, carried if layer >= num_first_layers else None)
-        terms = layer_losses(logits_, anchor_, quality_, assignment, config, average)
+    for layer in range(num_layers):
+        quality = None if output.quality[layer] is None else output.quality[layer][:, :rows]
+        terms = layer_losses(logits[layer], anchors[layer], quality, targets, assignments[layer], config, average)
         if queries is not None:
             current = queries if layer < num_first_layers or merged is None else merged
-            terms |= noisy_losses(logits[:, rows:], anchor[:, rows:], current, config, average)
+            noisy_logits, noisy_anchor = output.class_logits[layer][:, rows:], output.anchors[layer][:, rows:]
+            terms |= noisy_losses(noisy_logits, noisy_anchor, current, config, average)
         elif denoising:
-            terms |= no_noisy_losses(anchor, average)
+            terms |= no_noisy_losses(anchors[layer], average)
         losses |= {f"{name}_{layer}": loss for name, loss in terms.items()}
     return losses
 

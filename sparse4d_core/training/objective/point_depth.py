@@ -16,11 +16,11 @@ from ..batches.targets import Targets
 
 
 def fixed_points(boxes: Tensor, offsets: Tensor) -> Tensor:
-    """Points of encoded boxes [n, 10]: offsets [P, 3] in units of the box size -> [n, P, 3] metres, model frame."""
-    scaled = offsets * boxes[:, None, LOG_LENGTH:SIN_YAW].exp()
-    sin, cos = boxes[:, SIN_YAW, None], boxes[:, COS_YAW, None]
+    """Points of encoded boxes [..., 10]: offsets [P, 3] in units of the box size -> [..., P, 3] metres, model frame."""
+    scaled = offsets * boxes[..., None, LOG_LENGTH:SIN_YAW].exp()
+    sin, cos = boxes[..., SIN_YAW, None], boxes[..., COS_YAW, None]
     x, y, z = scaled.unbind(-1)
-    return torch.stack([cos * x - sin * y, sin * x + cos * y, z], dim=-1) + boxes[:, None, :LOG_LENGTH]
+    return torch.stack([cos * x - sin * y, sin * x + cos * y, z], dim=-1) + boxes[..., None, :LOG_LENGTH]
 
 
 def point_depth_loss(
@@ -36,16 +36,13 @@ def point_depth_loss(
         offsets: [P, 3] the fixed key points.
         num_objects: [] objects per process, which the sum is divided by (times P).
     """
-    total = num_objects.new_zeros(())
-    for sample, boxes in enumerate(targets.encoded()):
-        if len(boxes) == 0:
-            continue
-        views = slice(sample, sample + 1)
-        points = fixed_points(boxes, offsets)[None]
-        location = project(points, cameras.projection[views], cameras.image_wh[views])
-        maps = [level[views] for level in cameras.maps]
-        num_views, num_levels = cameras.projection.shape[1], len(maps)
-        weights = points.new_full((1, len(boxes), num_views, num_levels, len(offsets), 1), 1 / (num_views * num_levels))
-        feature = gather_points(maps, location, weights)  # [1, n, P, C]: mean over cameras and levels
-        total = total - depth.confidence(feature, boxes[None]).log().sum()
-    return total / (num_objects.clamp(min=1) * len(offsets))
+    points = fixed_points(targets.boxes, offsets)  # [B, n, P, 3]
+    location = project(points, cameras.projection, cameras.image_wh)
+    num_views, num_levels = cameras.projection.shape[1], len(cameras.maps)
+    shape = (*targets.labels.shape, num_views, num_levels, len(offsets), 1)
+    weights = points.new_full((), 1 / (num_views * num_levels)).expand(shape)
+    feature = gather_points(cameras.maps, location, weights)  # [B, n, P, C]: mean over cameras and levels
+    confidence = depth.confidence(feature, targets.boxes).squeeze(-1)  # [B, n, P]
+    counted = targets.valid.unsqueeze(-1)
+    total = torch.where(counted, confidence, 1.0).log().sum()
+    return -total / (num_objects.clamp(min=1) * len(offsets))

@@ -18,6 +18,13 @@ _KINDS = {kind.__name__: kind for kind in (TemporalState, CachedInstances, Carri
 
 
 def pack_state(value: Any) -> Any:
+    """Nested dataclasses, tuples and lists as dictionaries and lists, their tensors on the host.
+
+    Processes send it to each other: a tensor of one GPU would be rebuilt on that GPU in all of them, and each would
+    open a context there.
+    """
+    if isinstance(value, torch.Tensor):
+        return value.cpu()
     if is_dataclass(value):
         return {"kind": type(value).__name__, **{f.name: pack_state(getattr(value, f.name)) for f in fields(value)}}
     return [pack_state(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -10,7 +10,7 @@ from ...config import Sparse4DConfig
 from ...geometry import decode_boxes
 from ...types import ModelOutput
 from ...visualization import GROUND_TRUTH_COLOR, class_color, draw_boxes
-from ..batches.samples import Batch
+from ..batches.batch import Batch
 
 
 @torch.no_grad()
@@ -25,7 +25,7 @@ def overlay(batch: Batch, output: ModelOutput, config: Sparse4DConfig, threshold
     shown = score > threshold
     boxes = decode_boxes(output.anchors[-1][0, : config.num_anchors])[shown].float().cpu().numpy()
     colors = [class_color(int(index)) for index in label[shown]]
-    truth = batch.targets.boxes[0].cpu().numpy()
+    truth = decode_boxes(batch.targets.boxes[0, : batch.targets.counts[0]]).cpu().numpy()
     tiles = []
     for image, projection in zip(batch.inputs.images[0].cpu(), batch.inputs.projection[0].cpu().numpy(), strict=True):
         tile = _picture(image, config)

@@ -14,14 +14,15 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from ...checkpoint.weights import save_checkpoint
 from ...data.nuscenes.tables import DatasetError
 from ...network.sparse4d import Sparse4D
 from ...network.state import TemporalState
+from ..batches.batch import Batch
 from ..batches.loader import BatchLoader
-from ..batches.samples import Batch
 from ..objective.frame_objective import ForwardResult, TrainingObjective, restart
 from ..schedule import TrainingConfig
 from .journal import Journal
@@ -155,10 +156,11 @@ class Trainer:
         """Gradients of all batches and one step of the weights; a step that is not finite changes nothing."""
         statistics = [buffer.clone() for buffer in self.model.buffers()]
         results = self._backward(batches)
-        norm = self._update()
-        names = results[0].losses
-        losses = {name: float(sum(r.losses[name].detach() for r in results)) / len(results) for name in names}
-        step = Step(batches, results, losses, norm)
+        norm = self._clip()
+        losses = [torch.stack(list(result.losses.values())) for result in results]
+        *means, norm = torch.cat([torch.stack(losses).mean(0).detach(), norm[None]]).tolist()  # one copy to the host
+        step = Step(batches, results, dict(zip(results[0].losses, means, strict=True)), norm)
+        self._update(step.finite)
         if not step.finite:
             for buffer, before in zip(self.model.buffers(), statistics, strict=True):
                 buffer.copy_(before)  # batch norm has seen the bad batch
@@ -176,8 +178,7 @@ class Trainer:
     def timed_step(self) -> float:
         """Seconds of one optimiser step, reading its data included; for measurements, nothing is reported."""
         began = time.monotonic()
-        self._backward(self._read())
-        self._update()
+        self._optimise(self._read())
         if self.processes.device.type == "cuda":
             torch.cuda.synchronize(self.processes.device)
         return time.monotonic() - began
@@ -200,17 +201,19 @@ class Trainer:
             results.append(result)
         return results
 
-    def _update(self) -> float:
-        """Clip and step; returns the gradient norm. A step that is not finite changes no weight."""
+    def _clip(self) -> Tensor:
+        """Clips the gradients; returns their norm [] before, on the device."""
         self.scaler.unscale_(self.optimizer)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.optimizer.max_grad_norm))
-        if math.isfinite(norm):
+        return torch.nn.utils.clip_grad_norm_(parameters, self.config.optimizer.max_grad_norm)
+
+    def _update(self, finite: bool) -> None:
+        """One step of the weights and their average; none where the gradients are not finite."""
+        if finite:
             self.scaler.step(self.optimizer)
             if self.average is not None:
                 self.average.update_parameters(self.model)
-        self.scaler.update()
-        return norm
+        self.scaler.update(self.config.schedule.loss_scale)  # static: it neither grows nor shrinks
 
     def _skip(self, step: Step, journal: Journal) -> None:
         """Count and name a step that is not finite; all streams start anew.

@@ -18,7 +18,7 @@ from sparse4d_core.training.batches.augment import (
 )
 from sparse4d_core.training.batches.depth_maps import DEPTH_STRIDES, depth_maps
 from sparse4d_core.training.batches.sampler import SequenceSampler, sequence_ids
-from sparse4d_core.training.batches.samples import training_targets
+from sparse4d_core.training.batches.samples import learned_objects
 from sparse4d_core.training.objective.grid_mask import Grid
 from sparse4d_core.training.schedule import GridMaskConfig, SamplingConfig, training_config
 from sparse4d_core.types import Frame
@@ -82,14 +82,12 @@ def check_final(data: Golden) -> None:
     """The last step: within range, yaw wrapped, float32; calibration of the rotated world."""
     objects = Objects(data["gt_loaded_boxes_f64"], data["gt_loaded_labels"], data["gt_loaded_instance_inds"])
     angle = float(data["rot3d_angle"])
-    targets = training_targets(objects, angle, training_config("v3_r50"))
-    order = np.argsort(targets.instance_ids[0].numpy())
+    boxes, labels, ids = learned_objects(objects, angle, training_config("v3_r50"))
+    order = np.argsort(ids.numpy())
     expected_order = np.argsort(data["final_instance_id"])
-    data.check("final_boxes", targets.boxes[0][order], 1e-5, expected=data["final_boxes"][expected_order])
-    data.check("final_labels", targets.labels[0][order], 0, expected=data["final_labels"][expected_order])
-    data.check(
-        "final_instance_id", targets.instance_ids[0][order], 0, expected=data["final_instance_id"][expected_order]
-    )
+    data.check("final_boxes", boxes[order], 1e-5, expected=data["final_boxes"][expected_order])
+    data.check("final_labels", labels[order], 0, expected=data["final_labels"][expected_order])
+    data.check("final_instance_id", ids[order], 0, expected=data["final_instance_id"][expected_order])
     intrinsics = np.tile(np.eye(4), (len(data["cal_intrinsic_f64"]), 1, 1))
     intrinsics[:, :3, :3] = data["cal_intrinsic_f64"]
     T_cam_from_lidar = np.linalg.inv(intrinsics) @ data["cal_lidar2img_f64"]

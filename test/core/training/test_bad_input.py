@@ -85,7 +85,7 @@ def test_boxes_of_zero_size_are_counted_and_not_learned(world):
     problems, after = targets(world)
     count = sum(r["size"][1] == 0 for r in json.loads(path.read_text()))
     assert problems["annotations with a size that is not positive (left out)"] == count > 0
-    assert sum(map(len, (t.labels[0] for t in before))) > 0 == sum(map(len, (t.labels[0] for t in after)))
+    assert sum(t.counts[0] for t in before) > 0 == sum(t.counts[0] for t in after)
 
 
 def test_positions_that_are_not_finite_are_counted_and_not_learned(world):
@@ -96,7 +96,7 @@ def test_positions_that_are_not_finite_are_counted_and_not_learned(world):
     edit(world, "sample_annotation", spoil)
     problems, after = targets(world)
     assert problems["annotations that are not finite (left out)"] > 0
-    assert all(len(t.labels[0]) == 0 for t in after)
+    assert all(t.counts == (0,) for t in after)
 
 
 def test_unknown_velocities_are_counted_and_stay_finite(world):
@@ -104,7 +104,7 @@ def test_unknown_velocities_are_counted_and_stay_finite(world):
     problems, after = targets(world)
     assert problems["annotations without a known velocity (it counts as zero)"] > 0
     boxes = np.concatenate([t.boxes[0].numpy() for t in after])
-    assert len(boxes) and (boxes[:, 7:] == 0).all()
+    assert len(boxes) and (boxes[:, 8:] == 0).all()
 
 
 def test_scenes_of_one_frame_are_counted_and_train(world):
@@ -118,7 +118,7 @@ def test_scenes_of_one_frame_are_counted_and_train(world):
     edit(world, "sample_annotation", lambda r: r["sample_token"] in kept)
     problems, batches = targets(world)
     assert problems["scenes of one frame"] == 2
-    assert len(batches) == 4 and all(len(t.labels[0]) for t in batches)
+    assert len(batches) == 4 and all(t.counts[0] for t in batches)
 
 
 def test_a_picture_that_breaks_later_ends_the_run_and_loses_nothing(tmp_path):

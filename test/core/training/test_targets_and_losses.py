@@ -14,7 +14,7 @@ from sparse4d_core.training.batches.targets import Targets, collate_targets
 from sparse4d_core.training.objective.denoising import Draws, noisy_queries
 from sparse4d_core.training.objective.frame_objective import carried_confidence
 from sparse4d_core.training.objective.losses import box_losses, detection_losses, focal_loss
-from sparse4d_core.training.objective.matcher import assign, class_cost
+from sparse4d_core.training.objective.matcher import assign, class_cost, scatter_to_rows
 from sparse4d_core.training.schedule import DenoisingConfig, LossConfig, MatcherConfig
 from sparse4d_core.types import ModelOutput
 
@@ -44,7 +44,7 @@ def recorded_targets(data: Golden, tag: str) -> Targets:
     samples = range(len(data.keys(f"{tag}_gt_box")))
     labels = [data.tensor(f"{tag}_gt_label{i}") for i in samples]
     ids = [data.tensor(f"{tag}_gt_id{i}") if f"{tag}_gt_id0" in data else torch.arange(len(labels[i])) for i in samples]
-    return Targets([data.tensor(f"{tag}_gt_box{i}") for i in samples], labels, ids)
+    return Targets.of([data.tensor(f"{tag}_gt_box{i}") for i in samples], labels, ids)
 
 
 @pytest.mark.parametrize(("file", "tag"), golden_parameters("target_losses_blocks", ["sample_a", "sample_b"]))
@@ -53,13 +53,13 @@ def test_golden_assignment(golden, file, tag):
     config = matcher_config(data.json("constructor_args_json")[tag])
     targets = recorded_targets(data, tag)
     logits, boxes = data.tensor(f"{tag}_cls_pred"), data.tensor(f"{tag}_box_pred")
-    data.check(f"{tag}_gt_encoded0", targets.encoded()[0], atol=1e-6)
-    recorded_cost = config.class_weight * class_cost(logits[0], targets.labels[0], LOSSES)
+    data.check(f"{tag}_gt_encoded0", targets.boxes[0, : targets.counts[0]], atol=1e-6)
+    recorded_cost = config.class_weight * class_cost(logits[0], targets.labels[0, : targets.counts[0]], LOSSES)
     data.check(f"{tag}_cls_cost0", recorded_cost, atol=1e-5)
     result = assign(logits, boxes, targets, config, LOSSES)
     data.check(f"{tag}_out_cls_target", result.classes, atol=0)
-    data.check(f"{tag}_out_box_target", result.boxes, atol=1e-6)
-    data.check(f"{tag}_out_reg_weights", result.weights, atol=0)
+    data.check(f"{tag}_out_box_target", scatter_to_rows(targets.boxes, result.rows, logits.shape[1]), atol=1e-6)
+    data.check(f"{tag}_out_reg_weights", scatter_to_rows(result.weights, result.rows, logits.shape[1]), atol=0)
 
 
 @pytest.mark.parametrize(
@@ -123,14 +123,16 @@ def test_golden_focal_loss(golden, file, tag):
     data.check("focal_grad", logits.grad, atol=1e-6)
 
 
+BOX = torch.tensor([[1.0, 2, 0, 4, 2, 1.5, 0.3, 1, 0]])
+
+
 def objects(count: int, **changes) -> Targets:
-    boxes = torch.tensor([[1.0, 2, 0, 4, 2, 1.5, 0.3, 1, 0]]).repeat(count, 1)
     values = {
-        "boxes": [boxes],
+        "boxes": [BOX.repeat(count, 1)],
         "labels": [torch.zeros(count, dtype=torch.int64)],
         "instance_ids": [torch.arange(count)],
     }
-    return Targets(**{**values, **changes})
+    return Targets.of(**{**values, **changes})
 
 
 def test_no_objects_no_noisy_queries():
@@ -167,14 +169,14 @@ def test_every_batch_has_the_same_terms_and_takes_the_same_means(denoising):
 
 
 def test_unknown_velocities_do_not_spread():
-    boxes = objects(2).boxes[0].clone()
+    boxes = BOX.repeat(2, 1)
     boxes[0, 7:] = float("nan")
     targets = objects(2, boxes=[boxes])
     queries = noisy_queries(targets, DenoisingConfig(), MatcherConfig())
     assert queries.anchor.isfinite().all() and queries.boxes.isfinite().all()
     result = assign(torch.zeros(1, 5, 10), torch.zeros(1, 5, 11), targets, MatcherConfig(), LOSSES)
-    unknown = result.boxes[0].isnan().any(-1)
-    assert unknown.sum() == 1 and (result.weights[0, unknown, 8:] == 0).all()
+    assert targets.boxes[0, 0].isnan().any() and (result.weights[0, 0, 8:] == 0).all()
+    assert (result.weights[0, 1] == 1).all() and (result.rows[0] < 5).all()
 
 
 def test_predictions_that_are_not_finite_do_not_stop_the_matching():
@@ -185,16 +187,25 @@ def test_predictions_that_are_not_finite_do_not_stop_the_matching():
 
 
 def test_sizes_that_are_not_positive_are_refused():
-    boxes = objects(2).boxes[0].clone()
+    boxes = BOX.repeat(2, 1)
     boxes[1, 4] = 0
     with pytest.raises(ValueError, match="boxes: sample 0 holds sizes that are not positive"):
         objects(2, boxes=[boxes])
 
 
+def test_classes_that_are_not_learned_are_refused():
+    with pytest.raises(ValueError, match="labels: sample 0 holds classes that are not learned"):
+        objects(2, labels=[torch.tensor([0, -1])])
+
+
 def test_batch_of_targets_keeps_depth_only_if_every_sample_has_it():
     depth = [torch.ones(1, 6, 4, 4)]
     joined = collate_targets([objects(1, depth=depth), objects(2, depth=depth)])
-    assert [len(boxes) for boxes in joined.boxes] == [1, 2] and joined.depth[0].shape == (2, 6, 4, 4)
+    assert (
+        joined.counts == (1, 2)
+        and joined.labels.tolist() == [[0, -1], [0, 0]]
+        and joined.depth[0].shape == (2, 6, 4, 4)
+    )
     assert collate_targets([objects(1, depth=depth), objects(1)]).depth is None
 
 
@@ -205,7 +216,7 @@ def test_an_object_stays_with_the_instance_that_brought_it():
     """A new instance scores better, but the carried one is near: without continuity it would lose its object."""
     target = objects(1)
     boxes = torch.zeros(1, 3, 11)
-    boxes[0, :, :10] = target.encoded()[0]
+    boxes[0, :, :10] = target.boxes[0]
     boxes[0, 1, 0] += 1.5  # the carried one is a little off
     logits = torch.full((1, 3, 10), -4.0)
     logits[0, 0] = 2.0
@@ -218,7 +229,7 @@ def test_an_object_stays_with_the_instance_that_brought_it():
 def test_an_instance_that_lost_sight_of_its_object_does_not_hold_it():
     target = objects(1)
     boxes = torch.zeros(1, 2, 11)
-    boxes[0, :, :10] = target.encoded()[0]
+    boxes[0, :, :10] = target.boxes[0]
     boxes[0, 1, 1] += 2.5  # m: beyond the radius
     logits = torch.zeros(1, 2, 10)
     carried = torch.tensor([[0.0, 1.0]])

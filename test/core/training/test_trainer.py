@@ -164,6 +164,21 @@ def test_one_bad_step_is_skipped_and_named(tmp_path):
         assert all(value.isfinite().all() for value in model.state_dict().values())
 
 
+def test_the_loss_scale_of_half_precision_is_static(tmp_path):
+    """As in the published training. One that grows until something overflows would drop the memory of all streams."""
+    trainer = tiny_trainer(tmp_path)
+    trainer.objective.half = torch.float16
+    trainer.scaler = torch.amp.GradScaler("cpu", 32.0, growth_interval=1)
+    spoil(trainer, range(2, 3))
+    scales = []
+    for _ in range(4):
+        finite = trainer._optimise(trainer._read()).finite
+        scales.append((finite, trainer.scaler.get_scale()))
+        trainer.iteration += 1
+        trainer.states = trainer.states if finite else [None]  # as the loop does
+    assert scales == [(True, 32.0), (True, 32.0), (False, 32.0), (True, 32.0)]
+
+
 def test_bad_steps_in_a_row_end_the_run(tmp_path):
     trainer = tiny_trainer(tmp_path, iterations=20)
     tokens = spoil(trainer, range(2, 20))
@@ -189,8 +204,8 @@ def test_processes_whose_batches_are_empty_do_not_wait_for_each_other(tmp_path):
 
 
 def without_objects(targets: Targets) -> Targets:
-    kept = {name: [values[:0] for values in getattr(targets, name)] for name in ("boxes", "labels", "instance_ids")}
-    return replace(targets, **kept)
+    kept = {name: getattr(targets, name)[:, :0] for name in ("boxes", "labels", "instance_ids")}
+    return replace(targets, counts=(0,) * len(targets.counts), **kept)
 
 
 def test_accumulated_batches_may_be_empty(tmp_path):
@@ -201,7 +216,7 @@ def test_accumulated_batches_may_be_empty(tmp_path):
     def taking(count: int):
         batches = take(count)
         for index in ((0,), (1,), (0, 1))[trainer.iteration]:
-            batches[index].targets = without_objects(batches[index].targets)
+            batches[index] = replace(batches[index], targets=without_objects(batches[index].targets))
         return batches
 
     def optimising(batches):

@@ -72,3 +72,18 @@ def test_v1_trains_with_its_history_and_resumes(tmp_path):
     assert all("anchor" in name or "instance_feature" in name for name in unchanged), unchanged
     again = v1_trainer(tmp_path)
     assert again.resume() and again.iteration == 6 and again.states == [None]
+
+
+class Empty(SixCameras):
+    def annotations(self, i: int) -> tiny_run.Objects:
+        objects = super().annotations(i)
+        return tiny_run.Objects(objects.boxes[:0], objects.labels[:0], objects.instance_ids[:0])
+
+
+def test_v1_steps_without_an_object(tmp_path):
+    """All terms are there and every weight has a gradient, which a wrapper for several processes waits for."""
+    trainer = tiny_run.tiny_trainer(tmp_path, iterations=1, model=MODEL, training=TRAINING, world=Empty())
+    step = trainer._optimise(trainer._read())
+    assert step.finite and step.losses.keys() == {"cls_0", "cls_1", "box_0", "box_1", "depth"}
+    assert all(step.losses[name] == 0 for name in ("box_0", "box_1", "depth"))
+    assert all(parameter.grad is not None for parameter in trainer.model.parameters() if parameter.requires_grad)
