@@ -7,6 +7,7 @@
 PYTHON ?= python3
 ROS ?= kilted
 PYTEST_ARGS ?=
+PROCESSES ?= $(shell nproc)
 
 OUT := out
 NATIVE := $(if $(ROS_DISTRO),$(shell $(PYTHON) -c 'import rclpy' 2>/dev/null && echo yes))
@@ -36,7 +37,8 @@ unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 help:
 	@echo "make demo      render driving scenes, run the node on them over ROS 2, score and draw the result in $(OUT)/demo"
 	@echo "make quick     the tests of what changes most, in under a minute"
-	@echo "make test      build with colcon, run all tests, count them      (PYTEST_ARGS='-k tracking' to select)"
+	@echo "make test      build with colcon, run all tests, count them      (PYTEST_ARGS='-k tracking' to select,"
+	@echo "               PROCESSES=0 for one after the other; by default one process a core)"
 	@echo "make bench     measure operator, model, transport and intake; JSON in $(OUT)/bench"
 	@echo "               (KEEP=amd-epyc-2-cores: also in benchmarks/results, under that name of the machine)"
 	@echo "make lint      style of Python and C++                           (make format corrects it)"
@@ -94,8 +96,9 @@ quick: $(VENV)/.dev operator
 test: $(VENV)/.dev operator
 	$(COLCON) build $(COLCON_BASES) --install-base $(BUILD)/install
 	@rm -f $(RESULTS)
-	-$(COLCON) test $(COLCON_BASES) --install-base $(BUILD)/install \
-	    --event-handlers console_direct+ --pytest-args $(foreach argument,$(PYTEST_ARGS)," $(argument)")
+	-OMP_NUM_THREADS=1 $(COLCON) test $(COLCON_BASES) --install-base $(BUILD)/install \
+	    --event-handlers console_direct+ --pytest-args " -n" $(PROCESSES) " --dist=loadfile" \
+	    $(foreach argument,$(PYTEST_ARGS)," $(argument)")
 	-@$(COLCON) test-result --test-result-base $(BUILD)/build
 	@$(PY) test/summary.py $(RESULTS)
 

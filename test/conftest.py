@@ -30,6 +30,11 @@ def pytest_addoption(parser):
     parser.addoption("--parity-report", type=pathlib.Path, help="write the largest errors against golden data to FILE")
 
 
+def pytest_configure(config):
+    if config.getoption("--parity-report") is not None and getattr(config.option, "numprocesses", None):
+        raise pytest.UsageError("--parity-report: the errors are collected in one process; add -n 0 (make: PROCESSES=0)")
+
+
 @pytest.fixture(scope="session")
 def golden(request) -> pathlib.Path:
     """The folder of golden data; tests skip the files it does not hold."""
@@ -57,8 +62,8 @@ PARITY_HEADER = """# Parity with the reference implementation
 
 Every array recorded from the reference implementation against ours, on the CPU in float32. Of each file: how many
 arrays were compared, and the one that came closest to its tolerance. Exact comparisons (labels, ids, masks, names)
-count the entries that differ. Made by `make test PYTEST_ARGS=--parity-report=docs/parity.md`; the tolerances are those
-that the recordings state, with their sources in the tests. One is wider: gradients of locations in
+count the entries that differ. Made by `make test PROCESSES=0 PYTEST_ARGS=--parity-report=docs/parity.md`; the
+tolerances are those that the recordings state, with their sources in the tests. One is wider: gradients of locations in
 `deformable_aggregation` reach 800, where float32 numbers are 6e-5 apart; there a few roundings at that magnitude are
 allowed, and the definition is compared in float64 as well.
 
