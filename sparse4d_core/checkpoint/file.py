@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..atomic_write import atomic_write
 from ..config import Sparse4DConfig
 
 
@@ -60,19 +61,16 @@ def read_checkpoint(path: str | os.PathLike) -> CheckpointFile:
 
 
 def write_checkpoint(path: str | os.PathLike, state: dict[str, Tensor], config: Sparse4DConfig, meta: dict) -> None:
-    """Write beside the target and rename, so that an interruption never leaves half a file under its name."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".tmp")
+    """An interruption never leaves half a file under its name, see `atomic_write`.
+
+    Raises:
+        OSError: no place, no permission; what stood there before still stands.
+    """
     try:
-        with unfinished.open("wb") as file:
-            torch.save({"state_dict": state, "meta": meta, "config": config_to_dict(config)}, file)
-            file.flush()
-            os.fsync(file.fileno())
+        with atomic_write(path) as unfinished:
+            torch.save({"state_dict": state, "meta": meta, "config": config_to_dict(config)}, unfinished)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        unfinished.unlink(missing_ok=True)
         raise OSError(f"{path}: checkpoint could not be written ({error})") from error
-    os.replace(unfinished, path)
 
 
 def config_to_dict(config: Sparse4DConfig) -> dict[str, Any]:
