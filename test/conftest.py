@@ -32,7 +32,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     if config.getoption("--parity-report") is not None and getattr(config.option, "numprocesses", None):
-        raise pytest.UsageError("--parity-report: the errors are collected in one process; add -n 0 (make: PROCESSES=0)")
+        raise pytest.UsageError("--parity-report: errors are collected in one process; add -n 0 (make: PROCESSES=0)")
 
 
 @pytest.fixture(scope="session")
