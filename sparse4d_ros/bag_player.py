@@ -120,7 +120,7 @@ class BagPlayer:
         self._clock = node.create_publisher(Clock, "/clock", 1) if options.clock_hz else None
 
     def _quality_of_service(self, connection: Connection) -> QoSProfile:
-        """Reliable and volatile, unless the bag says latched, or best effort is asked for the images."""
+        """Reliable and volatile, unless the bag has them latched, or best effort is asked for the images."""
         offered = connection.ext.offered_qos_profiles
         latched = connection.topic == "/tf_static" or any(
             q.durability == QosDurability.TRANSIENT_LOCAL for q in offered
@@ -241,7 +241,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[str, PlayOptions]:
     add("--loops", type=int, default=default.loops, metavar="N", help="0 = for ever (default: %(default)s)")
     add("--topics", nargs="+", default=(), help="publish these topics only")
     add("--clock", dest="clock_hz", type=float, nargs="?", const=100.0, default=0.0, metavar="HZ",
-        help="publish /clock, at 100 Hz unless said otherwise")  # fmt: skip
+        help="publish /clock, at 100 Hz unless HZ is given")  # fmt: skip
     add("--max-gap", type=float, default=default.max_gap, metavar="S",
         help="shorten silences longer than this, in seconds of the bag (default: %(default)s)")  # fmt: skip
     add("--wait", dest="wait_seconds", type=float, default=default.wait_seconds, metavar="S",

@@ -85,7 +85,7 @@ class DetectorNode(LifecycleNode):
     # ------------------------------------------------------------------------------------------------------ lifecycle
 
     def on_configure(self, state) -> TransitionCallbackReturn:
-        """Loads rig and model. Whatever is wrong with them is said, and the node stays unconfigured."""
+        """Loads rig and model. Whatever is wrong with them is logged, and the node stays unconfigured."""
         try:
             values = parameters.read(self)
             parameters.check_together(values)

@@ -3,7 +3,7 @@
     python -m sparse4d_ros.rosbag_to_nuscenes bags/campus --rig config/my_rig.yaml --out data/campus
 
 The bag holds the rig's images, CameraInfo and TF, and annotations as vision_msgs/Detection3DArray: one message for each
-annotated instant, stamped like the newest image of its set, in any frame that TF knows. Class hypotheses name one of
+annotated instant, stamped like the newest image of its set, in any frame of TF. Class hypotheses name one of
 the ten detection classes or a nuScenes category; the id stays with an object over time. JPEG and PNG data are copied,
 raw images are written as JPEG. Sets between annotated ones become sweeps.
 """

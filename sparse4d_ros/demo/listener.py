@@ -35,7 +35,7 @@ class DiagnosticsListener:
         rclpy.try_shutdown()
 
     def wait(self, seconds: float) -> bool:
-        """True as soon as the detector has said anything."""
+        """True as soon as anything has come from the detector."""
         with self._news:
             return self._news.wait_for(lambda: bool(self._statuses), seconds)
 
