@@ -29,7 +29,7 @@ from .assembly import load_pipeline, make_frame_builder, make_synchronizer
 from .messages.stamps import make_header
 from .online import watch
 from .online.diagnostics import to_diagnostics
-from .online.health import Moment, SetCounts
+from .online.health import ComponentHealth, Moment, SetCounts
 from .online.log_throttle import LogThrottle
 from .online.outputs import Outputs
 from .online.statistics import Statistics
@@ -110,8 +110,8 @@ class DetectorNode(LifecycleNode):
         self._worker = Worker(self, values, self.synchronizer, self.processor, self.outputs, self.statistics, log)
         self._active_since = self.statistics.snapshot().moment
         self._watch = Watch(rig, log)
-        self._watch.look(self._moment())
-        self._watch_timer = self._create_timer(watch.PERIOD, lambda: self._watch.look(self._moment()))
+        self.look_after_losses()
+        self._watch_timer = self._create_timer(watch.PERIOD, self.look_after_losses)
         self.get_logger().info(f"active: {len(rig.names)} cameras, boxes in frame {rig.frames.base_frame}")
         return super().on_activate(state)
 
@@ -224,7 +224,12 @@ class DetectorNode(LifecycleNode):
             counts, self._active_since, SetCounts.of(self.synchronizer), uncalibrated=self.camera_intake.uncalibrated
         )
 
-    def _publish_diagnostics(self) -> None:
+    def look_after_losses(self) -> None:
+        """Once a second: logs what was lost since the last time, and remembers the counters."""
+        self._watch.look(self._moment())
+
+    def health(self) -> list[ComponentHealth]:
+        """How the node is, by component; it must be configured."""
         values, pipeline = self._values, self.processor.pipeline
         facts = {
             "model": values.model,
@@ -234,10 +239,12 @@ class DetectorNode(LifecycleNode):
             "precision": values.precision,
             "memory_mib": round(psutil.Process().memory_info().rss / 2**20),
         }
-        health = (self._watch or Watch(self._rig, self._log)).health(self._moment(), facts)
+        return (self._watch or Watch(self._rig, self._log)).health(self._moment(), facts)
+
+    def _publish_diagnostics(self) -> None:
         name = self.get_fully_qualified_name().lstrip("/")
         header = make_header("", self.get_clock().now().nanoseconds)
-        self._diagnostics.publish(to_diagnostics(health, name, values.device, header))
+        self._diagnostics.publish(to_diagnostics(self.health(), name, self._values.device, header))
 
 
 def check_arguments(arguments: Sequence[str]) -> None:

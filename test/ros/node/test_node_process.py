@@ -169,6 +169,7 @@ def test_from_images_to_tracks(start, peer):
     assert peer.spin_until(peer.connected), node.log
     assert "weights: by name" in node.log
     assert "scene reset: clean" in node.log
+    assert peer.spin_until(lambda: "camera cam_front: no images on /cam_front/image_rect/compressed" in node.log)
     for k in range(3):
         peer.play_set(k)
     assert peer.spin_until(lambda: all(len(peer.received[name]) >= 3 for name in OUTPUTS))

@@ -1,0 +1,120 @@
+"""Every loss has its line in the log: the first at once, its like now and then."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from sparse4d_ros.online.health import Level, Moment, SetCounts
+from sparse4d_ros.online.log_throttle import REPEAT_AFTER, LogThrottle
+from sparse4d_ros.online.statistics import CameraCounts, Statistics
+from sparse4d_ros.online.watch import EXPLANATIONS, WINDOW_SECONDS, Watch
+from sparse4d_ros.perception.rig import Rig, parse_rig
+from sparse4d_ros.perception.synchronizer import CAUSES
+
+
+class Logger:
+    def __init__(self):
+        self.lines: list[str] = []
+
+    def warning(self, text: str) -> None:
+        self.lines.append(text)
+
+
+class Time:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def logger() -> Logger:
+    return Logger()
+
+
+@pytest.fixture
+def time() -> Time:
+    return Time()
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return parse_rig({"cameras": [{"name": "front"}, {"name": "back"}]})
+
+
+@pytest.fixture
+def watch(rig, logger, time) -> Watch:
+    return Watch(rig, LogThrottle(logger, time))
+
+
+def moment(second: float, age: float = 0.1, refused: int = 0, uncalibrated=(), **sets) -> Moment:
+    """Active since second 0; images come all the time."""
+    counts = replace(
+        Statistics(clock=lambda: second).snapshot(),
+        last_processed=second - 0.1,
+        cameras={name: CameraCounts(10, 10.0, age, 1.0, {"late": refused}) for name in ("front", "back")},
+    )
+    numbers = {"received": 0, "delivered": 0, "pending": 0, "drops": {}, "sets": {}, "missing": {}}
+    return Moment(counts, 0.0, SetCounts(**numbers | sets), uncalibrated)
+
+
+def test_incomplete_sets_are_logged_with_the_camera_that_they_lacked(watch, logger):
+    watch.look(moment(0))
+    watch.look(moment(1, drops={"timeout": 5}, missing={"back": 5}))
+    (line,) = logger.lines
+    assert line == f"5 images dropped, timeout: {EXPLANATIONS['timeout']}; sets lacked: back 5"
+
+
+def test_what_the_callback_has_logged_is_not_logged_again(watch, logger):
+    watch.look(moment(0))
+    watch.look(moment(1, drops={"late": 8}, refused=4))  # four of each camera
+    assert logger.lines == []
+    watch.look(moment(2, drops={"late": 11}, refused=4))
+    assert logger.lines == [f"3 images dropped, late: {EXPLANATIONS['late']}"]
+
+
+def test_a_camera_without_calibration_is_logged_in_time(watch, logger):
+    watch.look(moment(0, uncalibrated=("back",)))
+    watch.look(moment(1, uncalibrated=("back",)))
+    assert logger.lines == []
+    watch.look(moment(2.9, uncalibrated=("back",)))
+    assert logger.lines == ["camera back: images, but no CameraInfo on /back/camera_info"]
+
+
+def test_silent_cameras_are_logged(watch, logger):
+    watch.look(moment(10, age=5.0))
+    assert logger.lines == [f"camera {name}: no images on /{name}/image_rect/compressed" for name in ("front", "back")]
+
+
+def test_health_is_about_the_window_and_recovers(watch):
+    """Sets dropped in second 3 are a warning for the window's length, and none after it."""
+    for second in range(3):
+        watch.look(moment(second))
+    levels = []
+    for second in range(3, 30):
+        now = moment(second, drops={"incomplete": 6})
+        watch.look(now)
+        levels.append(next(c.level for c in watch.health(now, {}) if c.name == "synchronization"))
+    assert levels[0] == Level.WARN and levels[-1] == Level.OK
+    assert levels.count(Level.WARN) == WINDOW_SECONDS
+    assert levels == sorted(levels, reverse=True)
+
+
+def test_every_cause_has_an_explanation():
+    assert set(CAUSES) <= EXPLANATIONS.keys()
+
+
+def test_a_stream_of_warnings_is_one_line_now_and_then(logger, time):
+    log = LogThrottle(logger, time)
+    for _ in range(100):
+        log.warning("late", "too late")
+        log.warning("early", "too early")
+    assert logger.lines == ["too late", "too early"]
+    time.now += REPEAT_AFTER
+    log.warning("late", "too late")
+    assert logger.lines[2:] == ["too late (and 99 times since the last such line)"]
+    time.now += REPEAT_AFTER
+    log.warning("late", "too late")
+    assert logger.lines[3:] == ["too late"]
