@@ -60,7 +60,10 @@ class DetectorNode(LifecycleNode):
         self.add_on_set_parameters_callback(self._on_parameters)
         parameters.declare(self)
         self.statistics = statistics or Statistics()
-        self._log = LogThrottle(self.get_logger())
+        self.exit_status = 0  # of a program that runs this node
+        self._log = LogThrottle(self.get_logger(), alive=self.context.ok)
+        self._gave_up: str | None = None
+        self._give_up_signal = self.create_guard_condition(self._on_give_up)
         self._forget_configuration()
         self._reset_service = self.create_service(Trigger, "~/reset", self._on_reset)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -105,9 +108,12 @@ class DetectorNode(LifecycleNode):
     def on_activate(self, state) -> TransitionCallbackReturn:
         """Subscribes to the images and starts the worker."""
         values, rig, log = self._values, self._rig, self._log
+        self._gave_up = None
         self.synchronizer = make_synchronizer(values, rig)
         self.camera_intake = CameraIntake(self, rig, values, self.synchronizer, self.statistics, log)
-        self._worker = Worker(self, values, self.synchronizer, self.processor, self.outputs, self.statistics, log)
+        self._worker = Worker(
+            self, values, self.synchronizer, self.processor, self.outputs, self.statistics, log, self._give_up
+        )
         self._active_since = self.statistics.snapshot().moment
         self._watch = Watch(rig, log)
         self.look_after_losses()
@@ -141,6 +147,20 @@ class DetectorNode(LifecycleNode):
             return
         if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             self.trigger_activate()
+
+    def _give_up(self, reason: str) -> None:
+        """In the worker's thread, which cannot end itself."""
+        self._gave_up = reason
+        self._give_up_signal.trigger()
+
+    def _on_give_up(self) -> None:
+        """In the executor's thread."""
+        self.get_logger().fatal(f"{self._values.after_internal_errors}: {self._gave_up}")
+        if self._values.after_internal_errors == "deactivate":
+            self.trigger_deactivate()
+        else:
+            self.exit_status = 1
+            self.executor.shutdown(timeout_sec=0.0)
 
     def close(self) -> None:
         """Ends worker and node."""
@@ -219,7 +239,7 @@ class DetectorNode(LifecycleNode):
         """The counters now."""
         counts = self.statistics.snapshot()
         if self.synchronizer is None:
-            return Moment(counts)
+            return Moment(counts, gave_up=self._gave_up)
         return Moment(
             counts, self._active_since, SetCounts.of(self.synchronizer), uncalibrated=self.camera_intake.uncalibrated
         )
@@ -261,7 +281,10 @@ def check_arguments(arguments: Sequence[str]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the node until it is interrupted; returns the exit status: 2 for a parameter that is refused."""
+    """Runs the node until it is interrupted; returns the exit status.
+
+    2: a parameter was refused. 1: it gave up after internal errors, if after_internal_errors is exit. 0: otherwise.
+    """
     words, own = split_ros_arguments(arguments)
     check_arguments(own)
     sys.setswitchinterval(SWITCH_INTERVAL)
@@ -284,7 +307,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal and the launch system both send it
         node.close()
         rclpy.try_shutdown()
-    return 0
+    return node.exit_status
 
 
 if __name__ == "__main__":

@@ -92,6 +92,16 @@ class NodeParameters:
     worker_nice_increment: int = _parameter(
         0, "Added to the niceness of the threads that decode and run the model: they yield to others", (0, 19)
     )
+    max_internal_errors: int = _parameter(
+        10,
+        "Internal errors in a row after which the node gives up, a good set between them ends the row; 0: never",
+        (0, 1000),
+    )
+    after_internal_errors: str = _parameter(
+        "deactivate",
+        "What giving up means: deactivate, or exit (status 1) so that a launch system starts it anew",
+        choices=("deactivate", "exit"),
+    )
     diagnostics_period: float = _parameter(1.0, "Seconds between two diagnostics messages", (0.1, 60.0))
     autostart: bool = _parameter(False, "Configure and activate at start, where no launch system does")
 

@@ -72,6 +72,7 @@ class Moment:
     active_since: float | None = None  # moment; None: the node is not active
     sets: SetCounts | None = None  # None: the node is not active
     uncalibrated: Sequence[str] = ()  # cameras without any CameraInfo so far
+    gave_up: str | None = None  # why the node ended its last activation by itself, if it did
 
 
 def assess(now: Moment, before: Moment, cameras: Sequence[str], facts: Mapping[str, Any]) -> list[ComponentHealth]:
@@ -121,7 +122,7 @@ def _inference_verdict(
     now: Moment, before: Moment, cameras: Sequence[str], facts: Mapping[str, Any]
 ) -> tuple[Level, str]:
     if now.active_since is None:
-        return Level.OK, "not active"
+        return (Level.OK, "not active") if now.gave_up is None else (Level.ERROR, f"gave up: {now.gave_up}")
     dropped = recent(now.counts.dropped, before.counts.dropped)
     without_output = _without_output(now)
     if len(silent_cameras(now, cameras)) == len(cameras):

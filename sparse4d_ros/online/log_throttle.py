@@ -16,16 +16,21 @@ class LogThrottle:
     Args:
         logger: of rclpy.
         clock: monotonic seconds.
+        alive: whether there is still somebody to log for; after a shutdown /rosout is gone, and rcl complains of it.
     """
 
-    def __init__(self, logger: Any, clock: Callable[[], float] = time.monotonic):
-        self._logger, self._clock = logger, clock
+    def __init__(
+        self, logger: Any, clock: Callable[[], float] = time.monotonic, alive: Callable[[], bool] = lambda: True
+    ):
+        self._logger, self._clock, self._alive = logger, clock, alive
         self._lock = threading.Lock()
         self._logged: dict[str, float] = {}  # cause -> moment
         self._withheld: dict[str, int] = {}  # cause -> warnings since then
 
     def warning(self, cause: str, message: str) -> None:
         """Logs the message unless one of the same cause was logged a short while ago."""
+        if not self._alive():
+            return
         now = self._clock()
         with self._lock:
             if now - self._logged.get(cause, -REPEAT_AFTER) < REPEAT_AFTER:

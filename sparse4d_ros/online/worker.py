@@ -6,6 +6,7 @@ import os
 import threading
 import time
 import traceback
+from collections.abc import Callable
 
 from rclpy.lifecycle import LifecycleNode
 
@@ -23,7 +24,17 @@ WAIT_SECONDS = 0.1  # between two looks at whether to stop
 
 
 class Worker:
-    """Runs from its construction until `stop`."""
+    """Runs from its construction until `stop`, or until it gives up.
+
+    Args:
+        node: for its clock, its log, and to notice a shutdown.
+        parameters: of the node.
+        synchronizer: gives the sets.
+        processor: runs them.
+        outputs: publish what comes out.
+        statistics, log: what became of each set.
+        give_up: called with the reason, in the worker's thread, after too many internal errors in a row.
+    """
 
     def __init__(
         self,
@@ -34,10 +45,12 @@ class Worker:
         outputs: Outputs,
         statistics: Statistics,
         log: LogThrottle,
+        give_up: Callable[[str], None],
     ):
         self._node, self._parameters = node, parameters
         self._synchronizer, self._processor, self._outputs = synchronizer, processor, outputs
-        self._statistics, self._log = statistics, log
+        self._statistics, self._log, self._give_up = statistics, log, give_up
+        self._errors_in_a_row = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
         self._thread.start()
@@ -72,14 +85,27 @@ class Worker:
             timings = self._outputs.publish(processed)
         except (FrameDropped, TransformError) as error:
             self._drop(error.cause, str(error))
-        except Exception:  # the node lives on, whatever a frame does
-            self._drop("internal_error", traceback.format_exc())
+        except Exception as error:  # the node lives on, whatever a frame does
+            self._on_internal_error(error)
         else:
+            self._errors_in_a_row = 0
             if processed.reset:
                 self._statistics.count_reset(processed.reset)
                 self._node.get_logger().warning(f"memory cleared: {processed.reset}")
             timings["processing"] = (time.perf_counter() - start) * 1e3
             self._statistics.count_processed(processed.timings_ms | timings | self._delays_ms(synced))
+
+    def _on_internal_error(self, error: Exception) -> None:
+        if not self._node.context.ok():  # interrupted in between: the publishers are gone
+            self._statistics.count_drop("shutdown")
+            self._stop.set()
+            return
+        self._drop("internal_error", traceback.format_exc())
+        self._errors_in_a_row += 1
+        # A broken GPU context, say, fails every frame from then on, and only a new process helps.
+        if self._errors_in_a_row == self._parameters.max_internal_errors:
+            self._stop.set()
+            self._give_up(f"{self._errors_in_a_row} internal errors in a row, the last: {error!r}")
 
     def _delays_ms(self, synced: SyncedSet) -> dict[str, float]:
         """What a set took from its images to its messages."""

@@ -5,7 +5,9 @@ Whatever can go wrong with a set ends in one exception, `FrameDropped`, with the
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass
+from pathlib import Path
 
 from sparse4d_core.inference.pipeline import NonFiniteOutputError, Pipeline, StepResult
 from sparse4d_core.types import Frame
@@ -32,6 +34,12 @@ class Processed:
     result: StepResult
     reset: str | None  # why the memory was cleared before this frame, if it was
     timings_ms: dict[str, float]  # decode_images, transforms, and the pipeline's stages
+
+
+def _place(error: Exception) -> str:
+    """File and line that raised it: an error of the code's own is then told from one of the frame."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{Path(frame.filename).name}:{frame.lineno}"
 
 
 class SetProcessor:
@@ -67,8 +75,8 @@ class SetProcessor:
         except NonFiniteOutputError as error:
             self.request_reset("the network's output was not finite")
             raise FrameDropped("non_finite_output", str(error)) from error
-        except (ValueError, TypeError) as error:
-            raise FrameDropped("unusable_frame", str(error)) from error
+        except ValueError as error:  # the pipeline's word for a frame that cannot be used
+            raise FrameDropped("unusable_frame", f"{error} ({_place(error)})") from error
         self._state = result.state
         reset, self._unreported = self._unreported or result.reset, None
         return Processed(frame, result, reset, timings | result.timings_ms)

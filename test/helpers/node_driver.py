@@ -59,13 +59,17 @@ class Driver:
     def start(self, static: bool = True, infos: bool = True) -> Driver:
         """Configures, activates, and gives transforms and calibrations."""
         assert self.node.trigger_configure() == TransitionCallbackReturn.SUCCESS
-        assert self.node.trigger_activate() == TransitionCallbackReturn.SUCCESS
         if static:
             self.transforms(static_transforms(), static=True)
+        self.activate(infos)
+        return self
+
+    def activate(self, infos: bool = True) -> None:
+        """Activates, and gives calibrations."""
+        assert self.node.trigger_activate() == TransitionCallbackReturn.SUCCESS
         if infos:
             for camera in CAMERAS:
                 self.info(camera, camera_info(camera, START))
-        return self
 
     def watch(self) -> WatchedPipeline:
         """The node's pipeline, watched from here on."""

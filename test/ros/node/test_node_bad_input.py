@@ -158,3 +158,25 @@ def test_an_error_nobody_thought_of_costs_its_set_only(driver, monkeypatch):
         patch.setattr(driver.node.outputs, "publish", fail)
         assert driver.run(0) == "internal_error"
     assert driver.run(1) == "ok"
+
+
+@pytest.mark.parametrize(
+    ("error", "cause", "logged"),
+    [
+        (
+            ValueError("images: expected 6"),
+            "unusable_frame",
+            "unusable_frame: images: expected 6 (test_node_bad_input.py:",
+        ),
+        (TypeError("no number"), "internal_error", "Traceback"),
+    ],
+)
+def test_an_error_of_the_pipeline_is_logged_with_its_place(driver, monkeypatch, capfd, error, cause, logged):
+    def fail(*_):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(driver.node.processor.pipeline, "step", fail)
+        assert driver.run(0) == cause
+    assert logged in capfd.readouterr().err
+    assert driver.run(1) == "ok"

@@ -194,8 +194,19 @@ def test_from_images_to_tracks(start, peer):
     assert peer.change_state(Transition.TRANSITION_DEACTIVATE) and peer.state() == "inactive"
     assert "4 sets processed; sets dropped: none; images dropped before: none" in node.log
     assert peer.change_state(Transition.TRANSITION_CLEANUP) and peer.state() == "unconfigured"
+    assert peer.change_state(Transition.TRANSITION_CONFIGURE) and peer.change_state(Transition.TRANSITION_ACTIVATE)
+    check_interrupt(node, peer)
+
+
+def check_interrupt(node: Process, peer: Peer) -> None:
+    """Ctrl-C while images flow: the summary is the last word."""
+    for k in range(4, 10):
+        peer.publish_set(k)
+        peer.executor.spin_once(timeout_sec=0)
     assert node.stop() == 0, node.log
-    assert "Traceback" not in node.log
+    assert "sets processed; sets dropped" in node.log.splitlines()[-1]
+    for word in ("Traceback", "internal_error", "Failed to publish", "context is invalid"):
+        assert word not in node.log
 
 
 def ids(messages: list[Detection3DArray]) -> set[str]:
