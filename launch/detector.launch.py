@@ -45,7 +45,11 @@ FLAGS = ("use_sim_time", "autostart")
 
 def generate_launch_description() -> LaunchDescription:
     """Declares the arguments; what is started depends on which of them were given."""
-    declared = [DeclareLaunchArgument(name, default_value=value, description=text) for name, value, text in ARGUMENTS]
+    unset = dict.fromkeys((*TEXTS, *FLAGS), "; not given: as in params_file")
+    declared = [
+        DeclareLaunchArgument(name, default_value=value, description=text + unset.get(name, ""))
+        for name, value, text in ARGUMENTS
+    ]
     return LaunchDescription([*declared, OpaqueFunction(function=_start)])
 
 

@@ -172,7 +172,7 @@ def test_pytest_starts_beside_the_plugins_of_a_ros_installation(tmp_path):
 
     def run(configuration: str) -> str:
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-c", configuration, "test_one.py"]
-        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTEST_ADDOPTS": ""}  # colcon's are not for this run
         result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
         return result.stdout + result.stderr
 
