@@ -1,0 +1,55 @@
+"""What the Makefile would run, by its dry run."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import shutil
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+
+
+def dry_run(*arguments: str) -> subprocess.CompletedProcess:
+    """`make -n -B`: every recipe, whatever is there already; as on a machine without a ROS 2 installation."""
+    settings = ("ROS_DISTRO", "ROS", "MAKEFLAGS", "MAKELEVEL")
+    environment = {name: value for name, value in os.environ.items() if name not in settings}
+    return subprocess.run(["make", "-n", "-B", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    "arguments, environment, pins",
+    [((), ".venv", "requirements/ros.txt"), (("ROS=jazzy",), ".venv-jazzy-wheels", "requirements/ros-jazzy.txt")],
+    ids=["kilted", "jazzy"],
+)
+def test_each_distribution_has_its_environment(arguments, environment, pins):
+    lines = dry_run("demo", *arguments).stdout.splitlines()
+    installed = [line.split() for line in lines if " pip " in line]
+    assert {words[0] for words in installed} == {f"{environment}/bin/python"}
+    assert [words[-1] for words in installed if "ros" in words[-1]] == [pins]
+    assert lines[-1].startswith(f"{environment}/bin/python -m sparse4d_ros.demo")
+
+
+def test_builds_of_two_distributions_do_not_share_a_folder():
+    kilted, jazzy = (
+        {word for word in dry_run("test", *arguments).stdout.split() if word.startswith("out/")}
+        for arguments in ((), ("ROS=jazzy",))
+    )
+    assert kilted and jazzy and kilted & jazzy == set()
+
+
+def test_a_distribution_without_wheels_is_refused():
+    run = dry_run("demo", "ROS=humble")
+    assert run.returncode != 0
+    assert "ROS=humble: there are wheels of kilted and jazzy" in run.stderr
+
+
+def test_measurements_give_every_fast_dds_its_profile():
+    (line,) = [line for line in dry_run("bench").stdout.splitlines() if "benchmark.transport" in line]
+    variables = dict(word.split("=", 1) for word in line.split() if "=" in word)
+    assert variables.keys() == {"FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"}
+    assert {pathlib.Path(path) for path in variables.values()} == {ROOT / "config" / "fastdds_shm.xml"}
