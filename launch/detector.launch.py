@@ -17,6 +17,7 @@ from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
 from launch.logging import get_logger
 from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
 
 from launch import LaunchDescription
 
@@ -77,8 +78,8 @@ def _detector(given: dict[str, str]) -> Node:
 
 
 def _overrides(given: dict[str, str]) -> dict:
-    """Parameters for the arguments that were given."""
-    texts = {name: given[name] for name in TEXTS if given[name]}
+    """Parameters for the arguments that were given. A text stays one, also where it reads like a number."""
+    texts = {name: ParameterValue(given[name], value_type=str) for name in TEXTS if given[name]}
     return texts | {name: _flag(name, given) for name in FLAGS if given[name]}
 
 

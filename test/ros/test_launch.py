@@ -179,6 +179,14 @@ def test_the_file_counts_where_no_argument_is_given(launch, call):
 
 @NEEDS_LAUNCH
 @pytest.mark.slow
+def test_a_text_that_reads_like_a_number_stays_a_text(launch):
+    run = launch("detector", "checkpoint:=1000")
+    run.wait_for("configure failed: .*1000")
+    assert run.interrupt() == 0
+
+
+@NEEDS_LAUNCH
+@pytest.mark.slow
 def test_a_manual_transition_is_not_followed_by_another(launch, call):
     """The node is left alone, and activates when it is told to: once."""
     run = launch("detector", "autostart:=false")
