@@ -93,7 +93,7 @@ def _measured_step(
     with tempfile.TemporaryDirectory() as folder:
         settings = RunSettings(pathlib.Path(folder), args.steps, precision=args.precision, picture_every=0)
         processes = Processes(device=torch.device(args.device))
-        model = build_model(config, 0, None, None, activation_checkpointing=training.activation_checkpointing)
+        model = build_model(config, training, seed=0)
         trainer = Trainer(model, training, loader, settings, processes)
         return step_rate(trainer, args.steps)
 

@@ -132,6 +132,8 @@ class TrainingConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     ground_truth: GroundTruthConfig = GroundTruthConfig()
+    # What the first frame of a sequence sees of the one before it in its stream, see `Sparse4D`.
+    scene_reset: Literal["reference", "clean"] = "reference"
     activation_checkpointing: bool = True  # the backbone's activations are computed again instead of kept
     initial_backbone: str = "torchvision ImageNet resnet50-19c8e357"
     assumptions: tuple[str, ...] = field(default=())  # what was never published and this preset chose
@@ -195,6 +197,7 @@ TRAINING_CONFIGS: dict[str, TrainingConfig] = {
         sampling=SamplingConfig(splits_per_scene=1, skip_probability=0.1),
         optimizer=OptimizerConfig(lr=5e-4, backbone_lr_factor=1.0, warmup_iterations=200),
         schedule=ScheduleConfig(batch_size=8, iterations=6_000, ema_decay=0.998),
+        scene_reset="clean",
         activation_checkpointing=False,  # a small model on CPUs: time is dearer than memory
         initial_backbone="random",
     ),

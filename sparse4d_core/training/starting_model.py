@@ -13,23 +13,25 @@ from ..checkpoint.weights import load_checkpoint
 from ..config import Sparse4DConfig
 from ..network.initialization import initialize_decoder
 from ..network.sparse4d import Sparse4D
+from .schedule import TrainingConfig
 
 log = logging.getLogger(__name__)
 
 
 def build_model(
     config: Sparse4DConfig,
+    training: TrainingConfig,
     seed: int,
-    anchors: pathlib.Path | None,
-    init: pathlib.Path | None,
+    *,
+    anchors: pathlib.Path | None = None,
+    init: pathlib.Path | None = None,
     backbone: pathlib.Path | None = None,
-    activation_checkpointing: bool = False,
 ) -> Sparse4D:
     """A model to start from: seeded, with a backbone of another task or all weights of a checkpoint, and given anchors.
 
     Args:
         anchors: .npy of [num_anchors, 11].
-        activation_checkpointing: see `Sparse4D`.
+        init, backbone: files of weights; at most one of the two.
 
     Raises:
         ValueError: a file that does not fit, or both `init` and `backbone`.
@@ -37,7 +39,7 @@ def build_model(
     if init is not None and backbone is not None:
         raise ValueError("backbone: --init brings the whole model, backbone included; give one of the two")
     torch.manual_seed(seed)
-    model = Sparse4D(config, scene_reset="clean", activation_checkpointing=activation_checkpointing)
+    model = Sparse4D(config, training.scene_reset, training.activation_checkpointing)
     # The model did this when it was made. The second draw stays: without it the weights of a seed would be others.
     initialize_decoder(model.decoder)
     if backbone is not None:

@@ -138,9 +138,8 @@ def make_trainer(options: argparse.Namespace, processes: Processes) -> Trainer:
         checkpoint_seconds=60 * options.checkpoint_minutes,
         epoch_iterations=epoch_iterations(training, samples),
     )
-    model = build_model(
-        config, options.seed, options.anchors, options.init, options.backbone, training.activation_checkpointing
-    )
+    files = {"anchors": options.anchors, "init": options.init, "backbone": options.backbone}
+    model = build_model(config, training, options.seed, **files)
     torch.manual_seed(options.seed + processes.rank)
     trainer = Trainer(model, training, loader, settings, processes)
     if options.resume:

@@ -104,7 +104,7 @@ def tiny_trainer(
     """Everything seeded; the same arguments give the same run."""
     processes = processes or Processes()
     torch.manual_seed(7)
-    network = Sparse4D(model, scene_reset="clean")
+    network = Sparse4D(model, training.scene_reset)
     initialize_decoder(network.decoder)
     streams = Streams.divide(training.schedule.batch_size, processes.world_size, accumulation)
     loader = make_loader(world or TinyWorld(), model, training, streams, processes, seed=3, workers=workers)

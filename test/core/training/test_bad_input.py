@@ -29,6 +29,8 @@ from sparse4d_core.training.run.processes import Processes
 from sparse4d_core.training.schedule import training_config
 from sparse4d_core.training.starting_model import build_model
 
+TRAINING = training_config("demo")
+
 
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory):
@@ -141,28 +143,28 @@ def test_starting_from_a_checkpoint_of_another_model_is_refused(tmp_path):
     other = replace(preset("demo"), num_anchors=100, num_output=100)
     save_checkpoint(tmp_path / "other.pt", Sparse4D(other))
     with pytest.raises(CheckpointError, match="does not fit demo.*decoder.anchor.*num_anchors=100"):
-        build_model(preset("demo"), 0, None, tmp_path / "other.pt")
+        build_model(preset("demo"), TRAINING, 0, init=tmp_path / "other.pt")
 
 
 def test_given_anchors_replace_those_of_the_checkpoint(tmp_path):
     config = preset("demo")
     save_checkpoint(tmp_path / "start.pt", Sparse4D(config))
     np.save(tmp_path / "anchors.npy", np.full((config.num_anchors, 11), 0.25, np.float32))
-    model = build_model(config, 0, tmp_path / "anchors.npy", tmp_path / "start.pt")
+    model = build_model(config, TRAINING, 0, anchors=tmp_path / "anchors.npy", init=tmp_path / "start.pt")
     assert (model.decoder.anchor == 0.25).all()
     np.save(tmp_path / "few.npy", np.zeros((7, 11), np.float32))
     with pytest.raises(ValueError, match="few.npy has shape .7, 11., demo needs .256, 11."):
-        build_model(config, 0, tmp_path / "few.npy", None)
+        build_model(config, TRAINING, 0, anchors=tmp_path / "few.npy")
 
 
 def test_a_backbone_of_another_task_fills_the_backbone(tmp_path):
     config = preset("demo")
     trained = Sparse4D(config).backbone.state_dict()
     torch.save(trained, tmp_path / "imagenet.pt")
-    model = build_model(config, 5, None, None, tmp_path / "imagenet.pt")
+    model = build_model(config, TRAINING, 5, backbone=tmp_path / "imagenet.pt")
     assert all(torch.equal(value, trained[name]) for name, value in model.backbone.state_dict().items())
     with pytest.raises(ValueError, match="backbone: --init brings the whole model"):
-        build_model(config, 5, None, tmp_path / "x.pt", tmp_path / "imagenet.pt")
+        build_model(config, TRAINING, 5, init=tmp_path / "x.pt", backbone=tmp_path / "imagenet.pt")
 
 
 @contextmanager

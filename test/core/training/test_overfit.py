@@ -50,7 +50,7 @@ def by_heart() -> TrainingConfig:
 def train_by_heart(data: NuScenesDataset, out) -> None:
     boxes = np.concatenate([data.annotations(int(i)).boxes for i in data.keyframes])
     np.save(out / "anchors.npy", kmeans_anchors(boxes, MODEL.num_anchors))
-    model = build_model(MODEL, SEED, out / "anchors.npy", None)
+    model = build_model(MODEL, by_heart(), SEED, anchors=out / "anchors.npy")
     loader = make_loader(Keyframes(data), MODEL, by_heart(), Streams(1, 1), Processes(), SEED, workers=0)
     settings = RunSettings(out / "run", ITERATIONS, precision="bfloat16", picture_every=0, checkpoint_seconds=1e9)
     Trainer(model, by_heart(), loader, settings, Processes()).run()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from golden_data import Golden, golden_parameters
 
 from sparse4d_core.config import PRESETS, preset
 from sparse4d_core.training.schedule import TRAINING_CONFIGS, training_config
+from sparse4d_core.training.starting_model import build_model
 
 RECORDED = {"v3_r50": "v3_r50", "v2_r50": "v2_r50", "v1_r101_H1": "v1_r101_t1", "v1_r101_H4": "v1_r101_t4"}
 
@@ -98,6 +101,19 @@ def check_sampling(recorded, ours):
         assert ours.history_frames == recorded["seq_frame"]
         assert list(ours.history_interval_range) == [recorded["min_interval"], recorded["max_interval"]]
         assert ours.max_time_interval == recorded["max_time_interval_s"]
+
+
+def test_published_models_train_with_the_published_scene_starts():
+    """The shipped demo model began every scene without a memory, and so it is run."""
+    resets = {name: config.scene_reset for name, config in TRAINING_CONFIGS.items()}
+    assert resets.pop("demo") == "clean" and set(resets.values()) == {"reference"}
+    for scene_reset, activation_checkpointing in (("reference", True), ("clean", False)):
+        training = replace(
+            training_config("demo"), scene_reset=scene_reset, activation_checkpointing=activation_checkpointing
+        )
+        model = build_model(preset("demo"), training, seed=0)
+        assert model.scene_reset == scene_reset
+        assert model.backbone.activation_checkpointing == activation_checkpointing
 
 
 def test_every_preset_can_be_trained():
