@@ -18,6 +18,9 @@ from documents import DOCUMENTS, ROOT, Block
 
 from sparse4d_core.config import PRESETS
 
+# All commands run in one fixture, one after the other; on a busy machine that takes minutes.
+pytestmark = pytest.mark.timeout(1800)
+
 # Options of programs that are not ours, and of pytest (conftest.py has them), where prose names them alone.
 FOREIGN_OPTIONS = {"--nnodes", "--node-rank", "--rdzv-endpoint", "--nproc-per-node", "--skip-keys", "--shm-size"}
 PYTEST_OPTIONS = set(re.findall(r'"(--[\w-]+)"', (ROOT / "test" / "conftest.py").read_text()))
@@ -76,7 +79,7 @@ def run_jobs(jobs: list[dict], folder: pathlib.Path) -> dict[str, dict]:
     (folder / "jobs.json").write_text(json.dumps(jobs))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "test" / "run_commands.py"), "jobs.json", "outcomes.jsonl"]
-    subprocess.run(command, cwd=folder, env=environment, timeout=280)
+    subprocess.run(command, cwd=folder, env=environment)
     outcomes = map(json.loads, (folder / "outcomes.jsonl").read_text().splitlines())
     return {outcome["name"]: outcome for outcome in outcomes}
 
