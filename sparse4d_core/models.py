@@ -17,6 +17,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from .command_line import OK
 from .config import PRESETS, Sparse4DConfig, preset
 from .network.sparse4d import Sparse4D
 from .types import ModelInput
@@ -164,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n\n".join(details(c, s) for c, s in zip(configs, costs, strict=True)))
     else:
         print(table(configs, costs))
-    return 0
+    return OK
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+from ..command_line import OK, refuse
 from .download import DownloadError
 from .file import CheckpointFile, read_checkpoint
 from .identity import identify
@@ -22,14 +23,13 @@ SHOWN_META = 200  # characters of a value
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 2 for a wrong name or file, 1 for a download or disk that failed."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
     try:
         options.run(options)
     except (DownloadError, OSError, ValueError) as error:  # a CheckpointError is a ValueError
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, (ValueError, FileNotFoundError)) else 1
-    return 0
+        return refuse(parser.prog, error)
+    return OK
 
 
 def describe(file: CheckpointFile) -> str:

@@ -10,6 +10,7 @@ import os
 import pathlib
 from dataclasses import dataclass
 
+from ..atomic_write import write_text
 from ..config import PRESETS, preset
 from .download import Downloaded, IntegrityError, download, file_sha256
 
@@ -157,7 +158,7 @@ def fetch(
         result = download(url, path, expected)
     if expected is None:
         source = "nothing: no hash is known. It is recorded now and will be checked from now on"
-    record.write_text(f"{result.sha256}  {path.name}\n")  # the format of sha256sum, so that `sha256sum -c` reads it
+    write_text(record, f"{result.sha256}  {path.name}\n")  # the format of sha256sum, so that `sha256sum -c` reads it
     return result, source
 
 
