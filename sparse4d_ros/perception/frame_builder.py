@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -65,87 +66,106 @@ class FrameBuilder:
         self._decoders.shutdown(wait=True)
 
     def build(self, synced: SyncedSet) -> tuple[Frame, dict[str, float]]:
-        """The set's frame, and the milliseconds of decode_images and transforms.
+        """The set's frame, and the milliseconds until its images (decode_images) and its poses (transforms) were there.
+
+        Images are decoded and undistorted while the poses are awaited.
 
         Raises:
             ConversionError, TransformError: an image, a calibration or a pose cannot be used.
         """
         start = time.perf_counter()
-        images, cameras = self._decode(synced)
-        decoded = time.perf_counter()
-        frame = self._build_frame(synced, images, cameras)
-        built = time.perf_counter()
-        return frame, {"decode_images": (decoded - start) * 1e3, "transforms": (built - decoded) * 1e3}
+        reading = {camera: self._decoders.submit(self._read, camera, synced) for camera in synced.images}
+        try:
+            poses = self._await_poses(synced)
+            posed = time.perf_counter()
+            images = {camera: future.result() for camera, future in reading.items()}
+        finally:
+            for future in reading.values():
+                future.cancel()  # those that have not begun, if something failed
+        timings = {"decode_images": (time.perf_counter() - start) * 1e3, "transforms": (posed - start) * 1e3}
+        return build_frame(images, poses, synced.stamp_ns, self._frames), timings
 
-    def _decode(self, synced: SyncedSet) -> tuple[dict[str, tuple[int, np.ndarray]], dict[str, CameraModel]]:
-        """Camera -> (stamp in nanoseconds, BGR pinhole image), and camera -> the model of that image."""
+    def _read(self, camera: str, synced: SyncedSet) -> tuple[np.ndarray, CameraModel]:
+        """BGR pinhole image, and the model of that image."""
+        stamp_ns, item = synced.images[camera]
+        message = self._to_message(camera, item)
+        try:
+            _check_header(message, stamp_ns, self._frames.cameras[camera])
+        except ConversionError as error:
+            raise ConversionError(error.cause, f"camera {camera}: {error}") from error
+        return self._readers[camera].read(message, synced.infos.get(camera))
 
-        def decode(camera: str) -> tuple[np.ndarray, CameraModel]:
-            stamp_ns, item = synced.images[camera]
-            message = self._to_message(camera, item)
-            try:
-                _check_header(message, stamp_ns, self._frames.cameras[camera])
-            except ConversionError as error:
-                raise ConversionError(error.cause, f"camera {camera}: {error}") from error
-            return self._readers[camera].read(message, synced.infos.get(camera))
-
-        decoded = dict(zip(synced.images, self._decoders.map(decode, synced.images), strict=True))
-        images = {camera: (synced.images[camera][0], image) for camera, (image, _) in decoded.items()}
-        return images, {camera: model for camera, (_, model) in decoded.items()}
-
-    def _build_frame(self, synced: SyncedSet, images: dict, cameras: dict[str, CameraModel]) -> Frame:
-        """The frame, after waiting a bounded time for poses that may still come."""
+    def _await_poses(self, synced: SyncedSet) -> Poses:
+        """The poses, after waiting a bounded time for those that may still come."""
+        stamps = {camera: stamp_ns for camera, (stamp_ns, _) in synced.images.items()}
         deadline = time.monotonic() + self._tf_timeout
         while True:
             revision = self._buffer.revision
             try:
-                return build_frame(images, synced.stamp_ns, cameras, self._frames, self._buffer)
+                return look_up_poses(stamps, synced.stamp_ns, self._frames, self._buffer)
             except TransformError as error:
                 if not _may_come(error) or not self._buffer.wait_for_change(revision, deadline - time.monotonic()):
                     raise
 
 
-def build_frame(
-    images: Mapping[str, tuple[int, np.ndarray] | None],
-    stamp_ns: int,
-    cameras: Mapping[str, CameraModel],
-    rig: RigFrames,
-    buffer: TransformBuffer,
-) -> Frame:
-    """One synchronized set ► Frame, every camera posed by the ego motion at its own image's stamp.
+@dataclass(frozen=True)
+class Poses:
+    """Poses of the model frame at a set's stamp, [4, 4] in metres."""
+
+    T_global_from_model: np.ndarray
+    T_optical_from_model: Mapping[str, np.ndarray]  # camera -> its optical frame at its image's stamp
+
+
+def look_up_poses(image_stamps: Mapping[str, int], stamp_ns: int, rig: RigFrames, buffer: TransformBuffer) -> Poses:
+    """The poses of a set, every camera's by the ego motion at its own image's stamp.
 
     Args:
-        images: camera name -> (stamp in nanoseconds, decoded BGR image); None or absent = camera missing.
+        image_stamps: camera name -> stamp of its image, nanoseconds; cameras without an image are absent.
         stamp_ns: stamp of the set, nanoseconds.
-        cameras: camera name -> its model; needed for the cameras that have an image.
         rig: names of the frames.
         buffer: the transforms.
 
     Raises:
-        ConversionError: an image that does not fit its CameraInfo, or has none.
         TransformError: as tf2 would for the same lookup.
     """
     T_base_from_model = np.eye(4) if rig.T_base_from_model is None else rig.T_base_from_model
     source = rig.model_frame if rig.T_base_from_model is None else rig.base_frame
+    T_optical_from_model = {}
+    for camera, image_ns in image_stamps.items():
+        pose = buffer.lookup_full(rig.cameras[camera], image_ns, source, stamp_ns, rig.global_frame)
+        T_optical_from_model[camera] = pose.matrix @ T_base_from_model
+    T_global_from_source = buffer.lookup(rig.global_frame, source, stamp_ns).matrix
+    return Poses(T_global_from_source @ T_base_from_model, T_optical_from_model)
+
+
+def build_frame(
+    images: Mapping[str, tuple[np.ndarray, CameraModel]], poses: Poses, stamp_ns: int, rig: RigFrames
+) -> Frame:
+    """The parts of a set ► Frame, cameras in the rig's order.
+
+    Args:
+        images: camera name -> (BGR pinhole image, its model); absent = camera missing.
+        poses: of the same cameras.
+        stamp_ns: stamp of the set, nanoseconds.
+        rig: names of the frames.
+    """
     pixels: list[np.ndarray | None] = []
     intrinsics, T_cam_from_model = [], []
-    for name, optical_frame in rig.cameras.items():
-        image_ns, image = images.get(name) or (stamp_ns, None)
-        model = cameras.get(name)
-        if image is not None and model is None:
-            raise ConversionError("camera_info", f"camera {name}: image without CameraInfo; publish its calibration")
-        pixels.append(None if image is None else model.rectify(image))
-        intrinsics.append(np.eye(3) if model is None else model.intrinsics)
-        if image is None:  # masked: the pipeline looks at neither its pose nor its intrinsics
+    for camera in rig.cameras:
+        if camera not in images:  # masked: the pipeline looks at neither its pose nor its intrinsics
+            pixels.append(None)
+            intrinsics.append(np.eye(3))
             T_cam_from_model.append(np.eye(4))
             continue
-        pose = buffer.lookup_full(optical_frame, image_ns, source, stamp_ns, rig.global_frame)
-        T_cam_from_model.append(model.T_cam_from_optical @ pose.matrix @ T_base_from_model)
+        image, model = images[camera]
+        pixels.append(image)
+        intrinsics.append(model.intrinsics)
+        T_cam_from_model.append(model.T_cam_from_optical @ poses.T_optical_from_model[camera])
     return Frame(
         images=tuple(pixels),
         intrinsics=np.stack(intrinsics),
         T_cam_from_model=np.stack(T_cam_from_model),
-        T_global_from_model=buffer.lookup(rig.global_frame, source, stamp_ns).matrix @ T_base_from_model,
+        T_global_from_model=poses.T_global_from_model,
         stamp_ns=stamp_ns,
         camera_names=tuple(rig.cameras),
     )

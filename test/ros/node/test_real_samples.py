@@ -16,16 +16,11 @@ from nuscenes import NuScenes
 from nuscenes.utils.geometry_utils import BoxVisibility, view_points
 
 from sparse4d_core.types import Frame
-from sparse4d_ros.bags.bag_io import read_messages
 from sparse4d_ros.bags.box_record import differences, read_box_record
-from sparse4d_ros.messages.incoming import insert_transforms
-from sparse4d_ros.messages.stamps import ns_from_stamp
+from sparse4d_ros.bags.sets import BagFrames
+from sparse4d_ros.bags.truth import read_truth
 from sparse4d_ros.nuscenes_to_rosbag import main as convert
-from sparse4d_ros.perception.camera_model import camera_model
-from sparse4d_ros.perception.frame_builder import build_frame
-from sparse4d_ros.perception.image_decoding import decode_image
-from sparse4d_ros.perception.rig import load_rig
-from sparse4d_ros.perception.transforms import TransformBuffer, quaternion_matrix
+from sparse4d_ros.perception.transforms import quaternion_matrix
 from sparse4d_ros.replay import main as replay
 
 MAX_PIXELS = 0.5
@@ -39,21 +34,12 @@ def bag(real_sample, tmp_path_factory) -> Path:
 
 
 def frame_and_annotations(bag: Path) -> tuple[Frame, list]:
-    """The bag's only set, through the conversions alone."""
-    rig, buffer = load_rig(), TransformBuffer()
-    images, cameras, annotations, stamp_ns = {}, {}, [], 0
-    by_image = {camera.image_topic: camera.name for camera in rig.cameras}
-    by_info = {camera.info_topic: camera.name for camera in rig.cameras}
-    for topic, log_ns, message in read_messages(bag):
-        if topic in ("/tf", "/tf_static"):
-            insert_transforms(buffer, message, static=topic == "/tf_static")
-        elif topic in by_image:
-            images[by_image[topic]] = (log_ns, decode_image(message))
-        elif topic in by_info:
-            cameras[by_info[topic]] = camera_model(message)
-        elif topic == "/nuscenes/annotations":
-            annotations, stamp_ns = message.detections, ns_from_stamp(message.header.stamp)
-    return build_frame(images, stamp_ns, cameras, rig.frames, buffer), annotations
+    """The bag's only set."""
+    frames, truth = BagFrames(bag), read_truth(bag)
+    ((stamp_ns, annotations),) = truth.annotations.items()
+    (frame,) = frames.frames({stamp_ns})
+    frames.builder.close()
+    return frame, annotations.detections
 
 
 def corners_in_map(detection) -> np.ndarray:
