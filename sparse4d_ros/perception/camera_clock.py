@@ -33,7 +33,7 @@ class ClockLimits:
     silent_ns: int = 650 * MILLISECOND  # a camera without an image for so long, while others send, is silent
     all_silent_ns: int = 2 * SECOND  # the same where nobody sends; longer, for this may be the receiver's own stall
     memory_ns: int = 10 * SECOND  # a silent camera's last delay still counts for so long
-    pause_ns: int = 3 * SECOND // 10  # of a longer gap without any image (a stall of the receiver) only this counts
+    pause_ns: int = SECOND // 4  # a longer gap without any image is a stall of the receiver, unless one just was
     anchor_drift: float = 0.002  # seconds a second: how fast the delay of a rig with right clocks may change
 
 
@@ -59,11 +59,12 @@ class ArrivalTime:
         return now_ns
 
     def _by_stamps(self, camera: str, stamp_ns: int) -> int:
-        """Time goes on with the camera that is ahead, at most a second an image: a jump of stamps is no time passed."""
+        """Time goes on with the camera that is ahead; a step of more than a second is a jump, and no time passed."""
         now_ns = stamp_ns if self._now_ns is None else self._now_ns
-        step_ns = min(max(stamp_ns - self._stamps.get(camera, stamp_ns), 0), SECOND)
+        step_ns = stamp_ns - self._stamps.get(camera, stamp_ns)
         self._stamps[camera] = stamp_ns
-        elapsed_ns = max(self._elapsed.get(camera, now_ns) + step_ns, now_ns - SECOND)
+        passed_ns = step_ns if 0 < step_ns <= SECOND else 0
+        elapsed_ns = max(self._elapsed.get(camera, now_ns) + passed_ns, now_ns - SECOND)
         self._elapsed[camera] = elapsed_ns
         return max(now_ns, elapsed_ns)
 
@@ -98,22 +99,30 @@ class CameraClock:
             self._delays.popleft()
         self.minimum_ns = min(delay for _, delay in self._delays)
 
+    def is_silent_at(self, active_ns: int) -> bool:
+        """Whether it is time for another image, also for a slow camera."""
+        usual_ns = (self._delays[-1][0] - self._delays[0][0]) // max(1, len(self._delays) - 1) if self._delays else 0
+        return active_ns - self.active_ns > max(self._limits.silent_ns, 3 * usual_ns)
+
     def count_off(self, active_ns: int, ahead: bool) -> None:
-        """The last image, of this active time, was off."""
+        """The last image, of this active time, was off. That takes back twice the time of agreement that it lasts."""
         if not self.off_images:
             self._off_since_ns = active_ns
         self.off_images += 1
         if ahead:
             self._ahead_ns = active_ns
-        self._agreed_ns = max(0, self._agreed_ns - self._limits.agree_ns // 2)
+        self._agreed_ns = max(0, self._agreed_ns - 2 * self._passed_ns(active_ns))
         self.active_ns = active_ns
 
     def count_agreement(self, active_ns: int) -> None:
         """The last image agreed. Transport may hide that a clock is ahead, so one such image is no proof of that."""
-        self._agreed_ns += min(active_ns - self.active_ns, self._limits.pause_ns)
+        self._agreed_ns += self._passed_ns(active_ns)
         if self._ahead_ns is None or active_ns - self._ahead_ns > self._limits.window_ns:
             self.off_images, self._ahead_ns = 0, None
         self.active_ns = active_ns
+
+    def _passed_ns(self, active_ns: int) -> int:
+        return min(active_ns - self.active_ns, self._limits.pause_ns)
 
     def is_off_for_long(self) -> bool:
         """Whether it is time to quarantine the camera."""

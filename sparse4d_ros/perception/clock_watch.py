@@ -56,6 +56,8 @@ class ClockWatch:
         self._arrivals = ArrivalTime()
         self._given = True  # whether the caller gives arrival times
         self.now_ns: int | None = None  # last arrival
+        self._gap_ns: int | None = None  # when the last gap ended
+        self._stall: tuple[int, int] | None = None  # the last stall, from and to
         self._active_ns = 0  # time in which images came: gaps without any count for `pause_ns` at most
         self.reference_ns: int | None = None
         self._references: deque[tuple[int, int]] = deque()  # (active time, reference) of the last second
@@ -77,7 +79,9 @@ class ClockWatch:
         self._move_reference()
         difference_ns = now_ns - stamp_ns - self.reference_ns
         tolerance_ns = self._tolerance_ns(difference_ns)
-        if useless or abs(difference_ns) > tolerance_ns:
+        if self._is_excused(stamp_ns):
+            clock.active_ns = self._active_ns
+        elif useless or abs(difference_ns) > tolerance_ns:
             clock.count_off(self._active_ns, ahead=difference_ns < -tolerance_ns)
         else:
             clock.count_agreement(self._active_ns)
@@ -137,7 +141,8 @@ class ClockWatch:
         if len(delays) < min(3, sum(not clock.is_silent for clock in self._clocks.values())):
             return  # the first of several cameras are no past to go by
         self._references.append((self._active_ns, self.reference_ns))
-        while self._references[0][0] < self._active_ns - self._limits.steady_ns:
+        enough = (self._limits.window_images + 1) * len(self._clocks)  # slow cameras: as far back as their delays
+        while len(self._references) > enough and self._references[0][0] < self._active_ns - self._limits.steady_ns:
             self._references.popleft()
         self._move_anchor()
 
@@ -167,12 +172,23 @@ class ClockWatch:
     # ---------------------------------------------------------------------------------------------------------- states
 
     def _advance(self, now_ns: int) -> None:
-        if self.now_ns is not None:
-            self._active_ns += min(max(now_ns - self.now_ns, 0), self._limits.pause_ns)
+        gap_ns = 0 if self.now_ns is None else now_ns - self.now_ns
+        self._active_ns += min(gap_ns, self._limits.pause_ns)
+        if gap_ns > self._limits.pause_ns:
+            first = self._gap_ns is None or self.now_ns - self._gap_ns > self._limits.steady_ns
+            self._stall = (self.now_ns, now_ns) if first else None  # one gap after another: the cameras are just slow
+            self._gap_ns = now_ns
         self.now_ns = now_ns
         for camera, clock in self._clocks.items():
-            if self._active_ns - clock.active_ns > self._limits.silent_ns:
+            if clock.is_silent_at(self._active_ns):
                 self._fall_silent(camera, clock, now_ns)
+
+    def _is_excused(self, stamp_ns: int) -> bool:
+        """Whether the image is late because the receiver stalled when it was to come."""
+        if self._stall is None:
+            return False
+        begin_ns, end_ns = self._stall
+        return begin_ns - self._limits.offset_ns < stamp_ns + self.reference_ns < end_ns - self._limits.offset_ns
 
     def _fall_silent(self, camera: str, clock: CameraClock, now_ns: int) -> None:
         if clock.is_silent:
@@ -197,15 +213,17 @@ class ClockWatch:
             if clock.has_agreed_for_long():
                 clock.take_back(now_ns)
                 self.say("taken_back", camera, offset_ns, f"camera {camera}: its clock agrees again, taken back")
-        elif clock.is_off_for_long() and (useless or not self._most_are_off()):
+        elif clock.is_off_for_long() and (useless or self._is_off_alone(offset_ns)):
             direction = "ahead of" if offset_ns > 0 else "behind"
             reason = useless or f"stamps {abs(offset_ns) * 1e-9:.3f} s {direction} the other cameras"
             clock.quarantine(now_ns, reason)
             self.say("quarantined", camera, offset_ns, f"camera {camera}: quarantined, {reason}")
 
-    def _most_are_off(self) -> bool:
+    def _is_off_alone(self, offset_ns: int) -> bool:
+        """Whether a camera's smallest delay is off as well, and most of the others are not off with it."""
         trusted = [c for c in self._clocks.values() if c.quarantined_ns is None and c.heard_ns is not None]
-        return 2 * sum(clock.off_images > 0 for clock in trusted) > len(trusted)
+        most_are_off = 2 * sum(clock.off_images > 0 for clock in trusted) > len(trusted)
+        return abs(offset_ns) > self._tolerance_ns(offset_ns) and not most_are_off
 
 
 def _useless(stamp_ns: int, before_ns: int | None) -> str:

@@ -86,7 +86,7 @@ class Synchronizer:
         self._counts = ImageCounts(cameras)
         self._watch = ClockWatch(cameras, self._limits)
         self._former = SetFormer(
-            cameras, slop_ns, timeout_ns, missing == "mask", self._counts, lambda c: self._watch.is_quarantined(c)
+            cameras, slop_ns, timeout_ns, missing == "mask", self._counts, self._is_left_out
         )
         self._held: dict[str, deque[tuple[int, Any]]] = {camera: deque() for camera in cameras}
         self._infos: dict[str, dict[int, Any]] = {camera: {} for camera in cameras}
@@ -247,6 +247,10 @@ class Synchronizer:
             return None
         self._drop_held(camera, "time_jump" if self.epoch and camera not in self._former.newest else "clock")
         return self._former.take_in(camera, stamp_ns, item)
+
+    def _is_left_out(self, camera: str) -> bool:
+        """Whether the camera's next images are not to be waited for."""
+        return bool(self._held[camera]) or self._watch.is_quarantined(camera)
 
     def _goes_back(self, camera: str, stamp_ns: int) -> bool:
         return stamp_ns < self._former.newest.get(camera, stamp_ns) - self._limits.jump_ns

@@ -73,8 +73,13 @@ class Fault:
     end: float
     claim: Claim
 
-    def holds(self, exposure_ns: int) -> bool:
-        return self.start <= (exposure_ns - EPOCH) / SECOND < self.end
+    @property
+    def start_ns(self) -> int:
+        return EPOCH + round(self.start * SECOND)
+
+    @property
+    def end_ns(self) -> int:
+        return EPOCH + round(self.end * SECOND)
 
 
 def stream(
@@ -103,7 +108,7 @@ def _one_camera(
             delay_ns += round(noise.uniform(0.03, 0.12) * SECOND)
         last_arrival_ns = max(last_arrival_ns, exposure_ns + delay_ns)
         claimed_ns = exposure_ns
-        if fault and fault.camera == camera and fault.holds(exposure_ns):
+        if fault and fault.camera == camera and fault.start_ns <= exposure_ns < fault.end_ns:
             claimed_ns = fault.claim(exposure_ns, stamp_ns)
         else:
             stamp_ns = exposure_ns
