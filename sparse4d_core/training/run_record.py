@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from typing import Any
 
 from ..atomic_write import write_json
@@ -31,11 +31,14 @@ def read_record(run: pathlib.Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
-def differences(recorded: Any, present: Any, field: str) -> Iterator[str]:
-    """Fields in which two configurations differ, such as `training.optimizer.lr: 0.0006 in the run, 0.001 now`."""
-    present = asdict(present) if hasattr(present, "__dataclass_fields__") else present
-    if isinstance(recorded, dict) and isinstance(present, dict):
-        for name in dict.fromkeys([*recorded, *present]):
-            yield from differences(recorded.get(name), present.get(name), f"{field}.{name}")
-    elif json.dumps(recorded) != json.dumps(present):
-        yield f"{field}: {json.dumps(recorded)} in the run, {json.dumps(present)} now"
+def differences(before: Any, now: Any, field: str, origin: str = "in the run") -> Iterator[str]:
+    """Fields in which two configurations, or their plain values, differ.
+
+    Yields sentences such as `training.optimizer.lr: 0.0006 in the run, 0.001 now`.
+    """
+    before, now = (asdict(value) if is_dataclass(value) else value for value in (before, now))
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in dict.fromkeys([*before, *now]):
+            yield from differences(before.get(name), now.get(name), f"{field}.{name}", origin)
+    elif json.dumps(before) != json.dumps(now):
+        yield f"{field}: {json.dumps(before)} {origin}, {json.dumps(now)} now"

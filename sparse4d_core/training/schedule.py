@@ -108,6 +108,7 @@ class OptimizerConfig:
 @dataclass(frozen=True)
 class ScheduleConfig:
     batch_size: int = 48  # samples per optimiser step, over all processes and accumulation steps
+    samples_per_process: int = 6  # of them at a time, in the published training: what a batch norm saw together
     iterations: int | None = 58_600  # optimiser steps; None: `epochs` over the data
     epochs: int = 100
     checkpoint_every_epochs: int = 20  # weights that are kept, RUN/epochs/
@@ -140,7 +141,7 @@ class TrainingConfig:
 
 
 _V3 = TrainingConfig(denoising=DenoisingConfig(), losses=LossConfig())
-_V2 = TrainingConfig(schedule=ScheduleConfig(batch_size=64, iterations=43_900))
+_V2 = TrainingConfig(schedule=ScheduleConfig(batch_size=64, samples_per_process=8, iterations=43_900))
 _V1_T1 = TrainingConfig(
     matcher=MatcherConfig(
         cost_weights=(2.0, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0),
@@ -151,7 +152,7 @@ _V1_T1 = TrainingConfig(
     ),
     sampling=SamplingConfig(splits_per_scene="all", skip_probability=0.0, reverse_probability=0.0),
     optimizer=OptimizerConfig(lr=2e-4, weight_decay=0.01, backbone_lr_factor=0.1, max_grad_norm=35.0),
-    schedule=ScheduleConfig(batch_size=8, iterations=None, epochs=24, checkpoint_every_epochs=6),
+    schedule=ScheduleConfig(batch_size=8, samples_per_process=1, iterations=None, epochs=24, checkpoint_every_epochs=6),
     initial_backbone="FCOS3D ResNet101-DCN checkpoint loaded into the whole detector (strict=False)",
 )
 _V1_T4 = replace(
@@ -196,7 +197,7 @@ TRAINING_CONFIGS: dict[str, TrainingConfig] = {
         denoising=DenoisingConfig(num_groups=3, num_temporal_groups=2),
         sampling=SamplingConfig(splits_per_scene=1, skip_probability=0.1),
         optimizer=OptimizerConfig(lr=5e-4, backbone_lr_factor=1.0, warmup_iterations=200),
-        schedule=ScheduleConfig(batch_size=8, iterations=6_000, ema_decay=0.998),
+        schedule=ScheduleConfig(batch_size=8, samples_per_process=4, iterations=6_000, ema_decay=0.998),
         scene_reset="clean",
         activation_checkpointing=False,  # a small model on CPUs: time is dearer than memory
         initial_backbone="random",

@@ -19,6 +19,7 @@ from ..data.nuscenes.dataset import NuScenesDataset
 from .batches.keyframes import Keyframes, check_trainable
 from .batches.loader import Streams, make_loader
 from .objective.frame_objective import PRECISIONS
+from .recipe import Plan, check_published
 from .run.processes import Processes, start_processes
 from .run.trainer import RunSettings, Trainer, TrainingDivergedError
 from .run_record import differences, read_record, write_record
@@ -32,7 +33,8 @@ EXAMPLES = """\
 examples:
   python -m sparse4d_core.training.train --model demo --dataroot out/world --version v1.0-mini --out out/run
   torchrun --nproc-per-node=8 -m sparse4d_core.training.train --model v3_r50 --dataroot data/nuscenes \\
-      --version v1.0-trainval --split train --out out/v3_r50 --device cuda --precision float16
+      --version v1.0-trainval --split train --out out/v3_r50 --device cuda --precision float16 \\
+      --recipe published --anchors out/anchors.npy --backbone weights/resnet50-19c8e357.pth
   the first command again with --resume: continues where the run was interrupted
 
 Every number of the preset and of its training can be given, such as
@@ -70,6 +72,7 @@ def make_parser(model: str) -> jsonargparse.ArgumentParser:
     add("--init", type=pathlib.Path, metavar="FILE", help="start from a checkpoint of the same preset (fine-tuning)")
     add("--backbone", type=pathlib.Path, metavar="FILE", help="of another task: ImageNet, FCOS3D, nuImages, DD3D")
     add("--anchors", type=pathlib.Path, metavar="FILE", help="anchors.npy from python -m sparse4d_core.data.anchors")
+    add("--recipe", choices=["published"], help="refuse whatever would differ from the published training")
     add("--iterations", type=int, help="optimiser steps, short for --training.schedule.iterations")
     add("--batch-size", type=int, help="samples per optimiser step, short for --training.schedule.batch_size")
     add("--lr", type=float, help="learning rate, short for --training.optimizer.lr")
@@ -124,6 +127,9 @@ def make_trainer(options: argparse.Namespace, processes: Processes) -> Trainer:
     """
     config, training = options.preset, options.training
     streams = Streams.divide(training.schedule.batch_size, processes.world_size, options.accumulation)
+    if options.recipe == "published":
+        check_published(plan_of(options, streams))
+    note_surprises(options)
     least = training.ground_truth.min_lidar_points
     data = NuScenesDataset(options.dataroot, options.version, split=options.split, min_lidar_points=least)
     check_trainable(data)
@@ -149,6 +155,34 @@ def make_trainer(options: argparse.Namespace, processes: Processes) -> Trainer:
     elif trainer.store.exists():
         raise ValueError(f"out: {options.out} holds a run already; continue it with --resume or give another folder")
     return trainer
+
+
+def plan_of(options: argparse.Namespace, streams: Streams) -> Plan:
+    return Plan(
+        options.model,
+        options.preset,
+        options.training,
+        options.version,
+        options.split,
+        options.backbone,
+        options.init,
+        options.anchors,
+        options.precision,
+        streams,
+    )
+
+
+def note_surprises(options: argparse.Namespace) -> None:
+    """The log names what is allowed, and may not be what was meant."""
+    usual, schedule = training_config(options.model).schedule, options.training.schedule
+    if schedule.batch_size != usual.batch_size:
+        length = f"{schedule.iterations} iterations" if schedule.iterations else f"{schedule.epochs} epochs"
+        log.warning(
+            "batch-size: %d instead of %d; the learning rate stays %g and the length %s: give --lr and --iterations to "
+            "scale them", schedule.batch_size, usual.batch_size, options.training.optimizer.lr, length,
+        )  # fmt: skip
+    if options.version == "v1.0-trainval" and options.split is None:
+        log.warning("split: none given, so the scenes of val, which scores are compared on, are trained on too")
 
 
 def check_resumable(run: pathlib.Path, model: Sparse4DConfig, training: TrainingConfig) -> None:

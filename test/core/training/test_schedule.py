@@ -49,6 +49,7 @@ def check_optimizer(recorded, ours):
 
 def check_schedule(recorded, ours):
     assert ours.batch_size == recorded["num_gpus"] * recorded["batch_size_per_gpu"]
+    assert ours.samples_per_process == recorded["batch_size_per_gpu"]
     assert ours.epochs == recorded["num_epochs"]
     assert ours.checkpoint_every_epochs == recorded["checkpoint_every_epochs"]
     assert ours.iterations == recorded.get("max_iters")
