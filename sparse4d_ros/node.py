@@ -246,6 +246,8 @@ class DetectorNode(LifecycleNode):
 
     def look_after_losses(self) -> None:
         """Once a second: logs what was lost since the last time, and remembers the counters."""
+        for event in self.synchronizer.take_events():
+            self.get_logger().warning(event.text)
         self._watch.look(self._moment())
 
     def health(self) -> list[ComponentHealth]:

@@ -24,6 +24,9 @@ EXPLANATIONS = {
     "duplicate_stamp": "the camera had sent this stamp already",
     "out_of_order": "older than the camera's newest image",
     "late": "their set was gone already",
+    "no_stamp": "their stamp was zero",
+    "clock": "their stamp lies in another time than those of the other cameras",
+    "quarantined": "the camera's clock disagrees with those of the other cameras",
     "time_jump": "time went back; everything older was forgotten",
     "reset": "forgotten on request",
 }

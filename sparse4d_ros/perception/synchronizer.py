@@ -85,9 +85,7 @@ class Synchronizer:
         self._require_info = require_info
         self._counts = ImageCounts(cameras)
         self._watch = ClockWatch(cameras, self._limits)
-        self._former = SetFormer(
-            cameras, slop_ns, timeout_ns, missing == "mask", self._counts, self._is_left_out
-        )
+        self._former = SetFormer(cameras, slop_ns, timeout_ns, missing == "mask", self._counts, self._is_left_out)
         self._held: dict[str, deque[tuple[int, Any]]] = {camera: deque() for camera in cameras}
         self._infos: dict[str, dict[int, Any]] = {camera: {} for camera in cameras}
         self._ready: SyncedSet | None = None

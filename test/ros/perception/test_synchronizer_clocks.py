@@ -33,7 +33,9 @@ def bad_clock(claim, rig: Rig = NUSCENES, start: float = 2.0, end: float = 99.0,
     return streams.stream(rig, seconds, seed=1, fault=Fault("cam_1", start, end, claim))
 
 
-def shifted(images: list[Image], from_s: float, stamps_s: float = 0, arrivals_s: float = 0, cameras=None) -> list[Image]:
+def shifted(
+    images: list[Image], from_s: float, stamps_s: float = 0, arrivals_s: float = 0, cameras=None
+) -> list[Image]:
     """Stamps or arrivals of what is exposed from then on, moved; of all cameras or of some."""
     return sorted(
         (
@@ -301,7 +303,9 @@ def test_arrival_times_may_have_an_origin_of_their_own():
 # --- without arrival times --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("claim", [streams.offset(-2 * SECOND), streams.offset(2 * SECOND), streams.stuck, streams.zero])
+@pytest.mark.parametrize(
+    "claim", [streams.offset(-2 * SECOND), streams.offset(2 * SECOND), streams.stuck, streams.zero]
+)
 def test_without_arrival_times_differences_of_seconds_are_found(claim):
     sync = synchronizer()
     sets = feed(sync, bad_clock(claim), with_arrivals=False)
