@@ -22,7 +22,7 @@ from sparse4d_core.config import PRESETS
 pytestmark = pytest.mark.timeout(1800)
 
 # Options of programs that are not ours, and of pytest (conftest.py has them), where prose names them alone.
-FOREIGN_OPTIONS = {"--nnodes", "--node-rank", "--rdzv-endpoint", "--nproc-per-node", "--skip-keys", "--shm-size"}
+FOREIGN_OPTIONS = {"--nnodes", "--node-rank", "--rdzv-endpoint", "--nproc-per-node", "--shm-size", "--ipc", "--network"}
 PYTEST_OPTIONS = set(re.findall(r'"(--[\w-]+)"', (ROOT / "test" / "conftest.py").read_text()))
 EXAMPLES = {"my_rig.yaml"}  # files that a reader would write
 TEXT_FILES = (".py", ".md", ".yaml", ".yml", ".toml", ".rst", ".xml", ".txt", "Makefile")
@@ -300,3 +300,10 @@ def test_the_workflow_does_what_the_readme_says():
     workflow = re.sub(r"^ +", "", read(".github/workflows/ci.yml"), flags=re.MULTILINE)
     assert len(recipe) > 5
     assert "\n".join(recipe) + "\n" in workflow
+
+
+def test_the_workspace_leaves_to_pip_what_only_pip_has():
+    """rosdep may not write into the system's Python: the manifest has no such key, so there is none to skip."""
+    manifest = xml.etree.ElementTree.parse(ROOT / "package.xml")
+    assert [entry.text for entry in manifest.iter("exec_depend") if entry.text.endswith("-pip")] == []
+    assert "--skip-keys" not in read("README.md")

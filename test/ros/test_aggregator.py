@@ -19,7 +19,6 @@ from sparse4d_ros.node import DetectorNode  # noqa: E402
 pytestmark = pytest.mark.ros
 
 ROOT = Path(__file__).resolve().parents[2]
-DOMAIN = 74
 PARAMETERS = {"model": "demo", "diagnostics_period": 0.1}
 SECONDS = 60.0  # until the first message, on the slowest machine
 
@@ -37,9 +36,9 @@ def analyzers_of(status: str) -> list[str]:
 class Published:
     """Names of the statuses in the newest message."""
 
-    def __init__(self):
+    def __init__(self, domain: int):
         self.context = rclpy.Context()
-        rclpy.init(context=self.context, domain_id=DOMAIN)
+        rclpy.init(context=self.context, domain_id=domain)
         overrides = [Parameter(name, value=value) for name, value in PARAMETERS.items()]
         self.node = DetectorNode(context=self.context, parameter_overrides=overrides)
         self.listener = rclpy.create_node("listener", context=self.context)
@@ -68,8 +67,8 @@ class Published:
 
 
 @pytest.fixture(scope="module")
-def published():
-    node = Published()
+def published(module_domain):
+    node = Published(module_domain)
     yield node
     node.close()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import math
-import re
 import struct
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +12,8 @@ import pytest
 import yaml
 
 pytest.importorskip("rclpy")
+
+from sparse4d_ros.messages.markers import MARKER_LIFETIME  # noqa: E402
 from sparse4d_ros.messages.outgoing import OUTPUTS  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,17 +48,12 @@ def docks(state: bytes) -> dict[str, Dock]:
     return found
 
 
-def python_constant(name: str, folder: str):
-    """The value of the one assignment to that name in the Python files of a folder."""
-    trees = [ast.parse(path.read_text()) for path in (ROOT / folder).rglob("*.py")]
-    values = [
-        node.value
-        for tree in trees
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == [name]
-    ]
-    assert len(values) == 1, f"{name}: assigned {len(values)} times"
-    return ast.literal_eval(values[0])
+def launch_constant(name: str):
+    """The value of the one assignment to that name in the launch file."""
+    tree = ast.parse((ROOT / "launch" / "detector.launch.py").read_text())
+    assignments = [node for node in ast.walk(tree) if isinstance(node, ast.Assign)]
+    (value,) = [node.value for node in assignments if ast.unparse(node.targets[0]) == name]
+    return ast.literal_eval(value)
 
 
 def test_every_topic_follows_the_namespace():
@@ -66,23 +62,21 @@ def test_every_topic_follows_the_namespace():
 
 
 def test_every_topic_of_the_node_is_one_that_it_publishes():
-    outputs = (ROOT / "sparse4d_ros" / "online" / "outputs.py").read_text()
-    published = {*OUTPUTS, *re.findall(r'"~/([\w/]+)"', outputs)}
     shown = {topic.removeprefix("sparse4d/") for topic in TOPICS.values() if topic.startswith("sparse4d/")}
     assert shown == {"markers", "track_states", "overlay/compressed"}
-    assert shown <= published
+    assert shown <= {*OUTPUTS, "overlay/compressed"}
 
 
 def test_the_launch_file_remaps_every_topic_of_the_node():
     """image_transport resolves the topic without the transport, so that is what has to be remapped."""
     bases = {topic.removesuffix("/compressed") for topic in TOPICS.values() if topic.startswith("sparse4d/")}
-    assert {f"sparse4d/{output}" for output in python_constant("outputs", "launch")} == bases
+    assert {f"sparse4d/{output}" for output in launch_constant("outputs")} == bases
 
 
 def test_the_launch_file_leads_the_camera_display_to_its_calibration():
     """rviz takes the parent of the subscribed topic, in the root namespace, as the folder of camera_info."""
     image = TOPICS["Front camera"]
-    looked_for, there = python_constant("calibration", "launch")
+    looked_for, there = launch_constant("calibration")
     assert looked_for == f"/{image.rsplit('/', 1)[0]}/camera_info"
     assert there == f"{image.removesuffix('/compressed').rsplit('/', 1)[0]}/camera_info"
 
@@ -127,7 +121,7 @@ def test_frame_names_can_be_read():
 
 
 def test_spheres_go_when_the_boxes_go():
-    assert DISPLAYS["Track states"]["Decay Time"] == python_constant("MARKER_LIFETIME", "sparse4d_ros")
+    assert DISPLAYS["Track states"]["Decay Time"] == MARKER_LIFETIME
 
 
 @pytest.mark.parametrize("shown, visible", [(b"\x01", True), (b"\x00", False)])

@@ -25,7 +25,6 @@ from rcl_interfaces.srv import GetParameters  # noqa: E402
 pytestmark = pytest.mark.ros
 
 ROOT = Path(__file__).resolve().parents[2]
-DOMAIN = 75
 SECONDS = 120.0  # for anything to happen, on the slowest machine
 FILES = {name: ROOT / "launch" / f"{name}.launch.py" for name in ("detector", "replay")}
 NEEDS_LAUNCH = pytest.mark.skipif(
@@ -102,7 +101,7 @@ class Launch:
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory) -> dict[str, str]:
+def environment(tmp_path_factory, module_domain) -> dict[str, str]:
     """Variables of a ROS prefix that holds the package as its sources are."""
     prefix = tmp_path_factory.mktemp("prefix")
     share, programs = prefix / "share" / "sparse4d_ros", prefix / "lib" / "sparse4d_ros"
@@ -119,7 +118,7 @@ def environment(tmp_path_factory) -> dict[str, str]:
     return os.environ | {
         "AMENT_PREFIX_PATH": f"{prefix}{os.pathsep}{os.environ.get('AMENT_PREFIX_PATH', sys.prefix)}",
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-        "ROS_DOMAIN_ID": str(DOMAIN),
+        "ROS_DOMAIN_ID": str(module_domain),
         "ROS_LOG_DIR": str(prefix / "log"),
         "OMP_NUM_THREADS": "1",
     }
@@ -142,10 +141,10 @@ def launch(environment) -> Iterator[Callable[..., Launch]]:
 
 
 @pytest.fixture
-def call() -> Iterator[Callable]:
+def call(module_domain) -> Iterator[Callable]:
     """Calls a service and returns its response."""
     context = rclpy.Context()
-    rclpy.init(context=context, domain_id=DOMAIN)
+    rclpy.init(context=context, domain_id=module_domain)
     node = rclpy.create_node("caller", context=context)
     executor = rclpy.executors.SingleThreadedExecutor(context=context)
     executor.add_node(node)

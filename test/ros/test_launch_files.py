@@ -21,7 +21,6 @@ from sparse4d_ros.parameters import NodeParameters  # noqa: E402
 pytestmark = pytest.mark.ros
 
 ROOT = Path(__file__).resolve().parents[2]
-DOMAIN = 76
 FILES = {name: ROOT / "launch" / f"{name}.launch.py" for name in ("detector", "replay")}
 
 
@@ -62,7 +61,7 @@ def test_every_option_of_the_player_exists(capsys):
     assert options and options <= set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
 
 
-def test_the_status_that_is_not_worth_a_respawn_is_that_of_a_refused_parameter():
+def test_the_status_that_is_not_worth_a_respawn_is_that_of_a_refused_parameter(ros_domain):
     command = [sys.executable, "-m", "sparse4d_ros.node", "--ros-args", "-p", "model:=nonsense"]
-    status = subprocess.run(command, cwd=ROOT, capture_output=True, env=os.environ | {"ROS_DOMAIN_ID": str(DOMAIN)})
+    status = subprocess.run(command, cwd=ROOT, capture_output=True, env=os.environ | {"ROS_DOMAIN_ID": str(ros_domain)})
     assert status.returncode == ast.literal_eval(assigned("detector", "REFUSED"))
