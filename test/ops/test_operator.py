@@ -14,7 +14,7 @@ import cuda_ops
 from cuda_ops import kernels_loaded, reference
 from cuda_ops.layout import integers
 from ops.inputs import fused_arguments, plain_arguments
-from ops.paths import DEVICES, fused, on, plain, to
+from ops.paths import DEVICES, PATHS, aggregation, fused, on, plain, to
 
 OPERATORS = {
     "plain": (plain, reference.deformable_aggregation, plain_arguments, (0, 3, 4)),
@@ -31,12 +31,13 @@ BACKWARD_SCHEMAS = {
 }
 
 
-def _gradients(implementation, arguments, differentiable, device="cpu"):
-    """Output and gradients, on the CPU."""
+def _gradients(implementation, arguments, differentiable, device="cpu", rounded=None):
+    """Output and gradients, on the CPU, in a random direction, whose numbers the dtype `rounded` can hold."""
     arguments = to(device, arguments)
     arguments = [a.detach().clone().requires_grad_(i in differentiable) for i, a in enumerate(arguments)]
     output = implementation(*arguments)
-    direction = torch.randn(output.shape, generator=torch.Generator().manual_seed(9)).to(output)
+    direction = torch.randn(output.shape, generator=torch.Generator().manual_seed(9)).to(rounded or output.dtype)
+    direction = direction.to(output)
     gradients = torch.autograd.grad(output, [arguments[i] for i in differentiable], direction)
     return [output.detach().cpu(), *(gradient.cpu() for gradient in gradients)]
 
@@ -146,14 +147,49 @@ def test_bfloat16_is_as_exact_as_its_storage(name, device):
         torch.testing.assert_close(a, e, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", OPERATORS)
-def test_autocast_lowers_features_only(name):
+def test_every_feature_type_against_double_precision(name, device, dtype):
+    """On the same rounded features: the results' own rounding, and the rounding of sums in float32 (or float64)."""
+    operator, definition, make, differentiable = OPERATORS[name]
+    if dtype == torch.float16 and device != "cuda":
+        pytest.skip("float16 is for CUDA only")
+    arguments = make(dtype=dtype, anchors=40, channels=64)
+    with on(device) as torch_device:
+        actual = _gradients(operator, arguments, differentiable, torch_device)
+    wide = [a.double() if a.is_floating_point() else a for a in arguments]
+    expected = _gradients(definition, wide, differentiable, rounded=dtype)
+    for a, e in zip(actual, expected, strict=True):
+        sums = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps
+        assert (a - e).abs().max() <= (2 * torch.finfo(a.dtype).eps + 64 * sums) * e.abs().max()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", OPERATORS)
+def test_a_view_with_an_odd_offset(name, device):
+    """Contiguous, but not where wide loads would want it."""
     operator, _, make, _ = OPERATORS[name]
-    features, *rest = make()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        output = operator(features, *rest)
-    assert output.dtype == torch.bfloat16
-    assert torch.equal(output, operator(features.bfloat16(), *rest))
+    features, *rest = make(channels=64)
+    longer = torch.cat([features.new_zeros(1), features.flatten()])
+    with on(device) as torch_device:
+        *arguments, whole, longer = to(torch_device, [*rest, features, longer])
+        odd = longer[1:].view_as(whole)
+        assert odd.is_contiguous() and odd.data_ptr() % 16
+        actual, expected = operator(odd, *arguments), operator(whole, *arguments)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", OPERATORS)
+def test_autocast_lowers_features_only(name, device):
+    operator, _, make, _ = OPERATORS[name]
+    with on(device) as torch_device:
+        features, *rest = to(torch_device, make())
+        with torch.autocast(torch_device, dtype=torch.bfloat16):
+            output = operator(features, *rest)
+        assert output.dtype == torch.bfloat16
+        assert torch.equal(output, operator(features.bfloat16(), *rest))
 
 
 @pytest.mark.parametrize("device", [device for device in DEVICES if isinstance(device, str)])
@@ -172,21 +208,24 @@ def test_result_does_not_depend_on_threads(name, device):
     assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
 
 
-@pytest.mark.parametrize("implementation", [plain, reference.deformable_aggregation], ids=["kernel", "reference"])
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e30, -1e30, 0.0, 1.0])
-def test_undefined_locations_count_nothing(implementation, value):
+def test_undefined_locations_count_nothing(path, value):
     features, shapes, starts, location, weights = plain_arguments()
     location[:, :, :, :, 0] = 0.5
     location[0, :, :, :, 0] = value
-    output, *gradients = _gradients(implementation, (features, shapes, starts, location, weights), (0, 3, 4))
+    with aggregation(path) as implementation:
+        output, *gradients = _gradients(implementation, (features, shapes, starts, location, weights), (0, 3, 4))
     assert output[0].eq(0).all() and output[1].ne(0).any()
     assert all(gradient[0].eq(0).all() for gradient in gradients)
 
 
-def test_rows_that_no_map_uses_get_zero_gradient():
+@pytest.mark.parametrize("path", PATHS)
+def test_rows_that_no_map_uses_get_zero_gradient(path):
     features, shapes, starts, location, weights = plain_arguments()
     padded = torch.cat([features, torch.full_like(features[:, :5], float("nan"))], 1)
-    _, gradient, *_ = _gradients(plain, (padded, shapes, starts, location, weights), (0, 3, 4))
+    with aggregation(path) as implementation:
+        _, gradient, *_ = _gradients(implementation, (padded, shapes, starts, location, weights), (0, 3, 4))
     assert gradient[:, -5:].eq(0).all() and gradient[:, :-5].ne(0).any()
 
 
@@ -252,14 +291,15 @@ def test_torch_compile_without_graph_break(name, device):
 def test_export_keeps_the_operator_and_its_tables(name):
     """Tables are constants of the graph, not inputs that a device would have to be found for."""
 
+    features, shapes, starts, *rest = _with_tables_of_integers(OPERATORS[name][2]())
+
     class Module(torch.nn.Module):
         def forward(self, features, *rest):
-            return PUBLIC[name](features, shapes.tolist(), starts.tolist(), *rest)
+            return PUBLIC[name](features, shapes, starts, *rest)
 
-    features, shapes, starts, *rest = OPERATORS[name][2]()
     graph = torch.export.export(Module(), (features, *rest)).graph
     (node,) = (node for node in graph.nodes if node.target is SCHEMAS[name])
-    assert node.args[1:3] == (shapes.flatten().tolist(), starts.flatten().tolist())
+    assert (list(node.args[1]), list(node.args[2])) == (shapes, starts)
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
