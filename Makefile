@@ -1,4 +1,4 @@
-# make demo | quick | test | bench | lint. Each target prepares what it needs, once; later calls start at once.
+# make demo | quick | test | bench | gpu | lint. Each target prepares what it needs, once; later calls start at once.
 #
 # With a ROS 2 installation sourced, its packages are used. Otherwise ROS 2 comes from Python wheels, Kilted or, with
 # ROS=jazzy, Jazzy, and the interface packages which no wheel carries are built from underlay/. Each has an environment
@@ -31,7 +31,7 @@ LARGE_MESSAGES := FASTDDS_DEFAULT_PROFILES_FILE=$(PROFILES) FASTRTPS_DEFAULT_PRO
 # Set by the start-up file of the ROS 2 wheels of another environment; there it would stop ours from finding its libraries.
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
-.PHONY: help setup operator demo quick test bench lint format clean
+.PHONY: help setup operator demo quick test bench gpu lint format clean
 .DELETE_ON_ERROR:
 
 help:
@@ -41,6 +41,7 @@ help:
 	@echo "               PROCESSES=0 for one after the other; by default one process a core)"
 	@echo "make bench     measure operator, model, transport and intake; JSON in $(OUT)/bench"
 	@echo "               (KEEP=amd-epyc-2-cores: also in benchmarks/results, under that name of the machine)"
+	@echo "make gpu       on a GPU: build, run the tests that need one, measure; with the PYTHON at hand (torch, nvcc, pytest)"
 	@echo "make lint      style of Python and C++                           (make format corrects it)"
 	@echo "make setup     the environment alone: $(VENV)                    (make operator compiles the kernels as well)"
 	@echo "make clean     remove $(OUT)/, the environment and the compiled operator"
@@ -112,6 +113,13 @@ bench: $(VENV)/.dev operator
 	$(PY) -m sparse4d_core.benchmark --out $(OUT)/bench/model.json
 	$(PY) -m sparse4d_core.benchmark.loader_throughput --model demo --out $(OUT)/bench/loader.json
 	$(foreach part,$(if $(KEEP),$(PARTS)),cp $(OUT)/bench/$(part).json benchmarks/results/$(KEEP)-$(part).json &&) true
+
+# No environment of ours: a GPU host has its own torch, and needs nvcc, NumPy, OpenCV, Pillow, SciPy and pytest beside it.
+# GPU_ARGS='--device cpu --quick' rehearses it without a GPU.
+GPU_ARGS ?=
+
+gpu:
+	$(PYTHON) -m sparse4d_core.benchmark.gpu --out 'benchmarks/results/<hardware>-gpu.json' $(GPU_ARGS)
 
 CPP = $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 

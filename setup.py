@@ -65,6 +65,7 @@ setup(
             "benchmark_operator = cuda_ops.benchmark:main",
             "benchmark_model = sparse4d_core.benchmark.__main__:main",
             "benchmark_presets = sparse4d_core.benchmark.preset_cost:main",
+            "benchmark_gpu = sparse4d_core.benchmark.gpu:main",
             "benchmark_loader = sparse4d_core.benchmark.loader_throughput:main",
             "benchmark_transport = sparse4d_ros.benchmark.transport:main",
             "benchmark_intake = sparse4d_ros.benchmark.intake:main",

@@ -37,6 +37,7 @@ COMMANDS = {
     "benchmark_operator": "cuda_ops.benchmark",
     "benchmark_model": "sparse4d_core.benchmark",
     "benchmark_presets": "sparse4d_core.benchmark.preset_cost",
+    "benchmark_gpu": "sparse4d_core.benchmark.gpu",
     "benchmark_loader": "sparse4d_core.benchmark.loader_throughput",
     "benchmark_transport": "sparse4d_ros.benchmark.transport",
     "benchmark_intake": "sparse4d_ros.benchmark.intake",

@@ -1,0 +1,142 @@
+"""Times on a GPU, by events around replays of CUDA graphs: the operator beside other designs, and whole frames."""
+
+from __future__ import annotations
+
+import pathlib
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+
+from cuda_ops import deformable_aggregation, flatten_maps, fused_deformable_aggregation
+from cuda_ops.graph_timing import median_milliseconds
+from cuda_ops.layout import integers
+from cuda_ops.workload import STRIDES, Inputs, Workload, make_inputs
+
+from ..inference.cuda_graph import StepGraph
+from ..inference.pipeline import Pipeline
+from ..network.aggregation import gather_points
+from .published_kernel import compile_published_kernel, published_forward
+from .ring_frames import ring_frames
+
+QUICK = Workload(anchors=20, points=3, cameras=2, channels=32, groups=4, image_wh=(64, 32))
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+ROUNDING = 2e-4  # of sums of products of order one in float32, in any order
+Row = dict[str, object]
+Job = tuple[str, Callable[[], object]]
+
+
+def operator_rows(device: str, quick: bool) -> list[Row]:
+    """Median milliseconds with warm and with cold caches, at the sizes of v3_r50.
+
+    A part that does not run here has `not_run` with the reason in place of times.
+    """
+    on_gpu = device.startswith("cuda")
+    rows: list[Row] = []
+    with torch.no_grad():
+        for everywhere in (False,) if quick else (False, True):
+            workload = QUICK if quick else Workload(everywhere=everywhere)
+            visible = {"visible": "all" if everywhere else "ring"}
+            for dtype in DTYPES if on_gpu else DTYPES[:2]:
+                inputs = make_inputs(workload, 0, dtype, device)
+                named = visible | {"dtype": str(dtype).removeprefix("torch.")}
+                rows += [_timed(job, device, quick) | named for job in _kernels(inputs)]
+                rows += [_timed(job, device, quick) | named for job in _pytorch(inputs, workload)]
+            rows.append(_published(workload, device, quick) | visible | {"dtype": "float32"})
+    if not on_gpu:
+        rows.append({"operation": "every operation in float16", "not_run": "the CPU kernels have no float16"})
+    return rows
+
+
+def _timed(job: Job, device: str, quick: bool) -> Row:
+    name, run = job
+    row: Row = {"operation": name, "warm_ms": median_milliseconds(run, device, False, 2 if quick else 50)}
+    if not quick:
+        row["cold_ms"] = median_milliseconds(run, device, True)
+    return row
+
+
+def _kernels(inputs: Inputs) -> Iterator[Job]:
+    yield "forward", lambda: deformable_aggregation(*inputs.plain())
+    yield "fused forward", lambda: fused_deformable_aggregation(*inputs.fused())
+    features, shapes, starts, *others = inputs.plain()
+    tables = integers("spatial_shapes", shapes), integers("scale_start_index", starts)
+    arguments = (torch.ones_like(deformable_aggregation(*inputs.plain())), features, *tables, *others)
+    backward = torch.ops.sparse4d.deformable_aggregation_backward
+    yield "backward", lambda: backward(*arguments, (True, True, True))
+
+
+def _pytorch(inputs: Inputs, workload: Workload) -> Iterator[Job]:
+    """The published PyTorch path: one grid_sample a level for all cameras. And the layout that the operator needs."""
+    maps = feature_maps(inputs, workload)
+    location = inputs.location.permute(0, 3, 1, 2, 4).contiguous()
+    wide = [level.to(location.dtype) for level in maps]
+    yield "PyTorch forward, cameras in one batch", lambda: gather_points(wide, location, inputs.fused_weights).sum(2)
+    yield "layout", lambda: flatten_maps(maps)[0]
+
+
+def feature_maps(inputs: Inputs, workload: Workload) -> list[torch.Tensor]:
+    """The pyramid that `inputs.features` is the layout of: L levels of [B, N, C, h, w]."""
+    batch, _, channels = inputs.features.shape
+    maps = []
+    for level in range(len(STRIDES)):
+        cameras = []
+        for camera in range(workload.cameras):
+            height, width = inputs.spatial_shapes[camera, level].tolist()
+            start = int(inputs.scale_start_index[camera, level])
+            rows = inputs.features[:, start : start + height * width]
+            cameras.append(rows.transpose(1, 2).reshape(batch, channels, height, width))
+        maps.append(torch.stack(cameras, dim=1))
+    return maps
+
+
+def _published(workload: Workload, device: str, quick: bool) -> Row:
+    name = "forward, published design with atomic additions"
+    if not device.startswith("cuda"):
+        return {"operation": name, "not_run": "needs a GPU"}
+    inputs = make_inputs(workload, 0, torch.float32, device)
+    major, minor = torch.cuda.get_device_capability(device)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            run, output = published_forward(compile_published_kernel(pathlib.Path(folder), f"{major}{minor}"), inputs)
+    except RuntimeError as error:
+        return {"operation": name, "not_run": str(error)}
+    run()
+    torch.testing.assert_close(output, deformable_aggregation(*inputs.plain()), rtol=ROUNDING, atol=ROUNDING)
+    return _timed((name, run), device, quick)
+
+
+def frame_rows(device: str, quick: bool) -> list[Row]:
+    """Median milliseconds of a continuing frame and its stages: eager and captured, in every precision."""
+    on_gpu = device.startswith("cuda")
+    rows: list[Row] = []
+    for model in ("demo",) if quick else ("demo", "v3_r50"):
+        for precision in ("float32", "bfloat16", "float16") if on_gpu else ("float32",):
+            for captured in (False, True):
+                named: Row = {"model": model, "precision": precision, "step": "captured" if captured else "eager"}
+                rows.append(named | _frame(model, device, precision, captured, 2 if quick else 40))
+        named = {"model": model, "precision": "float16", "step": "compiled and captured"}
+        rows.append(named | _frame(model, device, "float16", True, 40, compile=True))
+    return rows
+
+
+def _frame(model: str, device: str, precision: str, captured: bool, count: int, compile: bool = False) -> Row:
+    if captured and not device.startswith("cuda"):
+        return {"not_run": "needs a GPU: a CUDA graph"}
+    pipeline = Pipeline.from_preset(model, device=device, precision=precision, compile=compile, allow_untrained=True)
+    if captured and not compile:  # the graph alone
+        pipeline._graph = StepGraph(pipeline._network, pipeline._settled)
+    frames = ring_frames(pipeline.config, 2)
+    width_height = [(image.shape[1], image.shape[0]) for image in frames[0].images]
+    if device.startswith("cuda"):
+        pipeline.compile = captured
+        pipeline.warm_up(width_height)
+    state = pipeline.step(frames[0]).state
+    times: list[dict[str, float]] = []
+    for _ in range(count):  # the same continuing frame again and again
+        start = time.perf_counter()
+        result = pipeline.step(frames[1], state)
+        times.append({"total": (time.perf_counter() - start) * 1e3} | result.timings_ms)
+    return {f"{stage}_ms": statistics.median(t[stage] for t in times) for stage in times[0]}
