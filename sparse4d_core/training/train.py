@@ -22,6 +22,7 @@ from .objective.frame_objective import PRECISIONS
 from .recipe import Plan, check_published
 from .run.processes import Processes, start_processes
 from .run.trainer import RunSettings, Trainer, TrainingDivergedError
+from .run.validation import Validation
 from .run_record import differences, read_record, write_record
 from .schedule import TrainingConfig, training_config
 from .starting_model import build_model
@@ -41,7 +42,8 @@ Every number of the preset and of its training can be given, such as
   --preset.num_anchors 128 --training.optimizer.weight_decay 0.01 --training.augmentation.scale_range [0.4,0.5]
   --training.denoising null
 
-RUN holds config.json, log.jsonl, tensorboard/, checkpoints/, epochs/ and at the end model.pt, the weights to use.
+RUN holds config.json, log.jsonl, tensorboard/, checkpoints/, epochs/, with --validation-split best.pt, and at the end
+model.pt, the weights to use.
 """
 
 
@@ -81,6 +83,8 @@ def make_parser(model: str) -> jsonargparse.ArgumentParser:
     add("--precision", choices=list(PRECISIONS), default="float32", help="of backbone and neck")
     add("--threads", type=int, help="CPU threads of the network; null: PyTorch's choice")
     add("--workers", type=int, default=1, help="processes that read and augment images")
+    add("--validation-split", type=str, help="score the model on these scenes while it trains and keep the best")
+    add("--validation-epochs", type=int, default=10, help="epochs between two validations")
     add("--seed", type=int, default=0, help="of weights, data order and augmentation")
     add("--checkpoint-minutes", type=float, default=5.0, help="minutes between checkpoints")
     add("--preset", type=Sparse4DConfig, default=preset(model), help="the model, field by field")
@@ -147,7 +151,7 @@ def make_trainer(options: argparse.Namespace, processes: Processes) -> Trainer:
     files = {"anchors": options.anchors, "init": options.init, "backbone": options.backbone}
     model = build_model(config, training, options.seed, **files)
     torch.manual_seed(options.seed + processes.rank)
-    trainer = Trainer(model, training, loader, settings, processes)
+    trainer = Trainer(model, training, loader, settings, processes, make_validation(options, settings))
     if options.resume:
         check_resumable(options.out, config, training)
         if not trainer.resume():
@@ -155,6 +159,23 @@ def make_trainer(options: argparse.Namespace, processes: Processes) -> Trainer:
     elif trainer.store.exists():
         raise ValueError(f"out: {options.out} holds a run already; continue it with --resume or give another folder")
     return trainer
+
+
+def make_validation(options: argparse.Namespace, settings: RunSettings) -> Validation | None:
+    """What `--validation-split` asks for.
+
+    Raises:
+        DatasetError: a split without annotations or with images missing.
+        ValueError: an interval of no epoch.
+    """
+    if options.validation_split is None:
+        return None
+    if options.validation_epochs < 1:
+        raise ValueError(f"validation-epochs: expected at least 1, got {options.validation_epochs}")
+    data = NuScenesDataset(options.dataroot, options.version, split=options.validation_split)
+    check_trainable(data)
+    every = options.validation_epochs * settings.epoch_iterations
+    return Validation(data, options.out / "validation", every, options.precision)
 
 
 def plan_of(options: argparse.Namespace, streams: Streams) -> Plan:

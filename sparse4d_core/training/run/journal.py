@@ -47,6 +47,17 @@ class Journal:
             self._tensorboard.add_scalar(name, value, iteration)
         self._bar.set_postfix(loss=f"{values['loss']:.2f}", lr=f"{values['lr']:.1e}", refresh=False)
 
+    def scores(self, iteration: int, values: dict[str, float]) -> None:
+        """Of a validation."""
+        if not self._enabled:
+            return
+        named = {f"validation/{name}": value for name, value in values.items()}
+        self._file.write(json.dumps({"iteration": iteration, **named}) + "\n")
+        self._file.flush()
+        for name, value in named.items():
+            self._tensorboard.add_scalar(name, value, iteration)
+        self._bar.write(f"iteration {iteration}: NDS {values['nds']:.4f}, mAP {values['map']:.4f}")
+
     def event(self, iteration: int, text: str, **details: Any) -> None:
         """Something that does not happen in every iteration."""
         if self._enabled:

@@ -17,7 +17,7 @@ from ...atomic_write import atomic_write, write_json
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2  # of what is stored
+FORMAT = 3  # of what is stored
 
 
 class CheckpointStore:

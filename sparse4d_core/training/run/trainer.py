@@ -5,11 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import pathlib
-import signal
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -29,7 +27,9 @@ from .journal import Journal
 from .optimizer import learning_rate, make_optimizer, moving_average, set_learning_rate
 from .processes import Processes
 from .run_state import pack_random_state, pack_state, pack_torch, unpack_random_state, unpack_state, unpack_torch
+from .stop_request import stop_requests
 from .store import CheckpointStore
+from .validation import Validation
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,13 @@ class Trainer:
     """
 
     def __init__(
-        self, model: Sparse4D, config: TrainingConfig, loader: BatchLoader, settings: RunSettings, processes: Processes
+        self,
+        model: Sparse4D,
+        config: TrainingConfig,
+        loader: BatchLoader,
+        settings: RunSettings,
+        processes: Processes,
+        validation: Validation | None = None,
     ):
         self.config, self.settings, self.processes, self.loader = config, settings, processes, loader
         # Channels last: convolutions are about 1.4 times as fast on CPUs (and faster in half precision on GPUs).
@@ -93,6 +99,8 @@ class Trainer:
         self.grid_rng = np.random.RandomState([settings.seed, processes.rank, 2])
         self.states: list[TemporalState | None] = [None] * settings.accumulation
         self.store = CheckpointStore(settings.out / "checkpoints")
+        self.validation = validation
+        self.best = -math.inf  # NDS of all validations
         self.iteration = 0
         self.skipped = 0
         self._bad_in_a_row = 0
@@ -112,6 +120,7 @@ class Trainer:
                 while self.iteration < self.settings.iterations:
                     self._iterate(journal, means)
                     self._keep_epoch()
+                    self._validate(journal)
                     stopping = self.processes.any(stop.requested)
                     due = self.processes.any(time.monotonic() - saved_at > self.settings.checkpoint_seconds)
                     if stopping or due:
@@ -251,6 +260,7 @@ class Trainer:
             "preset": self.model.config.name,
             "iteration": self.iteration,
             "skipped": self.skipped,
+            "best": self.best,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -277,7 +287,7 @@ class Trainer:
             raise ValueError(
                 f"resume: the run had {len(content['ranks'])} processes, this one has {self.processes.world_size}"
             )
-        self.iteration, self.skipped = content["iteration"], content["skipped"]
+        self.iteration, self.skipped, self.best = content["iteration"], content["skipped"], content["best"]
         self.model.load_state_dict(content["model"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.scaler.load_state_dict(content["scaler"])
@@ -297,13 +307,29 @@ class Trainer:
             epoch = self.iteration // self.settings.epoch_iterations
             self.export(self.settings.out / "epochs" / f"{epoch:03d}.pt")
 
-    def export(self, path: pathlib.Path | None = None) -> None:
-        """The weights to use, averaged where an average is kept, as a checkpoint (default: RUN/model.pt)."""
+    def _validate(self, journal: Journal) -> None:
+        """Scores on other scenes where they are due; RUN/best.pt holds the weights of the best NDS so far."""
+        last = self.iteration == self.settings.iterations
+        if self.validation is None or (self.iteration % self.validation.every and not last):
+            return
+        scores = self.validation.scores(self.usable, self.processes)
+        journal.scores(self.iteration, scores)
+        if scores["nds"] > self.best:
+            self.best = scores["nds"]
+            self.export(self.settings.out / "best.pt", scores)
+
+    @property
+    def usable(self) -> Sparse4D:
+        """The weights to use: averaged where an average is kept."""
+        return self.model if self.average is None else self.average.module
+
+    def export(self, path: pathlib.Path | None = None, scores: dict[str, float] | None = None) -> None:
+        """The weights to use as a checkpoint (default: RUN/model.pt)."""
         if not self.processes.is_first:
             return
-        model = self.model if self.average is None else self.average.module
         meta = {"iterations": self.iteration, "seed": self.settings.seed, "training": _plain(asdict(self.config))}
-        save_checkpoint(path or self.settings.out / "model.pt", model, meta)
+        meta |= {} if scores is None else {"scores": scores}
+        save_checkpoint(path or self.settings.out / "model.pt", self.usable, meta)
 
     def _picture(self, journal: Journal, batch: Batch, result: ForwardResult) -> None:
         from .tensorboard_pictures import overlay
@@ -329,27 +355,6 @@ class _Means:
         means = {name: sum(values) / len(values) for name, values in self._values.items()}
         self._values.clear()
         return means
-
-
-@dataclass
-class StopRequest:
-    requested: bool = False
-
-
-@contextmanager
-def stop_requests() -> Iterator[StopRequest]:
-    """SIGTERM and SIGINT become a request that the loop answers after the step at hand."""
-    request = StopRequest()
-
-    def note(*_) -> None:
-        request.requested = True
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield request
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _plain(value):

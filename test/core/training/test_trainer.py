@@ -278,5 +278,5 @@ def test_moving_average_follows_weights_and_statistics():
 def test_a_checkpoint_of_another_version_is_refused(tmp_path):
     store = CheckpointStore(tmp_path)
     store.save(1, {"format": 1, "iteration": 1})
-    with pytest.raises(ValueError, match="000000001.pt: has format 1, this version reads 2"):
+    with pytest.raises(ValueError, match="000000001.pt: has format 1, this version reads 3"):
         store.newest()
