@@ -11,6 +11,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import xml.etree.ElementTree
 
 import documents
 import pytest
