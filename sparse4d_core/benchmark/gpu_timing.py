@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from cuda_ops import deformable_aggregation, flatten_maps, fused_deformable_aggregation
+from cuda_ops import deformable_aggregation, flatten_maps, fused_deformable_aggregation, reference
 from cuda_ops.graph_timing import median_milliseconds
 from cuda_ops.layout import integers
-from cuda_ops.workload import STRIDES, Inputs, Workload, make_inputs
+from cuda_ops.workload import Inputs, Workload, make_inputs
 
 from ..inference.cuda_graph import StepGraph
 from ..inference.pipeline import Pipeline
-from ..network.aggregation import gather_points
 from .published_kernel import compile_published_kernel, published_forward
 from .ring_frames import ring_frames
 
@@ -43,7 +42,7 @@ def operator_rows(device: str, quick: bool) -> list[Row]:
                 inputs = make_inputs(workload, 0, dtype, device)
                 named = visible | {"dtype": str(dtype).removeprefix("torch.")}
                 rows += [_timed(job, device, quick) | named for job in _kernels(inputs)]
-                rows += [_timed(job, device, quick) | named for job in _pytorch(inputs, workload)]
+                rows += [_timed(job, device, quick) | named for job in _pytorch(inputs)]
             rows.append(_published(workload, device, quick) | visible | {"dtype": "float32"})
     if not on_gpu:
         rows.append({"operation": "every operation in float16", "not_run": "the CPU kernels have no float16"})
@@ -68,28 +67,13 @@ def _kernels(inputs: Inputs) -> Iterator[Job]:
     yield "backward", lambda: backward(*arguments, (True, True, True))
 
 
-def _pytorch(inputs: Inputs, workload: Workload) -> Iterator[Job]:
+def _pytorch(inputs: Inputs) -> Iterator[Job]:
     """The published PyTorch path: one grid_sample a level for all cameras. And the layout that the operator needs."""
-    maps = feature_maps(inputs, workload)
-    location = inputs.location.permute(0, 3, 1, 2, 4).contiguous()
-    wide = [level.to(location.dtype) for level in maps]
-    yield "PyTorch forward, cameras in one batch", lambda: gather_points(wide, location, inputs.fused_weights).sum(2)
-    yield "layout", lambda: flatten_maps(maps)[0]
-
-
-def feature_maps(inputs: Inputs, workload: Workload) -> list[torch.Tensor]:
-    """The pyramid that `inputs.features` is the layout of: L levels of [B, N, C, h, w]."""
-    batch, _, channels = inputs.features.shape
-    maps = []
-    for level in range(len(STRIDES)):
-        cameras = []
-        for camera in range(workload.cameras):
-            height, width = inputs.spatial_shapes[camera, level].tolist()
-            start = int(inputs.scale_start_index[camera, level])
-            rows = inputs.features[:, start : start + height * width]
-            cameras.append(rows.transpose(1, 2).reshape(batch, channels, height, width))
-        maps.append(torch.stack(cameras, dim=1))
-    return maps
+    yield (
+        "PyTorch forward, cameras in one batch",
+        lambda: reference.batched_deformable_aggregation(*inputs.batched()),
+    )
+    yield "layout", lambda: flatten_maps(inputs.maps)[0]
 
 
 def _published(workload: Workload, device: str, quick: bool) -> Row:

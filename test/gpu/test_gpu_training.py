@@ -15,6 +15,7 @@ from sparse4d_core.preprocess import collate, preprocess
 from sparse4d_core.training.batches.targets import Targets
 from sparse4d_core.training.objective.frame_objective import TrainingObjective
 from sparse4d_core.training.schedule import training_config
+from sparse4d_core.types import map_tensors
 
 pytestmark = pytest.mark.gpu
 
@@ -39,7 +40,7 @@ def targets() -> Targets:
     least = torch.tensor([-20, -20, -1, 1, 1, 1, 0, 0, 0])
     for count in counts:
         boxes.append(torch.rand(count, 9, generator=generator) * scale + least)
-    return Targets(boxes, [torch.arange(n) for n in counts], [torch.arange(n) for n in counts])
+    return Targets.of(boxes, [torch.arange(n) for n in counts], [torch.arange(n) for n in counts])
 
 
 def step(device: str) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
@@ -48,8 +49,8 @@ def step(device: str) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
     model = Sparse4D(MODEL, "clean").train().to(device)
     objective = TrainingObjective(model, TRAINING)
     first, second = (collate([preprocess(frame, MODEL)] * 2).to(device) for frame in ring_frames(MODEL, 2, cameras=2))
-    state = objective(first, targets().to(device)).state
-    result = objective(second, targets().to(device), state)
+    state = objective(first, map_tensors(targets(), lambda tensor: tensor.to(device))).state
+    result = objective(second, map_tensors(targets(), lambda tensor: tensor.to(device)), state)
     losses = {name: value for name, value in result.losses.items()}
     sum(losses.values()).backward()
     gradients = {name: p.grad.cpu() for name, p in model.named_parameters() if p.grad is not None}

@@ -9,6 +9,7 @@ import pytest
 import torch
 from device_values import NAME, StandInDevice
 
+from sparse4d_core import device_preprocess
 from sparse4d_core.benchmark.ring_frames import ring_frames
 from sparse4d_core.inference.pipeline import Pipeline
 from sparse4d_core.types import tensors_of
@@ -30,6 +31,17 @@ def expected():
 def no_autocast(monkeypatch):
     """It refuses the meta device by name, also when it is not enabled, as here."""
     monkeypatch.setattr(torch, "autocast", lambda *arguments, enabled, **options: nullcontext(assert_not(enabled)))
+
+
+@pytest.fixture(autouse=True)
+def own_tables():
+    """What preprocessing keeps for a device: here it belongs to the stand-in, elsewhere to the meta device itself."""
+    tables = device_preprocess._device_filter, device_preprocess._table
+    for table in tables:
+        table.cache_clear()
+    yield
+    for table in tables:
+        table.cache_clear()
 
 
 def assert_not(enabled: bool) -> None:
