@@ -57,6 +57,7 @@ def train_by_heart(data: NuScenesDataset, out) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # minutes where other processes keep the cores busy
 @pytest.mark.usefixtures("one_thread")
 def test_one_sequence_is_learned_by_heart(tmp_path):
     render_dataset(tmp_path / "world", 1, SEED, duration=3.0, rate=2, rig=NUSCENES_RIG.resized(704, 396))
