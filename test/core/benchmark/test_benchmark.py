@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from torch.utils._python_dispatch import TorchDispatchMode
+from recorded_operators import Recorded
 
 from cuda_ops import kernels_loaded
 from sparse4d_core.benchmark.frame_timing import STAGES, PathOptions, PathRunner, table
@@ -15,18 +15,6 @@ from sparse4d_core.inference.process_settings import keep_freed_memory
 from sparse4d_core.network import linear
 from sparse4d_core.preprocess import normalize, preprocess, test_time_transform
 from sparse4d_core.types import Detections
-
-
-class Recorded(TorchDispatchMode):
-    """Notes which operators run."""
-
-    def __init__(self):
-        super().__init__()
-        self.names: set[str] = set()
-
-    def __torch_dispatch__(self, func, types, arguments=(), keywords=None):
-        self.names.add(func._schema.name)
-        return func(*arguments, **(keywords or {}))
 
 
 def detections_of(kind: type[Pipeline]) -> tuple[list[Detections], set[str]]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from recorded_operators import Recorded
 
 from cuda_ops import kernels_loaded
 from sparse4d_core.config import BackboneConfig, Sparse4DConfig, TemporalConfig, preset
@@ -21,18 +21,6 @@ CONFIGS = {
     ),
     "v1": replace(preset("v1_r101_t1"), backbone=DEFORMABLE),
 }
-
-
-class Recorded(TorchDispatchMode):
-    """Notes which operators run."""
-
-    def __init__(self):
-        super().__init__()
-        self.names: set[str] = set()
-
-    def __torch_dispatch__(self, func, types, arguments=(), keywords=None):
-        self.names.add(func._schema.name)
-        return func(*arguments, **(keywords or {}))
 
 
 def make_model(config: Sparse4DConfig) -> Sparse4D:
