@@ -90,7 +90,7 @@ def test_part(device: str, selected: str = "", wrapper: Sequence[str] = ()) -> P
         report = pathlib.Path(folder) / "report.xml"
         command = [*wrapper, sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
         command += ["-k", selected, f"--junitxml={report}", str(TESTS)]
-        environment = os.environ | {DEVICE_VARIABLE: device}
+        environment = os.environ | {DEVICE_VARIABLE: device, "PYTEST_ADDOPTS": ""}  # the options of a run around it
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
         if not report.is_file():
             return {"status": BROKEN, "reason": (done.stdout + done.stderr).strip()[-2000:]}
