@@ -24,7 +24,6 @@ NOT_AT_RUN_TIME = (
     "shapely", "sklearn", "tensorboard",
 )  # fmt: skip
 PACKAGED = {  # package of runtime.txt -> rosdep key of the distribution's package
-    "ninja": "ninja-build",
     "numpy": "python3-numpy",
     "opencv-python-headless": "python3-opencv",
     "pillow": "python3-pil",
