@@ -98,7 +98,7 @@ test: $(VENV)/.dev operator
 	$(COLCON) build $(COLCON_BASES) --install-base $(BUILD)/install
 	@rm -f $(RESULTS)
 	-OMP_NUM_THREADS=1 $(COLCON) test $(COLCON_BASES) --install-base $(BUILD)/install \
-	    --event-handlers console_direct+ --pytest-args " -n" $(PROCESSES) " --dist=loadfile" \
+	    --event-handlers console_direct+ --pytest-args " -n" $(PROCESSES) " --dist=loadfile" " --no-loadscope-reorder" \
 	    $(foreach argument,$(PYTEST_ARGS)," $(argument)")
 	-@$(COLCON) test-result --test-result-base $(BUILD)/build
 	@$(PY) test/summary.py $(RESULTS)

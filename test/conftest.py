@@ -35,6 +35,12 @@ def pytest_configure(config):
         raise pytest.UsageError("--parity-report: errors are collected in one process; add -n 0 (make: PROCESSES=0)")
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first: with several processes, one that came last would keep a single one busy."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def golden(request) -> pathlib.Path:
     """The folder of golden data; tests skip the files it does not hold."""

@@ -19,6 +19,7 @@ from sparse4d_core.types import Frame
 from sparse4d_ros.bags.box_record import differences, read_box_record
 from sparse4d_ros.bags.sets import BagFrames
 from sparse4d_ros.bags.truth import read_truth
+from sparse4d_ros.middleware import isolated, large_messages
 from sparse4d_ros.nuscenes_to_rosbag import main as convert
 from sparse4d_ros.perception.transforms import quaternion_matrix
 from sparse4d_ros.replay import main as replay
@@ -83,13 +84,16 @@ def test_full_size_model_with_and_without_dds(bag, tmp_path, ros_domain):
     assert replay([str(bag), "--model", "v3_r50", "--allow-untrained", "--record", str(offline)]) == 0
     (record,) = read_box_record(offline)
     assert len(record.detections.scores) == 300 and np.isfinite(record.detections.boxes).all()
-    environment = {**os.environ, "ROS_DOMAIN_ID": str(ros_domain)}
+    environment = {**os.environ, **large_messages(), **isolated(ros_domain)}
 
     def start(module: str, *arguments: object) -> subprocess.Popen:
         return subprocess.Popen([sys.executable, "-m", f"sparse4d_ros.{module}", *map(str, arguments)], env=environment)
 
     recorder = start("box_recorder", "--out", online, "--count", 1)
-    node = start("node", "--ros-args", "-p", "model:=v3_r50", "-p", "allow_untrained:=true", "-p", "autostart:=true")
+    # The bag has one set alone: an image that is lost on the way is not made up for.
+    reliable = ("image_reliability:=reliable", "camera_info_reliability:=reliable")
+    parameters = ("model:=v3_r50", "allow_untrained:=true", "autostart:=true", *reliable)
+    node = start("node", "--ros-args", *(word for parameter in parameters for word in ("-p", parameter)))
     try:
         assert start("bag_player", bag, "--wait", 120).wait(180) == 0
         assert recorder.wait(180) == 0
