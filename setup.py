@@ -63,6 +63,7 @@ setup(
             "evaluate = sparse4d_core.evaluation.evaluate:main",
             "build_operator = cuda_ops.build:main",
             "benchmark_operator = cuda_ops.benchmark:main",
+            "benchmark_compilers = cuda_ops.benchmark_compilers:main",
             "benchmark_model = sparse4d_core.benchmark.__main__:main",
             "benchmark_presets = sparse4d_core.benchmark.preset_cost:main",
             "benchmark_gpu = sparse4d_core.benchmark.gpu:main",

@@ -35,6 +35,7 @@ COMMANDS = {
     "evaluate": "sparse4d_core.evaluation.evaluate",
     "build_operator": "cuda_ops.build",
     "benchmark_operator": "cuda_ops.benchmark",
+    "benchmark_compilers": "cuda_ops.benchmark_compilers",
     "benchmark_model": "sparse4d_core.benchmark",
     "benchmark_presets": "sparse4d_core.benchmark.preset_cost",
     "benchmark_gpu": "sparse4d_core.benchmark.gpu",
