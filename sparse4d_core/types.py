@@ -20,7 +20,7 @@ CLASS_NAMES = (
     "car", "truck", "construction_vehicle", "bus", "trailer",
     "barrier", "motorcycle", "bicycle", "pedestrian", "traffic_cone",
 )  # fmt: skip
-"""Detection classes in the order of the class logits (nuScenes detection challenge)."""
+"""The published models' classes in the order of the class logits (nuScenes detection challenge)."""
 
 # Columns of the anchor state (11), metres, model frame: the network's own parametrisation of a box.
 X, Y, Z, LOG_LENGTH, LOG_WIDTH, LOG_HEIGHT, SIN_YAW, COS_YAW, VX, VY, VZ = range(11)
@@ -82,9 +82,14 @@ class Detections:
 
     boxes: np.ndarray  # [M, 10] float32: x y z, length width height, yaw, vx vy vz; model frame unless stated otherwise
     scores: np.ndarray  # [M] float32
-    labels: np.ndarray  # [M] int64, index into CLASS_NAMES
+    labels: np.ndarray  # [M] int64, index into class_names
     class_scores: np.ndarray | None = None  # [M] float32 in the order of the class-score top-k, NOT of the rows (v3)
     ids: np.ndarray | None = None  # [M] int64 instance ids (v3)
+    class_names: tuple[str, ...] = CLASS_NAMES  # of the model
+
+    def names(self) -> list[str]:
+        """The class of every row."""
+        return [self.class_names[label] for label in self.labels]
 
 
 @dataclass

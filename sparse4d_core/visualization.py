@@ -5,13 +5,15 @@ Colours are BGR, as OpenCV draws them. The first camera of a frame is taken to l
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import colorsys
+import zlib
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from .types import CLASS_NAMES, Detections, Frame
+from .types import Detections, Frame
 
 CLASS_COLORS_RGB = {
     "car": (255, 158, 10), "truck": (255, 99, 71), "construction_vehicle": (233, 150, 70),
@@ -41,9 +43,17 @@ def box_corners(boxes: np.ndarray) -> np.ndarray:
     return np.stack([x, y, local[..., 2]], axis=-1) + boxes[:, None, :3]
 
 
-def class_color(label: int) -> tuple[int, int, int]:
-    """BGR colour of a class index."""
-    red, green, blue = CLASS_COLORS_RGB[CLASS_NAMES[label]]
+def class_color_rgb(name: str) -> tuple[int, int, int]:
+    """Colour of a class; one that nuScenes does not have gets a bright colour that depends on its name alone."""
+    if name in CLASS_COLORS_RGB:
+        return CLASS_COLORS_RGB[name]
+    hue = zlib.crc32(name.encode()) % 360
+    return tuple(round(255 * value) for value in colorsys.hsv_to_rgb(hue / 360, 0.65, 1.0))
+
+
+def class_color(name: str) -> tuple[int, int, int]:
+    """The same in BGR."""
+    red, green, blue = class_color_rgb(name)
     return blue, green, red
 
 
@@ -110,8 +120,8 @@ def _caption(image: np.ndarray, text: str, pixels: Sequence, color: tuple[int, i
 def _captions(boxes: Detections) -> list[str]:
     ids = boxes.ids if boxes.ids is not None else [None] * len(boxes.labels)
     return [
-        f"{CLASS_NAMES[label]} {score:.2f}" if number is None else f"{CLASS_NAMES[label]} #{number} {score:.2f}"
-        for label, score, number in zip(boxes.labels, boxes.scores, ids, strict=True)
+        f"{name} {score:.2f}" if number is None else f"{name} #{number} {score:.2f}"
+        for name, score, number in zip(boxes.names(), boxes.scores, ids, strict=True)
     ]
 
 
@@ -173,7 +183,7 @@ def _camera_tile(
             draw_boxes(
                 tile, ground_truth.boxes, [GROUND_TRUTH_COLOR] * len(ground_truth.boxes), *calibration, thickness=1
             )
-        draw_boxes(tile, boxes.boxes, [class_color(label) for label in boxes.labels], *calibration, _captions(boxes))
+        draw_boxes(tile, boxes.boxes, [class_color(name) for name in boxes.names()], *calibration, _captions(boxes))
     cv2.putText(tile, name, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 3, cv2.LINE_AA)
     cv2.putText(tile, name, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
     return tile
@@ -246,8 +256,8 @@ def _bev_boxes(picture: np.ndarray, boxes: Detections, pixels) -> None:
     noses = pixels(box_corners(boxes.boxes)[:, [0, 2], :2].mean(axis=1))
     centres = pixels(np.asarray(boxes.boxes)[:, :2])
     tips = pixels(np.asarray(boxes.boxes)[:, :2] + np.asarray(boxes.boxes)[:, 7:9])
-    for i, label in enumerate(boxes.labels):
-        color = class_color(label)
+    for i, name in enumerate(boxes.names()):
+        color = class_color(name)
         cv2.polylines(picture, [footprints[i].reshape(-1, 1, 2)], True, color, 2, cv2.LINE_AA)
         cv2.line(picture, tuple(map(int, centres[i])), tuple(map(int, noses[i])), color, 1, cv2.LINE_AA)
         if np.hypot(*boxes.boxes[i, 7:9]) > 0.3:
@@ -267,7 +277,7 @@ class Trail:
     """Positions of one object over time."""
 
     xy: np.ndarray  # [K, 2] metres, global frame
-    label: int
+    class_name: str
 
 
 def draw_drive(
@@ -303,11 +313,13 @@ def draw_drive(
         _polyline(picture, pixels(trail.xy), (120, 120, 120), 5)
     for number, trail in tracks.items():
         path = pixels(trail.xy)
-        _polyline(picture, path, class_color(trail.label), 2)
+        _polyline(picture, path, class_color(trail.class_name), 2)
         at = (int(path[-1, 0]) + 5, int(path[-1, 1]) - 5)
-        cv2.putText(picture, str(number), at, cv2.FONT_HERSHEY_SIMPLEX, 0.35, class_color(trail.label), 1, cv2.LINE_AA)
+        cv2.putText(
+            picture, str(number), at, cv2.FONT_HERSHEY_SIMPLEX, 0.35, class_color(trail.class_name), 1, cv2.LINE_AA
+        )
     _polyline(picture, pixels(ego_xy), (255, 255, 255), 2)
-    _drive_legend(picture, ground_truth is not None, title)
+    _drive_legend(picture, {trail.class_name for trail in tracks.values()}, ground_truth is not None, title)
     return picture
 
 
@@ -324,10 +336,10 @@ def _drive_grid(picture: np.ndarray, scale: float, extent: float) -> None:
             cv2.line(picture, (0, int(position)), (size, int(position)), GRID, 1)
 
 
-def _drive_legend(picture: np.ndarray, with_truth: bool, title: str) -> None:
+def _drive_legend(picture: np.ndarray, class_names: Set[str], with_truth: bool, title: str) -> None:
     lines = [(title, (255, 255, 255))] if title else []
     lines += [("ego path; grid 20 m", (255, 255, 255))]
     lines += [("ground truth", (150, 150, 150))] if with_truth else []
-    lines += [(name, class_color(label)) for label, name in enumerate(CLASS_NAMES)]
+    lines += [(name, class_color(name)) for name in [*CLASS_COLORS_RGB, *sorted(class_names - CLASS_COLORS_RGB.keys())]]
     for row, (text, color) in enumerate(lines):
         cv2.putText(picture, text, (12, 24 + 20 * row), cv2.FONT_HERSHEY_SIMPLEX, 0.48, color, 1, cv2.LINE_AA)

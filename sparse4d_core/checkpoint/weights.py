@@ -31,10 +31,15 @@ def load_checkpoint(path: str | os.PathLike, model: Sparse4D) -> CheckpointFile:
             its weights.
     """
     file = read_checkpoint(path)
-    load_strictly(model, file.state, str(path))
-    if file.config is not None:
-        _warn_of_differences(file.config, model.config, path)
+    load_file(file, model)
     return file
+
+
+def load_file(file: CheckpointFile, model: Sparse4D) -> None:
+    """The same with a file that was read already."""
+    load_strictly(model, file.state, str(file.path))
+    if file.config is not None:
+        _warn_of_differences(file.config, model.config, file.path)
 
 
 def save_checkpoint(path: str | os.PathLike, model: Sparse4D, meta: dict[str, Any] | None = None) -> None:

@@ -5,6 +5,7 @@ Source: results format at https://www.nuscenes.org/object-detection and https://
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ CLASS_RANGE = {
     "motorcycle": 40.0, "bicycle": 40.0, "traffic_cone": 30.0, "barrier": 30.0,
 }  # fmt: skip
 """Metres from the ego vehicle within which a class is scored (detection_cvpr_2019)."""
+
+MAX_RANGE = max(CLASS_RANGE.values())  # m, of classes that nuScenes does not have
 
 TRACKED_CLASSES = ("bicycle", "bus", "car", "motorcycle", "pedestrian", "trailer", "truck")
 MAX_BOXES = 500  # per sample, by the challenge's rules
@@ -89,7 +92,7 @@ class ResultsWriter:
     def _detection_records(self, token: str, detections: Detections, T: np.ndarray) -> list[dict[str, Any]]:
         records = []
         for row, box in self._boxes(detections, T):
-            name = CLASS_NAMES[int(detections.labels[row])]
+            name = detections.class_names[int(detections.labels[row])]
             box |= {
                 "detection_name": name,
                 "detection_score": float(detections.scores[row]),
@@ -103,8 +106,8 @@ class ResultsWriter:
             raise ValueError("tracks: expected an id for every row, got ids = None")
         records = []
         for row, box in self._boxes(tracks, T):
-            name = CLASS_NAMES[int(tracks.labels[row])]
-            if name in TRACKED_CLASSES:
+            name = tracks.class_names[int(tracks.labels[row])]
+            if name in TRACKED_CLASSES or name not in CLASS_NAMES:
                 box |= {
                     "tracking_name": name,
                     "tracking_score": float(tracks.scores[row]),
@@ -113,12 +116,13 @@ class ResultsWriter:
                 records.append({"sample_token": token, **box})
         return sorted(records, key=lambda r: -r["tracking_score"])[:MAX_BOXES] if len(records) > MAX_BOXES else records
 
-    def _in_range(self, boxes: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    def _in_range(self, boxes: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
         """[M] bool."""
         if self.T_ego_from_model is None:
             return np.ones(len(boxes), dtype=bool)
         centres = boxes[:, :3] @ self.T_ego_from_model[:2, :3].T + self.T_ego_from_model[:2, 3]
-        return np.linalg.norm(centres, axis=1) <= np.array([CLASS_RANGE[name] for name in CLASS_NAMES])[labels]
+        ranges = np.array([CLASS_RANGE.get(name, MAX_RANGE) for name in class_names])
+        return np.linalg.norm(centres, axis=1) <= ranges[labels]
 
     def _boxes(self, detections: Detections, T_global_from_model: np.ndarray):
         """(row, fields both submissions share) of the boxes within range; global frame."""
@@ -130,7 +134,8 @@ class ResultsWriter:
         velocities = np.column_stack([boxes[:, 7:9], np.zeros(len(boxes))]) @ R.T
         about_z = np.column_stack([np.zeros((len(boxes), 2)), boxes[:, 6]])
         turns = (Rotation.from_matrix(R) * Rotation.from_rotvec(about_z)).as_quat() if len(boxes) else []
-        for row in np.flatnonzero(self._in_range(boxes, np.asarray(detections.labels, dtype=np.int64))):
+        labels = np.asarray(detections.labels, dtype=np.int64)
+        for row in np.flatnonzero(self._in_range(boxes, labels, detections.class_names)):
             length, width, height = boxes[row, 3:6].tolist()
             x, y, z, w = turns[row].tolist()
             yield (

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..config import Sparse4DConfig
 from ..geometry import decode_boxes
-from ..types import Detections, ModelOutput
+from ..types import CLASS_NAMES, Detections, ModelOutput
 
 
 def decode(output: ModelOutput, config: Sparse4DConfig) -> list[Detections]:
@@ -24,6 +24,7 @@ def decode(output: ModelOutput, config: Sparse4DConfig) -> list[Detections]:
         output.instance_ids,
         config.num_output,
         config.score_threshold,
+        config.class_names,
     )
 
 
@@ -34,6 +35,7 @@ def decode_instances(
     ids: Tensor | None = None,
     num_output: int = 300,
     score_threshold: float | None = None,
+    class_names: tuple[str, ...] = CLASS_NAMES,
 ) -> list[Detections]:
     """The `num_output` best boxes of every sample.
 
@@ -47,6 +49,7 @@ def decode_instances(
         quality: [B, A, 2] (centerness, yawness) logits.
         ids: [B, A] int64.
         score_threshold: rows whose class score is below it are left out.
+        class_names: of the logits.
     """
     scores = class_logits.sigmoid()
     if ids is not None:
@@ -65,18 +68,19 @@ def decode_instances(
         rows, labels, kept = rows.gather(1, order), labels.gather(1, order), kept.gather(1, order)
         ids = None if ids is None else ids.gather(1, order)
     boxes = decode_boxes(anchor.gather(1, rows[..., None].expand(-1, -1, anchor.shape[-1])).float())
-    return _to_arrays(boxes, scores, labels, class_scores if quality is not None else None, ids, kept)
+    columns = {"boxes": boxes, "scores": scores, "labels": labels, "ids": ids}
+    columns["class_scores"] = class_scores if quality is not None else None
+    return _to_arrays(columns, kept, class_names)
 
 
-def _to_arrays(
-    boxes: Tensor, scores: Tensor, labels: Tensor, class_scores: Tensor | None, ids: Tensor | None, kept: Tensor
-) -> list[Detections]:
+def _to_arrays(columns: dict[str, Tensor | None], kept: Tensor, class_names: tuple[str, ...]) -> list[Detections]:
     """One transfer to the host, then plain arrays per sample."""
-    columns = {"boxes": boxes, "scores": scores, "labels": labels, "class_scores": class_scores, "ids": ids}
     present = {name: column for name, column in columns.items() if column is not None}
     *arrays, kept = _to_host([*present.values(), kept])
     return [
-        Detections(**{name: array[b][mask] for name, array in zip(present, arrays, strict=True)})
+        Detections(
+            **{name: array[b][mask] for name, array in zip(present, arrays, strict=True)}, class_names=class_names
+        )
         for b, mask in enumerate(kept)
     ]
 

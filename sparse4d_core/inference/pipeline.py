@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checkpoint.file import CheckpointFile, read_checkpoint
 from ..checkpoint.published import NoWeightsError, find_weights
-from ..checkpoint.weights import load_checkpoint
+from ..checkpoint.weights import load_file
 from ..config import Sparse4DConfig, preset
 from ..device_preprocess import preprocess_on_device
 from ..network.sparse4d import SceneReset, Sparse4D
@@ -114,13 +115,14 @@ class Pipeline:
             NoWeightsError: no checkpoint given and no trained weights found.
             FileNotFoundError: no such checkpoint.
         """
-        config = preset(model)
         path = pathlib.Path(checkpoint) if checkpoint else _weights_by_name(model, allow_untrained)
+        file = None if path is None else read_checkpoint(path)
+        config = with_classes_of(file, preset(model))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(UNTRAINED_SEED)
             network = Sparse4D(config, scene_reset)
-        if path is not None:
-            load_checkpoint(path, network)
+        if file is not None:
+            load_file(file, network)
             log.info("model %s: weights from %s", model, path)
         log.info("model %s: scene reset %r", model, scene_reset)
         return cls(network, path is not None, device, precision, compile, temporal_stride, resize)
@@ -225,6 +227,13 @@ class Pipeline:
         """Whether this frame changes the memory, or only looks at it because the stride is not over."""
         # Stamps jitter: a frame that comes up to a tenth of the stride early still counts.
         return age is None or age >= 0.9 * self.temporal_stride
+
+
+def with_classes_of(file: CheckpointFile | None, config: Sparse4DConfig) -> Sparse4DConfig:
+    """The preset for the classes that the checkpoint's model was trained for (docs/training.md, own classes)."""
+    if file is None or file.config is None or file.config.name != config.name:
+        return config
+    return replace(config, class_names=file.config.class_names)
 
 
 def _weights_by_name(model: str, allow_untrained: bool) -> pathlib.Path | None:

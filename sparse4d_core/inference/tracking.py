@@ -22,8 +22,8 @@ def track(detections: Detections, threshold: float = 0.2) -> Tracks:
     the rows kept are the first ones, those of the best fused scores.
     """
     if detections.ids is None:
-        return Tracks(*(column[:0] for column in (detections.boxes, detections.scores, detections.labels)),
-                      ids=np.empty(0, np.int64))  # fmt: skip
+        columns = (column[:0] for column in (detections.boxes, detections.scores, detections.labels))
+        return Tracks(*columns, ids=np.empty(0, np.int64), class_names=detections.class_names)
     confident = detections.class_scores if detections.class_scores is not None else detections.scores
     rows = (confident >= threshold) & (detections.ids >= 0)
     return Tracks(
@@ -32,6 +32,7 @@ def track(detections: Detections, threshold: float = 0.2) -> Tracks:
         detections.labels[rows],
         None if detections.class_scores is None else detections.class_scores[rows],
         detections.ids[rows],
+        detections.class_names,
     )
 
 

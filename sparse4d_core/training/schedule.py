@@ -5,12 +5,14 @@ Each number of the published configurations stands here once; a test compares th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ..network.initial_anchors import RANGE
+from ..types import CLASS_NAMES
 
-BARRIER, TRAFFIC_CONE = 5, 9  # indices into CLASS_NAMES
+BARRIER, TRAFFIC_CONE = CLASS_NAMES.index("barrier"), CLASS_NAMES.index("traffic_cone")
 
 # Columns of the ten numbers a box is learned with: x y z, log length, log width, log height, sin yaw, cos yaw, vx, vy.
 Weights = tuple[float, float, float, float, float, float, float, float, float, float]
@@ -23,7 +25,7 @@ class MatcherConfig:
     class_weight: float = 2.0
     box_weight: float = 0.25
     cost_weights: Weights = (2.0, 2.0, 2.0, 0.5, 0.5, 0.5, 0.0, 0.0, 0.0, 0.0)
-    # Weights of single classes in cost and loss: a cone has no heading.
+    # Weights of single classes (their index) in cost and loss: a cone has no heading.
     class_wise_weights: tuple[tuple[int, Weights], ...] = (
         (TRAFFIC_CONE, (2.0, 2.0, 2.0, 1.0, 1.0, 1.0, 0.0, 0.0, 1.0, 1.0)),
     )
@@ -203,6 +205,20 @@ TRAINING_CONFIGS: dict[str, TrainingConfig] = {
         initial_backbone="random",
     ),
 }
+
+
+def for_classes(training: TrainingConfig, class_names: Sequence[str]) -> TrainingConfig:
+    """The training of a model whose classes are others than the published: rules of single classes, which name them by
+    their position in CLASS_NAMES, go to where the class is in `class_names`, or with the class.
+    """
+    position = {CLASS_NAMES.index(name): label for label, name in enumerate(class_names) if name in CLASS_NAMES}
+    weights = tuple((position[c], w) for c, w in training.matcher.class_wise_weights if c in position)
+    reversible = tuple(position[c] for c in training.losses.reversible_classes if c in position)
+    return replace(
+        training,
+        matcher=replace(training.matcher, class_wise_weights=weights),
+        losses=replace(training.losses, reversible_classes=reversible),
+    )
 
 
 def training_config(name: str) -> TrainingConfig:

@@ -16,6 +16,7 @@ from torch import distributed
 from ..command_line import OK, refuse
 from ..config import PRESETS, Sparse4DConfig, preset
 from ..data.nuscenes.dataset import NuScenesDataset
+from ..types import CLASS_NAMES
 from .batches.keyframes import Keyframes, check_trainable
 from .batches.loader import Streams, make_loader
 from .objective.frame_objective import PRECISIONS
@@ -24,7 +25,7 @@ from .run.processes import Processes, start_processes
 from .run.trainer import RunSettings, Trainer, TrainingDivergedError
 from .run.validation import Validation
 from .run_record import differences, read_record, write_record
-from .schedule import TrainingConfig, training_config
+from .schedule import TrainingConfig, for_classes, training_config
 from .starting_model import build_model
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ examples:
 Every number of the preset and of its training can be given, such as
   --preset.num_anchors 128 --training.optimizer.weight_decay 0.01 --training.augmentation.scale_range [0.4,0.5]
   --training.denoising null
+Own classes, in the names of the data set: --preset.class_names [car,pedestrian,scooter]
 
 RUN holds config.json, log.jsonl, tensorboard/, checkpoints/, epochs/, with --validation-split best.pt, and at the end
 model.pt, the weights to use.
@@ -108,7 +110,22 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
             short = "--" + field.replace("_", "-")
             parser.error(f"{short} and --training.{part}.{field} are the same; give one of the two")
         options.training = replace(options.training, **{part: replace(given, **{field: value})})
+    if options.preset.class_names != CLASS_NAMES:
+        options.training = _for_own_classes(options)
     return options
+
+
+def _for_own_classes(options: argparse.Namespace) -> TrainingConfig:
+    """The preset's rules of single classes, moved to the classes of this model; those that were given stay."""
+    training, usual = options.training, training_config(options.model)
+    moved = for_classes(usual, options.preset.class_names)
+    if training.matcher.class_wise_weights == usual.matcher.class_wise_weights:
+        matcher = replace(training.matcher, class_wise_weights=moved.matcher.class_wise_weights)
+        training = replace(training, matcher=matcher)
+    if training.losses.reversible_classes == usual.losses.reversible_classes:
+        losses = replace(training.losses, reversible_classes=moved.losses.reversible_classes)
+        training = replace(training, losses=losses)
+    return training
 
 
 def num_iterations(training: TrainingConfig, samples: int) -> int:
@@ -135,7 +152,13 @@ def make_trainer(options: argparse.Namespace, processes: Processes) -> Trainer:
         check_published(plan_of(options, streams))
     note_surprises(options)
     least = training.ground_truth.min_lidar_points
-    data = NuScenesDataset(options.dataroot, options.version, split=options.split, min_lidar_points=least)
+    data = NuScenesDataset(
+        options.dataroot,
+        options.version,
+        split=options.split,
+        min_lidar_points=least,
+        classes=config.class_names,
+    )
     check_trainable(data)
     loader = make_loader(Keyframes(data), config, training, streams, processes, options.seed, options.workers)
     samples = len(data.keyframes)
@@ -172,7 +195,8 @@ def make_validation(options: argparse.Namespace, settings: RunSettings) -> Valid
         return None
     if options.validation_epochs < 1:
         raise ValueError(f"validation-epochs: expected at least 1, got {options.validation_epochs}")
-    data = NuScenesDataset(options.dataroot, options.version, split=options.validation_split)
+    classes = options.preset.class_names
+    data = NuScenesDataset(options.dataroot, options.version, split=options.validation_split, classes=classes)
     check_trainable(data)
     every = options.validation_epochs * settings.epoch_iterations
     return Validation(data, options.out / "validation", every, options.precision)

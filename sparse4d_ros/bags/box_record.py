@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from sparse4d_core.types import Detections, Tracks
+from sparse4d_core.types import CLASS_NAMES, Detections, Tracks
 
 
 class BoxRecordError(ValueError):
@@ -38,7 +38,7 @@ def _columns(detections: Detections) -> dict[str, Any]:
         "scores": np.asarray(detections.scores, np.float64).tolist(),
         "labels": np.asarray(detections.labels).tolist(),
         "ids": None if detections.ids is None else np.asarray(detections.ids).tolist(),
-    }
+    } | ({} if detections.class_names == CLASS_NAMES else {"class_names": detections.class_names})
 
 
 def _rows(kind: type[Detections], columns: dict[str, Any]) -> Detections:
@@ -47,6 +47,7 @@ def _rows(kind: type[Detections], columns: dict[str, Any]) -> Detections:
         np.array(columns["scores"], np.float64),
         np.array(columns["labels"], np.int64),
         ids=None if columns["ids"] is None else np.array(columns["ids"], np.int64),
+        class_names=tuple(columns.get("class_names", CLASS_NAMES)),
     )
 
 
@@ -124,6 +125,8 @@ def differences(first: Iterable[SetRecord], second: Iterable[SetRecord]) -> list
                 left, right = (getattr(getattr(record, name), column) for record in (a[stamp], b[stamp]))
                 if not _same(left, right):
                     found.append(f"set {stamp}: {name}.{column} differ{_largest(left, right)}")
+            if getattr(a[stamp], name).names() != getattr(b[stamp], name).names():
+                found.append(f"set {stamp}: {name} differ in their classes")
     return found
 
 

@@ -28,6 +28,6 @@ def record_from_messages(
         ns_from_stamp(detections.header.stamp),
         detections.header.frame_id,
         found,
-        Tracks(tracked.boxes, tracked.scores, tracked.labels, ids=tracked.ids),
+        Tracks(tracked.boxes, tracked.scores, tracked.labels, ids=tracked.ids, class_names=tracked.class_names),
         received_ns,
     )

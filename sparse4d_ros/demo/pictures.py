@@ -76,14 +76,14 @@ def draw_bev_picture(bag: Path, record: Path, out: Path) -> None:
     truth = read_truth(bag)
     records = _first_drive(list(read_box_record(record)))
     ego = [truth.buffer.lookup(GLOBAL_FRAME, BASE_FRAME, item.stamp_ns).matrix[:2, 3] for item in records]
-    tracks: dict[int, list[tuple[np.ndarray, int, float]]] = defaultdict(list)
+    tracks: dict[int, list[tuple[np.ndarray, str, float]]] = defaultdict(list)
     for item in records:
         T_global_from_frame = truth.buffer.lookup(GLOBAL_FRAME, item.frame_id, item.stamp_ns).matrix
         boxes = transform_boxes(item.tracks.boxes, T_global_from_frame)
-        for box, label, score, number in zip(
-            boxes, item.tracks.labels, item.tracks.scores, item.tracks.ids, strict=True
+        for box, name, score, number in zip(
+            boxes, item.tracks.names(), item.tracks.scores, item.tracks.ids, strict=True
         ):
-            tracks[int(number)].append((box[:2], int(label), float(score)))
+            tracks[int(number)].append((box[:2], name, float(score)))
     trails = {
         number: Trail(np.array([xy for xy, _, _ in points]), points[-1][1])
         for number, points in tracks.items()
@@ -101,9 +101,9 @@ def _first_drive(records: list[SetRecord]) -> list[SetRecord]:
 
 
 def _truth_trails(truth: Truth, stamps: set[int]) -> dict[str, Trail]:
-    points: dict[int, list[tuple[np.ndarray, int]]] = defaultdict(list)
+    points: dict[int, list[tuple[np.ndarray, str]]] = defaultdict(list)
     for stamp_ns, boxes in annotated_boxes(truth).items():
         if stamp_ns in stamps:
-            for box, label, number in zip(boxes.boxes, boxes.labels, boxes.ids, strict=True):
-                points[int(number)].append((box[:2], int(label)))
+            for box, name, number in zip(boxes.boxes, boxes.names(), boxes.ids, strict=True):
+                points[int(number)].append((box[:2], name))
     return {str(n): Trail(np.array([xy for xy, _ in found]), found[0][1]) for n, found in points.items()}

@@ -23,7 +23,7 @@ from .stamps import ns_from_stamp
 
 _FLOAT_STATES = ("x", "y", "z", "vx", "vy", "vz", "l", "w", "h", "yaw", "score")
 STATE_FIELDS = np.dtype([(name, "<f4") for name in _FLOAT_STATES] + [("class_id", "<u4"), ("track_id", "<u4")])
-"""A point of `~/track_states`: metres, m/s, radians in the header's frame; `class_id` indexes CLASS_NAMES."""
+"""A point of `~/track_states`: metres, m/s, radians in the header's frame; `class_id` indexes the model's classes."""
 
 
 def to_detection_array(detections: Detections, boxes: np.ndarray, header: Header) -> Detection3DArray:
@@ -35,7 +35,7 @@ def to_detection_array(detections: Detections, boxes: np.ndarray, header: Header
         header: frame and stamp of the set.
     """
     ids = text_ids(detections)
-    rows = zip(boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), ids, strict=True)
+    rows = zip(boxes.tolist(), detections.scores.tolist(), detections.names(), ids, strict=True)
     return Detection3DArray(header=header, detections=[_detection(*row, header) for row in rows])
 
 
@@ -46,9 +46,9 @@ def text_ids(detections: Detections) -> list[str]:
     return ["" if i < 0 else str(i) for i in detections.ids.tolist()]
 
 
-def _detection(box: Sequence[float], score: float, label: int, identity: str, header: Header) -> Detection3D:
+def _detection(box: Sequence[float], score: float, name: str, identity: str, header: Header) -> Detection3D:
     pose = pose_of_box(box)
-    result = ObjectHypothesisWithPose(hypothesis=ObjectHypothesis(class_id=CLASS_NAMES[label], score=score))
+    result = ObjectHypothesisWithPose(hypothesis=ObjectHypothesis(class_id=name, score=score))
     result.pose.pose = pose
     bbox = BoundingBox3D(center=pose, size=Vector3(x=box[3], y=box[4], z=box[5]))
     return Detection3D(header=header, results=[result], bbox=bbox, id=identity)
@@ -99,21 +99,22 @@ def states_from_cloud(message: Any) -> np.ndarray:
 def detections_from_messages(array: Any, states: Any | None = None) -> Detections:
     """Detection3DArray (and the state cloud of the same rows, for velocities) ► Detections in the header's frame.
 
-    Boxes are float64 [M, 10]; velocities are zero without `states`. Ids are None unless every object has one.
+    Boxes are float64 [M, 10]; velocities are zero without `states`. Ids are None unless every object has one. Classes
+    are the published ones, or, where a message has others, those that occur in it, in the order of the alphabet.
 
     Raises:
-        ConversionError: cause `class` for an unknown class, `fields` for a cloud of other rows.
+        ConversionError: cause `class` for an object without a class, `fields` for a cloud of other rows.
     """
-    boxes, scores, labels = np.zeros((len(array.detections), 10)), [], []
+    boxes, scores, names = np.zeros((len(array.detections), 10)), [], []
     for row, detection in zip(boxes, array.detections, strict=True):
         c, s, q = detection.bbox.center.position, detection.bbox.size, detection.bbox.center.orientation
         yaw = math.atan2(2 * (q.w * q.z + q.x * q.y), 1 - 2 * (q.y * q.y + q.z * q.z))
         row[:7] = c.x, c.y, c.z, s.x, s.y, s.z, yaw
         hypothesis = detection.results[0].hypothesis
-        if hypothesis.class_id not in CLASS_NAMES:
-            raise ConversionError("class", f"detection: class {hypothesis.class_id!r}; expected one of {CLASS_NAMES}")
+        if not hypothesis.class_id:
+            raise ConversionError("class", "detection: class_id is empty; expected the name of a class")
         scores.append(hypothesis.score)
-        labels.append(CLASS_NAMES.index(hypothesis.class_id))
+        names.append(hypothesis.class_id)
     if states is not None:
         points = states_from_cloud(states)
         if len(points) != len(boxes) or ns_from_stamp(states.header.stamp) != ns_from_stamp(array.header.stamp):
@@ -121,4 +122,6 @@ def detections_from_messages(array: Any, states: Any | None = None) -> Detection
         boxes[:, 7:] = np.stack([points[name] for name in ("vx", "vy", "vz")], axis=1)
     ids = [detection.id for detection in array.detections]
     numbers = np.array([int(i) for i in ids], np.int64) if all(i.isdigit() for i in ids) else None
-    return Detections(boxes, np.array(scores, np.float64), np.array(labels, np.int64), ids=numbers)
+    class_names = CLASS_NAMES if set(names) <= set(CLASS_NAMES) else tuple(sorted(set(names)))
+    labels = np.array([class_names.index(name) for name in names], np.int64)
+    return Detections(boxes, np.array(scores, np.float64), labels, ids=numbers, class_names=class_names)

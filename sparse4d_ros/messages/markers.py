@@ -11,8 +11,8 @@ from geometry_msgs.msg import Point, Vector3
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from sparse4d_core.types import CLASS_NAMES, Detections
-from sparse4d_core.visualization import CLASS_COLORS_RGB
+from sparse4d_core.types import Detections
+from sparse4d_core.visualization import class_color_rgb
 
 from .detections import pose_of_box, text_ids
 
@@ -29,10 +29,9 @@ def to_markers(tracks: Detections, boxes: np.ndarray, header: Header) -> MarkerA
         header: frame and stamp of the set.
     """
     markers = [Marker(header=header, action=Marker.DELETEALL)]
-    rows = zip(boxes.tolist(), tracks.labels.tolist(), text_ids(tracks), strict=True)
-    for number, (box, label, identity) in enumerate(rows):
-        name = CLASS_NAMES[label]
-        color = tuple(value / 255 for value in CLASS_COLORS_RGB[name])
+    rows = zip(boxes.tolist(), tracks.names(), text_ids(tracks), strict=True)
+    for number, (box, name, identity) in enumerate(rows):
+        color = tuple(value / 255 for value in class_color_rgb(name))
         markers.append(_box_marker(box, color, header, number))
         markers.append(_text_marker(box, f"{name} {identity}".strip(), header, number))
         if math.hypot(box[7], box[8]) > MIN_ARROW_SPEED:

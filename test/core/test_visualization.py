@@ -80,7 +80,7 @@ def test_overlay_shows_each_box_in_its_camera_and_names_a_missing_one():
     picture = draw_overlay(two_cameras([black, black]), found(box(0, -15), label=PEDESTRIAN), tile_width=width)
     height = 112  # of a tile: front above, back below, bird's-eye view at the right
     assert picture.shape == (2 * height, width + 2 * height, 3)
-    rows, columns = drawn(picture[:, :width], class_color(PEDESTRIAN)).T
+    rows, columns = drawn(picture[:, :width], class_color("pedestrian")).T
     assert len(rows) > 20 and rows.min() >= height, "the box lies behind the vehicle"
     missing = draw_overlay(two_cameras([black, None]), found(), tile_width=width)
     assert (missing[height + 40 : 2 * height, :width] == 70).all(), "a grey tile"
@@ -105,7 +105,7 @@ def test_overlay_draws_the_truth_in_grey():
 def test_birds_eye_view_has_forward_up(forward, place):
     """A box 30 m along y and 15 m to the left of it, 4 pixels a metre: above when y is forward, right when x is."""
     picture = draw_bev(found(box(-15, 30), label=PEDESTRIAN), size=400, extent=50, forward=forward)
-    rows, columns = drawn(picture, class_color(PEDESTRIAN)).T
+    rows, columns = drawn(picture, class_color("pedestrian")).T
     x, y = (-15, 30) if forward else (-30, -15)
     expected = 200 - 4 * y, 200 + 4 * x
     np.testing.assert_allclose(((rows.min() + rows.max()) / 2, (columns.min() + columns.max()) / 2), expected, atol=2)
@@ -113,9 +113,9 @@ def test_birds_eye_view_has_forward_up(forward, place):
 
 def test_the_drive_has_the_path_in_white_and_each_track_in_the_colour_of_its_class():
     path = np.stack([np.zeros(5), np.arange(5) * 10.0], axis=1)
-    tracks = {7: Trail(path + (20, 0), PEDESTRIAN)}
+    tracks = {7: Trail(path + (20, 0), "pedestrian")}
     picture = draw_drive(path, tracks, size=400)
     assert picture.shape == (400, 400, 3) and tuple(picture[-1, -1]) == BACKGROUND
     legend = 240  # rows that the names of the classes take
-    white, colored = drawn(picture[legend:], (255, 255, 255)), drawn(picture[legend:], class_color(PEDESTRIAN))
+    white, colored = drawn(picture[legend:], (255, 255, 255)), drawn(picture[legend:], class_color("pedestrian"))
     assert np.median(white[:, 1]) < np.median(colored[:, 1]), "the track lies right of the path"

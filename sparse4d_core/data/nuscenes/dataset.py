@@ -34,7 +34,7 @@ class Annotations:
     """Objects of one keyframe, in the model (lidar) frame at the frame's stamp."""
 
     boxes: np.ndarray  # [M, 9] float64: x y z (centre, m), length width height (m), yaw (rad), vx vy (m/s)
-    labels: np.ndarray  # [M] int64, index into CLASS_NAMES; -1 = another class
+    labels: np.ndarray  # [M] int64, index into the data set's classes; -1 = another class
     instance_ids: np.ndarray  # [M] int64, constant over the data set
 
     def __len__(self) -> int:
@@ -52,18 +52,21 @@ def loaded_annotations(
     instance_ids: np.ndarray,
     unknown_velocity: float = 0.0,
     min_lidar_points: int = 1,
+    classes: Sequence[str] = CLASS_NAMES,
 ) -> Annotations:
     """Annotations as the published models were trained with: boxes without a lidar point are dropped.
 
     Args:
         boxes: [n, 7] x y z, length width height, yaw.
+        class_names: of the boxes.
         velocity: [n, 2] m/s, NaN = unknown.
         unknown_velocity: takes the place of NaN; 0 as in the reference, or NaN to keep it (not learned then).
         min_lidar_points: boxes with fewer are dropped.
+        classes: that are to be detected; labels are positions in it.
     """
     keep = np.asarray(num_lidar_points) >= min_lidar_points
     velocity = np.where(np.isnan(velocity), unknown_velocity, velocity)
-    labels = np.array([CLASS_NAMES.index(n) if n in CLASS_NAMES else -1 for n in class_names], dtype=np.int64)
+    labels = np.array([classes.index(n) if n in classes else -1 for n in class_names], dtype=np.int64)
     full = np.concatenate([boxes, velocity], axis=1)
     return Annotations(full[keep], labels[keep], np.asarray(instance_ids, dtype=np.int64)[keep])
 
@@ -76,7 +79,7 @@ class NuScenesDataset:
         scenes: names or tokens; None = all (or those of `split`).
         split: an official split (mini_train, mini_val, train, val, test) or one of `splits.json` beside the tables.
         sweeps: also the images between keyframes (frames without annotations).
-        unknown_velocity, min_lidar_points: see `loaded_annotations`.
+        unknown_velocity, min_lidar_points, classes: see `loaded_annotations`.
         cache: folder for the index, None = build it anew.
 
     Raises:
@@ -93,6 +96,7 @@ class NuScenesDataset:
         sweeps: bool = False,
         unknown_velocity: float = 0.0,
         min_lidar_points: int = 1,
+        classes: Sequence[str] = CLASS_NAMES,
         cache: str | Path | None = DEFAULT_CACHE,
     ):
         self.dataroot = Path(dataroot)
@@ -104,7 +108,7 @@ class NuScenesDataset:
                 raise DatasetError(f"split: {split} and the scenes asked for have no scene in common in {dataroot}")
         cache = None if cache is None else Path(cache).expanduser()
         self.index: DatasetIndex = dataset_index(self.dataroot, version, scenes, sweeps, cache)
-        self.unknown_velocity, self.min_lidar_points = unknown_velocity, min_lidar_points
+        self.unknown_velocity, self.min_lidar_points, self.classes = unknown_velocity, min_lidar_points, tuple(classes)
         self.problems = self._count_problems()
         for problem, count in self.problems.items():
             log.warning("%s %s: %d %s", self.dataroot, version, count, problem)
@@ -150,7 +154,7 @@ class NuScenesDataset:
         )
 
     def annotations(self, i: int) -> Annotations:
-        """What is to be detected in frame i: boxes of the ten classes with lidar points and positive sizes."""
+        """What is to be detected in frame i: boxes of the classes with lidar points and positive sizes."""
         index = self.index
         rows = slice(index.annotation_start[i], index.annotation_start[i + 1])
         loaded = loaded_annotations(
@@ -161,6 +165,7 @@ class NuScenesDataset:
             index.instance_ids[rows],
             self.unknown_velocity,
             self.min_lidar_points,
+            self.classes,
         )
         return loaded.select(
             (loaded.labels >= 0) & (loaded.boxes[:, 3:6] > 0).all(axis=1) & np.isfinite(loaded.boxes[:, :7]).all(axis=1)
@@ -181,7 +186,7 @@ class NuScenesDataset:
 
     def _count_problems(self) -> dict[str, int]:
         index = self.index
-        learned = (index.num_lidar_points >= self.min_lidar_points) & np.isin(index.class_names, CLASS_NAMES)
+        learned = (index.num_lidar_points >= self.min_lidar_points) & np.isin(index.class_names, self.classes)
         scene_lengths = Counter(index.scene.tolist())
         counts = {
             "annotations with a size that is not positive (left out)": int(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 
 from ...data.nuscenes.dataset import Annotations, NuScenesDataset
 from ...data.nuscenes.lidar import LidarFiles
 from ...data.nuscenes.tables import DatasetError
-from ...types import Frame
+from ...types import CLASS_NAMES, Frame
+
+log = logging.getLogger(__name__)
 
 
 class Keyframes:
@@ -37,12 +41,20 @@ class Keyframes:
 
 def check_trainable(data: NuScenesDataset) -> None:
     """Refuse data that nothing can be learned from, or that would end the run somewhere on its way."""
-    count = sum(len(data.annotations(int(i))) for i in data.keyframes)
-    if count == 0:
+    labels = np.concatenate([np.empty(0, np.int64), *(data.annotations(int(i)).labels for i in data.keyframes)])
+    if not len(labels):
         raise DatasetError(
             f"dataroot: {data.dataroot} {data.version} has no annotation to learn from in {len(data.keyframes)} key "
             "frames (test splits are published without); choose another --version or --split"
         )
+    if absent := [name for label, name in enumerate(data.classes) if label not in labels]:
+        known = ", ".join(sorted(set(data.index.class_names.tolist())))
+        if data.classes != CLASS_NAMES:
+            raise DatasetError(
+                f"class_names: {', '.join(absent)}: no annotation of {data.dataroot} {data.version} to learn from; it "
+                f"has {known}"
+            )
+        log.warning("classes without an annotation in %s: %s", data.dataroot, ", ".join(absent))
     if missing := data.missing_images():
         raise DatasetError(
             f"dataroot: {len(missing)} of {data.index.files.size} images are missing below {data.dataroot} "

@@ -24,7 +24,7 @@ def overlay(batch: Batch, output: ModelOutput, config: Sparse4DConfig, threshold
     score, label = logits.max(-1)
     shown = score > threshold
     boxes = decode_boxes(output.anchors[-1][0, : config.num_anchors])[shown].float().cpu().numpy()
-    colors = [class_color(int(index)) for index in label[shown]]
+    colors = [class_color(config.class_names[index]) for index in label[shown].tolist()]
     truth = decode_boxes(batch.targets.boxes[0, : batch.targets.counts[0]]).cpu().numpy()
     tiles = []
     for image, projection in zip(batch.inputs.images[0].cpu(), batch.inputs.projection[0].cpu().numpy(), strict=True):

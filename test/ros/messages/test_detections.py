@@ -95,8 +95,8 @@ def test_unknown_class_and_wrong_states():
     with pytest.raises(ConversionError, match="0 points for 1 boxes"):
         empty = Detections(np.zeros((0, 10)), np.zeros(0), np.zeros(0, np.int64))
         detections_from_messages(message, to_state_cloud(empty, empty.boxes, HEADER))
-    message.detections[0].results[0].hypothesis.class_id = "tram"
-    with pytest.raises(ConversionError, match="class 'tram'"):
+    message.detections[0].results[0].hypothesis.class_id = ""
+    with pytest.raises(ConversionError, match="class_id is empty"):
         detections_from_messages(message)
 
 
