@@ -60,6 +60,16 @@ def test_the_last_digit_counts(record):
     assert f"set {record.stamp_ns}: tracks.scores differ by up to" in found
 
 
+def test_own_classes_are_kept_and_compared_by_name():
+    boxes, scores = np.zeros((2, 10)), np.zeros(2)
+    one = Detections(boxes, scores, np.array([0, 1]), class_names=("car", "tram"))
+    other = replace(one, class_names=("car", "robot"))
+    first, second = (SetRecord(1, "base_link", found, found) for found in (one, other))
+    assert from_line(to_line(first)).detections.names() == ["car", "tram"]
+    assert differences([first], [from_line(to_line(first))]) == []
+    assert differences([first], [second])[0] == "set 1: detections differ in their classes"
+
+
 def test_missing_sets_and_rows():
     empty = Detections(np.zeros((0, 10)), np.zeros(0), np.zeros(0, np.int64))
     one = Detections(np.zeros((1, 10)), np.zeros(1), np.zeros(1, np.int64))

@@ -87,7 +87,16 @@ def test_size_is_length_width_height():
     assert math.isclose(found.bbox.center.orientation.z, math.sin(math.pi / 4))
 
 
-def test_unknown_class_and_wrong_states():
+def test_own_classes_go_there_and_back():
+    boxes = np.ones((3, 10))
+    found = Detections(boxes, np.full(3, 0.5), np.array([1, 0, 1]), class_names=("tram", "car"))
+    message = to_detection_array(found, boxes, HEADER)
+    back = detections_from_messages(message)
+    assert back.names() == found.names() == ["car", "tram", "car"] and back.class_names == ("car", "tram")
+    assert [marker.text for marker in to_markers(found, boxes, HEADER).markers if marker.text] == ["car", "tram", "car"]
+
+
+def test_missing_class_and_wrong_states():
     box = np.zeros((1, 10)) + 1
     found = Detections(box, np.array([0.5]), np.array([2]))
     message = to_detection_array(found, box, HEADER)
