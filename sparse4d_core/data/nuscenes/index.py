@@ -6,10 +6,12 @@ the images between them form sets as well. Lidar and map files need not exist: o
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import logging
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +26,7 @@ CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BA
 
 _MAX_VELOCITY_GAP = 1.5  # s; annotations further apart give no velocity (devkit: NuScenes.box_velocity)
 _MAX_SET_SPREAD_US = 60_000  # a sweep image further from its set's first camera does not belong to it
-_FORMAT = 2  # of the cache
+_FORMAT = 3  # of the cache
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,7 @@ class DatasetIndex:
     stamp_us: np.ndarray  # [N] int64, of the lidar record (microseconds since the epoch)
     camera_stamp_us: np.ndarray  # [N, C] int64
     files: np.ndarray  # [N, C] str, relative to the root; "" = no record
+    lidar_files: np.ndarray  # [N] str, relative to the root; need not exist
     intrinsics: np.ndarray  # [N, C, 3, 3] float64
     T_cam_from_model: np.ndarray  # [N, C, 4, 4] float64, by each camera's own ego pose
     T_global_from_model: np.ndarray  # [N, 4, 4] float64
@@ -69,16 +72,38 @@ def dataset_index(
     Raises:
         DatasetError: tables that are missing, damaged or refer to nothing; a set without any camera.
     """
-    path = None if cache is None else cache / f"index-{_fingerprint(dataroot, version, scenes, sweeps)}.npz"
-    if path is not None and path.is_file():
-        try:
-            return DatasetIndex.load(path)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            log.warning("cached index %s is not readable (%s); building it again", path, error)
-    index = build_index(load_scenes(dataroot, version, scenes), sweeps)
-    if path is not None:
+    if cache is None:
+        return build_index(load_scenes(dataroot, version, scenes), sweeps)
+    path = cache / f"index-{_fingerprint(dataroot, version, scenes, sweeps)}.npz"
+    if path.is_file() and (index := _load(path)) is not None:
+        return index
+    with _sole_builder(path):
+        if path.is_file() and (index := _load(path)) is not None:
+            return index  # another process was faster
+        index = build_index(load_scenes(dataroot, version, scenes), sweeps)
         index.save(path)
-    return index
+        return index
+
+
+def _load(path: Path) -> DatasetIndex | None:
+    try:
+        return DatasetIndex.load(path)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        log.warning("cached index %s is not readable (%s); building it again", path, error)
+        return None
+
+
+@contextlib.contextmanager
+def _sole_builder(path: Path) -> Iterator[None]:
+    """The tables take a minute and gigabytes to read: of the processes of a run one does, the others wait for its file.
+
+    The lock goes with its process, so one that was killed blocks nobody.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as file:
+        with contextlib.suppress(OSError):  # a file system without locks: each builds its own, as files appear whole
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _fingerprint(dataroot: Path, version: str, scenes: Sequence[str] | None, sweeps: bool) -> str:
@@ -104,6 +129,7 @@ def build_index(tables: SceneTables, sweeps: bool = False) -> DatasetIndex:
         tokens=np.array([one.token for one in sets]),
         scene=np.array([one.scene for one in sets], dtype=np.int64),
         stamp_us=np.array([one.lidar["timestamp"] for one in sets], dtype=np.int64),
+        lidar_files=np.array([one.lidar["filename"] for one in sets]),
         **{name: np.array([getattr(view, name) for view in views]) for name in _View._fields},
         annotation_start=np.cumsum([0, *(len(found.boxes) for found in objects)]),
         boxes=_joined([found.boxes for found in objects], np.float64).reshape(-1, 7),

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from .dataset import NuScenesDataset
-from .tables import MODEL_CHANNEL, DatasetError, load_scenes
+from .tables import DatasetError
 
 _COLUMNS = 5  # x y z intensity ring, float32
 
@@ -16,13 +14,7 @@ class LidarFiles:
     """Points of frame i of a data set, in the model (lidar) frame."""
 
     def __init__(self, data: NuScenesDataset):
-        tables = load_scenes(data.dataroot, data.version, data.index.scene_names.tolist())
-        self._files: dict[str, Path] = {}
-        for token, records in tables.sample_data.items():
-            for record in records:
-                if record["is_key_frame"] and tables.channel(record) == MODEL_CHANNEL:
-                    self._files[token] = data.dataroot / record["filename"]
-        self._tokens = data.index.tokens
+        self._files = {int(i): data.dataroot / str(data.index.lidar_files[i]) for i in data.keyframes}
 
     def __len__(self) -> int:
         """Files that exist."""
@@ -34,7 +26,7 @@ class LidarFiles:
         Raises:
             DatasetError: a file that is cut off.
         """
-        path = self._files.get(str(self._tokens[i]))
+        path = self._files.get(i)
         if path is None or not path.is_file():
             return None
         values = np.fromfile(path, dtype=np.float32)

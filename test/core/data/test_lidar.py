@@ -51,6 +51,13 @@ def test_points_of_frames_that_have_a_file(with_lidar):
     assert lidar(int(data.keyframes[1])) is None
 
 
+def test_the_tables_are_not_read_again_for_the_lidar(with_lidar, monkeypatch):
+    data, _ = with_lidar
+    monkeypatch.setattr("sparse4d_core.data.nuscenes.tables.load_scenes", None)
+    monkeypatch.setattr("json.loads", None)
+    assert len(LidarFiles(data)) == 1
+
+
 def test_a_file_that_is_cut_off_is_named(with_lidar):
     data, path = with_lidar
     path.write_bytes(path.read_bytes()[:-4])

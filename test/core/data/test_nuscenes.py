@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -121,6 +123,23 @@ def test_index_is_cached_without_pickles(world, tmp_path, monkeypatch):
         np.testing.assert_array_equal(value, getattr(again, name))
     file.write_bytes(file.read_bytes()[:500])
     assert len(NuScenesDataset(world, cache=tmp_path)) == 8  # damaged: built again
+
+
+def test_processes_that_start_together_read_the_tables_once(world, tmp_path, monkeypatch):
+    """As ranks of a training do; threads stand for them, a file lock holds between those as well."""
+    builds, second = [], threading.Event()
+
+    def slow_build(*arguments):
+        builds.append(threading.get_ident())
+        if len(builds) == 2:
+            second.set()
+        second.wait(0.3)  # time for the other to come here too, if nothing kept it
+        return build_index(*arguments)
+
+    monkeypatch.setattr("sparse4d_core.data.nuscenes.index.build_index", slow_build)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: NuScenesDataset(world, cache=tmp_path).index.tokens.tolist(), range(2)))
+    assert len(builds) == 1 and found[0] == found[1]
 
 
 @pytest.fixture
