@@ -160,6 +160,12 @@ def make_trainer(options: argparse.Namespace, processes: Processes) -> Trainer:
         classes=config.class_names,
     )
     check_trainable(data)
+    processes.check_same(
+        dataroot=f"{len(data.keyframes)} key frames ({data.index.digest()})",
+        preset=str(config),
+        training=str(training),
+        options=f"seed {options.seed}, precision {options.precision}, accumulation {options.accumulation}",
+    )
     loader = make_loader(Keyframes(data), config, training, streams, processes, options.seed, options.workers)
     samples = len(data.keyframes)
     settings = RunSettings(

@@ -1,11 +1,15 @@
 """A model and a world small enough to train in seconds; also run as a program by the test of two processes.
 
-torchrun --nproc-per-node=2 test/helpers/tiny_run.py OUT ITERATIONS [empty]
+torchrun --nproc-per-node=2 test/helpers/tiny_run.py OUT ITERATIONS [empty|apart]
+
+apart: each process has a folder of its own, 0 and 1, as on two hosts; a run to the end, OUT/straight, and one that is
+interrupted half-way and resumed, OUT/resumed. Then a process with other data is refused: OUT/refused-0, OUT/refused-1.
 """
 
 from __future__ import annotations
 
 import pathlib
+import signal
 import sys
 from dataclasses import dataclass, replace
 
@@ -124,12 +128,34 @@ def without_randomness():
     return model, replace(TRAINING, denoising=None, schedule=replace(TRAINING.schedule, batch_size=4))
 
 
+def run_apart(out: pathlib.Path, iterations: int, group: Processes) -> None:
+    straight, interrupted, resumed = (
+        tiny_trainer(out / name / str(group.rank), iterations, group) for name in ("straight", "resumed", "resumed")
+    )
+
+    def interrupt() -> None:
+        if interrupted.iteration == iterations // 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    interrupted._keep_epoch = interrupt  # called after each step
+    for trainer in (straight, interrupted, resumed):
+        torch.manual_seed(11 + group.rank)
+        assert trainer is not resumed or (trainer.resume() and trainer.iteration == iterations // 2)
+        trainer.run()
+    try:
+        group.check_same(seed="7", dataroot=f"{24 + group.rank} key frames")
+    except ValueError as error:
+        (out / f"refused-{group.rank}").write_text(str(error))
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     group = start_processes("cpu")
     out, iterations = pathlib.Path(sys.argv[1]), int(sys.argv[2])
     if "empty" in sys.argv:
         tiny_trainer(out, iterations, group, world=EmptyScenes()).run()
+    elif "apart" in sys.argv:
+        run_apart(out, iterations, group)
     else:
         tiny_trainer(out, iterations, group, *without_randomness()).run()
     if torch.distributed.is_initialized():

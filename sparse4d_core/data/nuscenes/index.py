@@ -58,6 +58,13 @@ class DatasetIndex:
         with atomic_write(path) as unfinished:
             np.savez(unfinished, **{field.name: getattr(self, field.name) for field in fields(self)})
 
+    def digest(self) -> str:
+        """Changes with any of the numbers and names, but not with the folder."""
+        content = hashlib.sha256()
+        for field in fields(self):
+            content.update(getattr(self, field.name).tobytes())
+        return content.hexdigest()[:12]
+
     @classmethod
     def load(cls, path: Path) -> DatasetIndex:
         with np.load(path, allow_pickle=False) as data:

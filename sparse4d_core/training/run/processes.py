@@ -42,6 +42,37 @@ class Processes:
         distributed.all_gather_object(values, value)
         return values
 
+    def gather_at_first(self, value: Any) -> list[Any] | None:
+        """Every process's value, in the order of ranks, for the first process alone; None for the others."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] | None = [None] * self.world_size if self.is_first else None
+        distributed.gather_object(value, values)
+        return values
+
+    def from_first(self, value: Any) -> Any:
+        """The first process's value. Hosts of a run share the network, but perhaps no folder."""
+        if self.world_size == 1:
+            return value
+        values = [value]
+        distributed.broadcast_object_list(values)
+        return values[0]
+
+    def check_same(self, **facts: str) -> None:
+        """Refuses in all processes what is not the same in all of them: gradients of different runs would be averaged.
+
+        Raises:
+            ValueError: names the fact, the first process that differs, and both values.
+        """
+        ours, *others = self.gather(facts)
+        for rank, theirs in enumerate(others, 1):
+            for name, value in ours.items():
+                if theirs[name] != value:
+                    raise ValueError(
+                        f"{name}: process {rank} has {theirs[name]}, process 0 has {value}; every process of a run, on "
+                        "whatever host, needs the same"
+                    )
+
 
 def start_processes(device: str) -> Processes:
     """Join the group that torchrun describes in the environment; alone without one."""

@@ -253,8 +253,8 @@ class Trainer:
             "random": pack_torch(self.processes.device),
             "states": [pack_state(state) for state in self.states],
         }
-        ranks = self.processes.gather(own)
-        if not self.processes.is_first:
+        ranks = self.processes.gather_at_first(own)
+        if ranks is None:
             return
         content = {
             "preset": self.model.config.name,
@@ -270,12 +270,12 @@ class Trainer:
         self.store.save(self.iteration, content)
 
     def resume(self) -> bool:
-        """Continue from the newest intact checkpoint; False if there is none.
+        """Continue from the newest intact checkpoint of the first process's folder; False if there is none.
 
         Raises:
             ValueError: if it is of another preset, batch size or number of processes.
         """
-        content = self.store.newest()
+        content = self.processes.from_first(self.store.newest() if self.processes.is_first else None)
         if content is None:
             return False
         if content["preset"] != self.model.config.name:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import json
 import pathlib
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...atomic_write import write_json
 from ...data.nuscenes.dataset import NuScenesDataset
 from ...evaluation.evaluate import evaluate
 from ...evaluation.keyframe_scores import run_keyframes
+from ...evaluation.results import ResultsWriter
 from ...inference.pipeline import Pipeline
 from ...network.sparse4d import Sparse4D
 from .processes import Processes
@@ -22,7 +24,7 @@ class Validation:
     tracking score takes longer than the frames)."""
 
     data: NuScenesDataset
-    folder: pathlib.Path  # for the results of the newest validation; all processes must see it
+    folder: pathlib.Path  # for the results of the newest validation, of the first process
     every: int  # optimiser steps between two validations
     precision: str = "float32"  # of the image encoder
 
@@ -34,19 +36,14 @@ class Validation:
         """
         pipeline = Pipeline(copy.deepcopy(model), device=str(processes.device), precision=self.precision)
         scenes = self.data.index.scene_names.tolist()[processes.rank :: processes.world_size]
-        run_keyframes(pipeline, self.data, scenes).write_detection(self._part(processes.rank))
-        processes.any(False)  # all parts are written now
-        scores = self._score(processes.world_size) if processes.is_first else None
-        return processes.gather(scores)[0]
+        writer = run_keyframes(pipeline, self.data, scenes)
+        parts = processes.gather_at_first(zlib.compress(json.dumps(writer.detection).encode()))
+        return processes.from_first(self._score(writer, parts) if processes.is_first else None)
 
-    def _part(self, rank: int) -> pathlib.Path:
-        return self.folder / f"part-{rank}.json"
-
-    def _score(self, parts: int) -> dict[str, float]:
-        submissions = [json.loads(self._part(rank).read_text()) for rank in range(parts)]
-        results = {token: boxes for submission in submissions for token, boxes in submission["results"].items()}
-        write_json(self.folder / "results.json", {"meta": submissions[0]["meta"], "results": results})
-        for rank in range(parts):
-            self._part(rank).unlink()
+    def _score(self, writer: ResultsWriter, parts: Sequence[bytes]) -> dict[str, float]:
+        """Scores of all processes' results."""
+        for part in parts:
+            writer.detection |= json.loads(zlib.decompress(part))
+        writer.write_detection(self.folder / "results.json")
         detection = evaluate(self.data.dataroot, self.data.version, self.folder / "results.json").detection
         return {"nds": detection.nds, "map": detection.map, **detection.errors}

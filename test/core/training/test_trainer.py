@@ -248,6 +248,20 @@ def test_two_processes_train_as_one(tmp_path):
     assert len(losses[0]) == len(losses[1]) == 2
 
 
+@pytest.mark.slow
+def test_hosts_that_share_no_folder_continue_as_one(tmp_path):
+    """What was interrupted goes on bit for bit, from the checkpoint that only the first process has."""
+    run_tiny(2, tmp_path, 4, "apart")
+    straight, resumed = (
+        torch.load(tmp_path / name / "0" / "model.pt", weights_only=True)["state_dict"]
+        for name in ("straight", "resumed")
+    )
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+    assert not (tmp_path / "resumed" / "1").exists(), "the second process writes nothing"
+    said = [(tmp_path / f"refused-{rank}").read_text() for rank in (0, 1)]
+    assert said[0] == said[1] and "dataroot: process 1 has 25 key frames, process 0 has 24 key frames" in said[0]
+
+
 def test_learning_rate():
     config = OptimizerConfig(lr=1.0, warmup_iterations=10, warmup_ratio=0.25, min_lr_ratio=0.01)
     assert learning_rate(0, 100, config) == pytest.approx(0.25)

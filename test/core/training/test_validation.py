@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+import zlib
+from dataclasses import dataclass, field, replace
 
 import pytest
 import tiny_run
@@ -91,23 +92,27 @@ def test_validation_changes_nothing_that_trains(data, tmp_path):
 
 @dataclass(frozen=True)
 class OneOfTwo(Processes):
-    """One process of two, which meets the other through the folder alone."""
+    """One process of two; the second runs before the first and leaves here what it sends."""
 
-    def any(self, condition: bool) -> bool:
-        return condition
+    sent: list = field(default_factory=list)
 
-    def gather(self, value):
-        return [value]
+    def gather_at_first(self, value):
+        self.sent.append(value)
+        return self.sent[::-1] if self.is_first else None
+
+    def from_first(self, value):
+        return value
 
 
 def test_processes_divide_the_scenes(data, tmp_path):
     model = Sparse4D(SMALL, "clean").train()
     alone = Validation(data, tmp_path / "alone", every=1).scores(model, Processes())
-    shared = Validation(data, tmp_path / "shared", every=1)
-    assert shared.scores(model, OneOfTwo(1, 2)) is None
-    part = json.loads((tmp_path / "shared" / "part-1.json").read_text())["results"]
-    assert len(part) == len(data.keyframes) / 2
-    assert shared.scores(model, OneOfTwo(0, 2)) == alone
+    sent = []
+    first, second = (Validation(data, tmp_path / name, every=1) for name in ("first host", "second host"))
+    assert second.scores(model, OneOfTwo(1, 2, sent=sent)) is None and not (tmp_path / "second host").exists()
+    assert first.scores(model, OneOfTwo(0, 2, sent=sent)) == alone
+    parts = [json.loads(zlib.decompress(part)) for part in sent]
+    assert [len(part) for part in parts] == [len(data.keyframes) / 2] * 2 and not parts[0].keys() & parts[1].keys()
     read = [json.loads((tmp_path / name / "results.json").read_text())["results"] for name in ("alone", "shared")]
     assert read[0] == read[1]
 
