@@ -113,7 +113,7 @@ def test_processes_divide_the_scenes(data, tmp_path):
     assert first.scores(model, OneOfTwo(0, 2, sent=sent)) == alone
     parts = [json.loads(zlib.decompress(part)) for part in sent]
     assert [len(part) for part in parts] == [len(data.keyframes) / 2] * 2 and not parts[0].keys() & parts[1].keys()
-    read = [json.loads((tmp_path / name / "results.json").read_text())["results"] for name in ("alone", "shared")]
+    read = [json.loads((tmp_path / name / "results.json").read_text())["results"] for name in ("alone", "first host")]
     assert read[0] == read[1]
 
 
