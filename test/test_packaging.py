@@ -7,9 +7,12 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
+import tarfile
 import xml.etree.ElementTree
+import zipfile
 
 import pytest
 import summary
@@ -90,6 +93,56 @@ def extras() -> dict[str, list[str]]:
     program = "import distutils.core, json; print(json.dumps(distutils.core.run_setup('setup.py').extras_require))"
     command = [sys.executable, "-W", "ignore", "-c", f"import setuptools; {program}"]
     return json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory) -> pathlib.Path:
+    """The sources in a folder of their own, where building leaves its files."""
+    skipped = shutil.ignore_patterns(
+        "out", ".git", ".venv*", ".hypothesis", ".ruff_cache", "_build", "__pycache__", "build", "*.egg-info"
+    )
+    return pathlib.Path(shutil.copytree(ROOT, tmp_path_factory.mktemp("sources") / "copy", ignore=skipped))
+
+
+def build_backend(copy: pathlib.Path, name: str) -> pathlib.Path:
+    """What `python -m build` calls: build_sdist or build_wheel; the file it made."""
+    program = f"from setuptools.build_meta import {name}; {name}('dist')"
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", program], cwd=copy, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    (made,) = (copy / "dist").glob("*.whl" if name == "build_wheel" else "*.tar.gz")
+    return made
+
+
+def test_the_wheel_holds_what_runs_under_names_of_its_own(copy):
+    with zipfile.ZipFile(build_backend(copy, "build_wheel")) as wheel:
+        names = wheel.namelist()
+        scripts = wheel.read(next(name for name in names if name.endswith("entry_points.txt"))).decode()
+        metadata = wheel.read(next(name for name in names if name.endswith("METADATA"))).decode()
+    programs = dict(re.findall(r"^(\S+) = (\S+)$", scripts, re.MULTILINE))
+    assert programs == {f"sparse4d-{name.replace('_', '-')}": target for name, target in entry_points().items()}
+    assert {"sparse4d-node", "sparse4d-demo", "sparse4d-bag-player"} <= programs.keys()
+    inside = ["sparse4d_core/weights/demo.pt", "cuda_ops/csrc/cuda/kernels.cu", "cuda_ops/csrc/cpu/avx512.cpp"]
+    shared = ["config/fastdds_shm.xml", "launch/detector.launch.py", "underlay/build.py", "package.xml"]
+    shared += ["underlay/vision_msgs/msg/Detection3D.msg", "underlay/vision_msgs/CMakeLists.txt"]
+    assert set(inside) <= set(names)
+    assert {f"share/sparse4d_ros/{name}" for name in shared} <= {name.partition(".data/data/")[2] for name in names}
+    assert not [name for name in names if name.startswith("test") or "/_build/" in name]
+    needed = {line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra ==" not in line}
+    required = {re.split(r"[<>=]", line.split()[1])[0].lower() for line in needed}
+    assert required == package_names("runtime") - {"setuptools"}
+    version = xml.etree.ElementTree.parse(ROOT / "package.xml").findtext("version")
+    assert f"\nVersion: {version}\n" in metadata
+
+
+def test_the_source_distribution_builds_the_same(copy):
+    """What git tracks and is not about git or this place is in it."""
+    with tarfile.open(build_backend(copy, "build_sdist")) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if tracked.returncode:
+        pytest.skip("not a checkout: nothing says what belongs to the sources")
+    left_out = (".ci/", ".github/", ".gitignore", ".pre-commit-config.yaml")
+    assert {name for name in tracked.stdout.splitlines() if not name.startswith(left_out)} - names == set()
 
 
 def test_package_xml_declares_every_ros_package():

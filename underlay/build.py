@@ -14,6 +14,7 @@ import re
 import subprocess
 import sys
 import sysconfig
+import tempfile
 
 import numpy
 
@@ -32,11 +33,12 @@ def main() -> None:
         description=__doc__.splitlines()[0],
         epilog="Example: .venv/bin/python underlay/build.py --work out/underlay",
     )
-    parser.add_argument("--work", type=pathlib.Path, default=UNDERLAY.parent / "out" / "underlay", help="build folder")
+    parser.add_argument("--work", type=pathlib.Path, help="build folder to keep (default: a temporary one)")
     work = parser.parse_args().work
     check_headers()
     correct_header_folders(PREFIX / "share")
-    build(work.resolve())
+    with tempfile.TemporaryDirectory() as temporary:
+        build((work or pathlib.Path(temporary)).resolve())
 
 
 def check_headers() -> None:
