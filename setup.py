@@ -18,7 +18,7 @@ def pins(name):
 
 # A wheel, as pip builds and installs it, has no ROS around it: it says what it needs, its programs are called
 # sparse4d-..., as `node` or `train` would hide others, and it carries the message definitions that no wheel has.
-WHEEL = "bdist_wheel" in sys.argv
+WHEEL = bool({"dist_info", "bdist_wheel", "editable_wheel"} & set(sys.argv))  # what pip asks for, one after the other
 NEEDED = [  # what requirements/runtime.txt pins, as far as it has been tried
     "torch>=2.4",
     "numpy>=1.26,<2",

@@ -104,17 +104,24 @@ def copy(tmp_path_factory) -> pathlib.Path:
     return pathlib.Path(shutil.copytree(ROOT, tmp_path_factory.mktemp("sources") / "copy", ignore=skipped))
 
 
-def build_backend(copy: pathlib.Path, name: str) -> pathlib.Path:
-    """What `python -m build` calls: build_sdist or build_wheel; the file it made."""
-    program = f"from setuptools.build_meta import {name}; {name}('dist')"
+BUILD = {
+    "sdist": "build_meta.build_sdist('dist')",
+    # As pip: the metadata first, and the wheel with it.
+    "wheel": "build_meta.build_wheel('dist', None, 'meta/' + build_meta.prepare_metadata_for_build_wheel('meta'))",
+}
+
+
+def build(copy: pathlib.Path, kind: str) -> pathlib.Path:
+    """What `python -m build` and pip call; the file it made."""
+    program = f"import os; from setuptools import build_meta; os.makedirs('meta', exist_ok=True); {BUILD[kind]}"
     run = subprocess.run([sys.executable, "-W", "ignore", "-c", program], cwd=copy, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    (made,) = (copy / "dist").glob("*.whl" if name == "build_wheel" else "*.tar.gz")
+    (made,) = (copy / "dist").glob("*.whl" if kind == "wheel" else "*.tar.gz")
     return made
 
 
 def test_the_wheel_holds_what_runs_under_names_of_its_own(copy):
-    with zipfile.ZipFile(build_backend(copy, "build_wheel")) as wheel:
+    with zipfile.ZipFile(build(copy, "wheel")) as wheel:
         names = wheel.namelist()
         scripts = wheel.read(next(name for name in names if name.endswith("entry_points.txt"))).decode()
         metadata = wheel.read(next(name for name in names if name.endswith("METADATA"))).decode()
@@ -136,7 +143,7 @@ def test_the_wheel_holds_what_runs_under_names_of_its_own(copy):
 
 def test_the_source_distribution_builds_the_same(copy):
     """What git tracks and is not about git or this place is in it."""
-    with tarfile.open(build_backend(copy, "build_sdist")) as archive:
+    with tarfile.open(build(copy, "sdist")) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     if tracked.returncode:

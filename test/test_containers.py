@@ -1,0 +1,90 @@
+"""Container files: linted, and the same commands as the workflow. No image was ever built here: there is no engine."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+from test_commands import ALIASES, COMMANDS
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+DOCKERFILES = ("Dockerfile", "cuda.Dockerfile")
+HADOLINT = shutil.which("hadolint", path=str(pathlib.Path(sys.executable).parent)) or shutil.which("hadolint")
+
+
+def text(name: str) -> str:
+    return (ROOT / "docker" / name).read_text()
+
+
+def steps(lines: str) -> list[str]:
+    """The commands of a RUN instruction or of a shell script, without quotes."""
+    joined = re.sub(r"\\\n", " ", lines)
+    commands = [part for line in joined.splitlines() for part in line.removeprefix("RUN ").split("&&")]
+    return [" ".join(command.replace('"', "").split()) for command in commands]
+
+
+@pytest.mark.skipif(HADOLINT is None, reason="hadolint is not installed (requirements/dev.txt)")
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_hadolint_has_nothing_to_say(name):
+    run = subprocess.run([HADOLINT, str(ROOT / "docker" / name)], capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_an_image_is_made_as_the_workflow_makes_its_workspace(name):
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
+    (workspace,) = (step for step in jobs["native"]["steps"] if step.get("name") == "In a workspace")
+    ours = steps(text(name).replace("${ROS_DISTRO}", "$ROS_DISTRO"))
+    for command in steps(workspace["run"]):
+        if not command.startswith("ros2 launch"):
+            assert any(command in own for own in ours), f"{name} lacks: {command}"
+
+
+def test_images_of_the_workflow_and_ours_are_the_same():
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
+    assert jobs["cuda"]["container"] in text("cuda.Dockerfile")
+    assert re.search(r"^FROM ros:\$\{ROS_DISTRO\}-ros-base$", text("Dockerfile"), re.MULTILINE)
+    assert jobs["native"]["container"]["image"] == "ros:${{ matrix.distribution }}-ros-base"
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_files_that_an_image_names_are_in_the_sources(name):
+    named = re.findall(r"/ws/src/sparse4d_ros/([\w./-]+\.\w+)", text(name))
+    assert {"config/fastdds_shm.xml", "docker/entrypoint.sh"} <= set(named)
+    assert [path for path in named if not (ROOT / path).is_file()] == []
+
+
+def test_compose_starts_programs_that_exist():
+    services = yaml.safe_load(text("compose.yaml"))["services"]
+    launch = (ROOT / "launch" / "detector.launch.py").read_text()
+    words = shlex.split(services["detector"]["command"])
+    assert words[:4] == ["ros2", "launch", "sparse4d_ros", "detector.launch.py"]
+    assert all(f'("{word.partition(":=")[0]}"' in launch for word in words[4:])
+    words = shlex.split(services["player"]["command"])
+    assert words[:3] == ["ros2", "run", "sparse4d_ros"] and words[3] in {*COMMANDS, *ALIASES}
+    assert all(service["ipc"] == service["network_mode"] == "host" for service in services.values())
+    assert all(
+        (ROOT / "docker" / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
+        for service in services.values()
+    )
+
+
+def test_the_entrypoint_is_a_script_that_bash_reads():
+    path = ROOT / "docker" / "entrypoint.sh"
+    assert path.stat().st_mode & 0o111
+    assert subprocess.run(["bash", "-n", str(path)]).returncode == 0
+
+
+def test_the_development_container_uses_the_image():
+    settings = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
+    assert (ROOT / ".devcontainer" / settings["build"]["dockerfile"]).resolve() == ROOT / "docker" / "Dockerfile"
+    targets = (ROOT / "Makefile").read_text()
+    _, *wanted = settings["postCreateCommand"].split()
+    assert all(re.search(rf"^{target}:", targets, re.MULTILINE) for target in wanted)
