@@ -240,14 +240,14 @@ class DetectorNode(LifecycleNode):
         counts = self.statistics.snapshot()
         if self.synchronizer is None:
             return Moment(counts, gave_up=self._gave_up)
+        intake = self.camera_intake
         return Moment(
-            counts, self._active_since, SetCounts.of(self.synchronizer), uncalibrated=self.camera_intake.uncalibrated
+            counts, self._active_since, SetCounts.of(self.synchronizer), intake.camera_status(), intake.uncalibrated
         )
 
     def look_after_losses(self) -> None:
         """Once a second: logs what was lost since the last time, and remembers the counters."""
-        for event in self.synchronizer.take_events():
-            self.get_logger().warning(event.text)
+        self.camera_intake.look_for_silence()
         self._watch.look(self._moment())
 
     def health(self) -> list[ComponentHealth]:

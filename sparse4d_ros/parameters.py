@@ -65,6 +65,12 @@ class NodeParameters:
     missing_camera: str = _parameter(
         "skip", "A set without one of its cameras: skip it, or run with that camera masked", choices=("skip", "mask")
     )
+    clock_offset: float = _parameter(
+        0.05,
+        "Seconds between a camera's stamps and those of the others, by their arrival, beyond which its images are not "
+        "used; above the difference of their transports",
+        (0.01, 10.0),
+    )
     tf_timeout: float = _parameter(0.3, "Seconds to wait for a pose that is not there yet", (0.0, 5.0))
     tf_cache: float = _parameter(10.0, "Seconds of transforms kept", (0.1, 3600.0))
     distortion: str = _parameter(

@@ -31,7 +31,7 @@ def synchronized_sets(
     to_item: Callable[[str, int, Any], Any] = lambda camera, stamp_ns, message: message,
     before: Callable[[int], None] = lambda log_ns: None,
 ) -> Iterator[SyncedSet]:
-    """Complete sets in the order of the bag.
+    """Complete sets in the order of the bag. Cameras' clocks are judged by its log times, as times of arrival.
 
     Args:
         bag: its folder.
@@ -53,7 +53,9 @@ def synchronized_sets(
         else:
             item = to_item(images[topic], stamp_ns, message)
             if item is not None:
-                synchronizer.add_image(images[topic], stamp_ns, item)
+                synchronizer.add_image(images[topic], stamp_ns, item, arrival_ns=log_ns)
+            for event in synchronizer.take_events():
+                log.warning("%s", event.text)
         synced = synchronizer.take_newest()
         if synced is not None:
             yield synced

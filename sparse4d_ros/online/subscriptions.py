@@ -16,10 +16,12 @@ from tf2_msgs.msg import TFMessage
 from ..messages.incoming import insert_transforms
 from ..messages.stamps import ns_from_stamp, stamp_of_serialized
 from ..parameters import NodeParameters
+from ..perception.camera_statistics import CameraStatus
 from ..perception.rig import Rig
 from ..perception.synchronizer import Synchronizer
 from ..perception.transforms import TransformBuffer, TransformError
 from ..units import NANOSECONDS
+from .arrival_clock import ArrivalClock
 from .log_throttle import LogThrottle
 from .statistics import Statistics
 
@@ -87,6 +89,7 @@ class CameraIntake:
     ):
         self._node, self._synchronizer, self._statistics, self._log = node, synchronizer, statistics, log
         self._uncalibrated = dict.fromkeys(rig.names)  # in the order of the rig
+        self._arrivals = ArrivalClock(self._ros_now_ns, statistics.clock)
         depth = parameters.image_queue_depth
         image_quality = QoSProfile(depth=depth, reliability=_reliability(parameters.image_reliability))
         info_quality = QoSProfile(depth=depth, reliability=_reliability(parameters.camera_info_reliability))
@@ -123,23 +126,33 @@ class CameraIntake:
         """Stores a serialized image; the worker deserializes it."""
         start = time.perf_counter()
         stamp_ns = stamp_of_serialized(data)
-        if stamp_ns <= 0:
-            self._statistics.count_rejected("stamp")
-            self._log.warning("stamp", f"camera {camera}: image without a stamp; expected the time of exposure")
-            return
-        offset_ms = (self._node.get_clock().now().nanoseconds - stamp_ns) * 1e-6
-        self._statistics.measure("stamp_to_arrival", offset_ms)
-        self._statistics.count_image(camera, offset_ms)
-        cause = self._synchronizer.add_image(camera, stamp_ns, Arrival(data, time.monotonic()))
-        if cause is not None:
-            self._statistics.count_image_drop(camera, cause)
-            self._log.warning(f"{camera} {cause}", f"camera {camera}: image of {stamp_ns} ns dropped: {cause}")
+        age_ns = self._ros_now_ns() - stamp_ns if stamp_ns > 0 else None
+        self._synchronizer.add_image(camera, stamp_ns, Arrival(data, time.monotonic()), self._arrivals.now_ns(), age_ns)
+        self._log_events()
+        if age_ns is not None:
+            self._statistics.measure("stamp_to_arrival", age_ns * 1e-6)
         self._statistics.measure("intake", (time.perf_counter() - start) * 1e3)
 
     def take_info(self, camera: str, info: CameraInfo) -> None:
         """Stores a calibration."""
         self._uncalibrated.pop(camera, None)
         self._synchronizer.add_info(camera, info, ns_from_stamp(info.header.stamp))
+
+    def look_for_silence(self) -> None:
+        """To be called about once a second: no callback runs where nothing comes."""
+        self._synchronizer.poll(self._arrivals.now_ns())
+        self._log_events()
+
+    def camera_status(self) -> dict[str, CameraStatus]:
+        """Each camera at this moment."""
+        return self._synchronizer.camera_status(self._arrivals.now_ns())
+
+    def _log_events(self) -> None:
+        for event in self._synchronizer.take_events():
+            self._log.warning(f"event {event.kind} {event.camera}", event.text)
+
+    def _ros_now_ns(self) -> int:
+        return self._node.get_clock().now().nanoseconds
 
 
 def _reliability(name: str) -> ReliabilityPolicy:

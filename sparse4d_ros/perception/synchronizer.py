@@ -94,7 +94,9 @@ class Synchronizer:
 
     # --------------------------------------------------------------------------------------------------------- intake
 
-    def add_image(self, camera: str, stamp_ns: int, item: Any, arrival_ns: int | None = None) -> str | None:
+    def add_image(
+        self, camera: str, stamp_ns: int, item: Any, arrival_ns: int | None = None, age_ns: int | None = None
+    ) -> str | None:
         """Takes an image in. Returns why it was dropped at once, or None.
 
         Args:
@@ -102,12 +104,16 @@ class Synchronizer:
             arrival_ns: when it came here, on a clock that does not jump. Near the clock of the stamps it makes ages
                 meaningful and, of two cameras that disagree from the start, finds the one that is wrong. Of a bag: the
                 receive time. None: unknown; then only differences of more than a second between clocks are noticed.
+            age_ns: of the image on arrival, by a clock that is better for that than the one of the arrivals, which is
+                not set when the clock of the stamps is. None: arrival minus stamp.
         """
         with self._changed:
             self._check_camera(camera)
             reference_ns = self._watch.reference_ns
             verdict = self._watch.observe(camera, stamp_ns, arrival_ns)
-            self._counts.arrive(camera, self._watch.now_ns, None if arrival_ns is None else arrival_ns - stamp_ns)
+            if age_ns is None and arrival_ns is not None and stamp_ns > 0:
+                age_ns = arrival_ns - stamp_ns
+            self._counts.arrive(camera, self._watch.now_ns, age_ns)
             self._follow_time(reference_ns)
             cause = self._take_in(camera, stamp_ns, item, verdict)
             self._counts[camera].last_cause = cause
