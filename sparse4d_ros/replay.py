@@ -76,7 +76,7 @@ class Replay:
             done = self._processor.process(synced)
             messages = output_messages(
                 done.result,
-                synced.stamp_ns,
+                done.status,
                 self._frames.rig.frames,
                 self._frames.buffer,
                 self._score_threshold,

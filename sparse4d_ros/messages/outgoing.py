@@ -7,6 +7,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
 from sensor_msgs.msg import CompressedImage, PointCloud2
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection3DArray
@@ -20,9 +21,11 @@ from sparse4d_core.visualization import draw_overlay
 
 from ..perception.image_decoding import ConversionError
 from ..perception.rig import RigFrames
+from ..perception.synced_set import SetStatus
 from ..perception.transforms import TransformBuffer
 from .detections import to_detection_array, to_state_cloud
 from .markers import to_markers
+from .set_status import to_set_status
 from .stamps import make_header
 
 OUTPUTS = {
@@ -31,13 +34,14 @@ OUTPUTS = {
     "tracks": Detection3DArray,
     "track_states": PointCloud2,
     "markers": MarkerArray,
+    "set_status": DiagnosticArray,
 }
 """Topics below the node's name, and their types. The overlay is apart: it takes long, and is for people alone."""
 
 
 def output_messages(
     result: StepResult,
-    stamp_ns: int,
+    status: SetStatus,
     frames: RigFrames,
     buffer: TransformBuffer,
     score_threshold: float = 0.0,
@@ -47,7 +51,7 @@ def output_messages(
 
     Args:
         result: of the pipeline, boxes in the model frame.
-        stamp_ns: of the set, nanoseconds.
+        status: of the set.
         frames: of the rig.
         buffer: has the model frame's pose in the base frame, unless the rig gives it by numbers.
         score_threshold: detections below it are left out; tracks are not concerned.
@@ -58,8 +62,8 @@ def output_messages(
     """
     T_base_from_model = frames.T_base_from_model
     if T_base_from_model is None:
-        T_base_from_model = buffer.lookup(frames.base_frame, frames.model_frame, stamp_ns).matrix
-    header = make_header(frames.base_frame, stamp_ns)
+        T_base_from_model = buffer.lookup(frames.base_frame, frames.model_frame, status.stamp_ns).matrix
+    header = make_header(frames.base_frame, status.stamp_ns)
     detections = filter_by_score(result.detections, score_threshold)
     conversions = {
         "detections": (to_detection_array, detections),
@@ -68,11 +72,12 @@ def output_messages(
         "track_states": (to_state_cloud, result.tracks),
         "markers": (to_markers, worth_showing(result.detections, result.tracks)),
     }
-    return {
+    messages = {
         topic: convert(found, transform_boxes(found.boxes, T_base_from_model), header)
         for topic, (convert, found) in conversions.items()
         if topic in wanted
     }
+    return messages | ({"set_status": to_set_status(status, header)} if "set_status" in wanted else {})
 
 
 def overlay_message(frame: Frame, result: StepResult, frame_id: str, tile_width: int, quality: int) -> CompressedImage:

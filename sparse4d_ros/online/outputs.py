@@ -16,7 +16,7 @@ QUEUE_DEPTH = 10  # messages
 
 
 class Outputs:
-    """`~/detections`, `~/detection_states`, `~/tracks`, `~/track_states`, `~/markers`, `~/overlay/compressed`."""
+    """The topics of `OUTPUTS` below the node's name, and `~/overlay/compressed`."""
 
     def __init__(self, node: LifecycleNode, frames: RigFrames, buffer: TransformBuffer):
         self._node, self._frames, self._buffer = node, frames, buffer
@@ -42,7 +42,7 @@ class Outputs:
         start = time.perf_counter()
         messages = output_messages(
             processed.result,
-            processed.frame.stamp_ns,
+            processed.status,
             self._frames,
             self._buffer,
             self._value("score_threshold"),
