@@ -100,7 +100,7 @@ class DetectorNode(LifecycleNode):
             self._release()
             return TransitionCallbackReturn.FAILURE
         self.outputs = Outputs(self, self._rig.frames, buffer)
-        self.transform_intake = TransformIntake(self, buffer, self.statistics, self._log)
+        self.transform_intake = TransformIntake(self, self._rig.frames, buffer, self.statistics, self._log)
         self._diagnostics_timer = self._create_timer(values.diagnostics_period, self._publish_diagnostics)
         self._values = values
         return super().on_configure(state)

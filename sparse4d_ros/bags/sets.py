@@ -10,7 +10,8 @@ from typing import Any
 from sparse4d_core.types import Frame
 
 from ..assembly import make_frame_builder, make_synchronizer
-from ..messages.incoming import insert_transforms
+from ..messages.incoming import transforms_of
+from ..messages.rig_transforms import RigTransforms
 from ..messages.stamps import ns_from_stamp
 from ..parameters import NodeParameters
 from ..perception.rig import Rig, load_rig
@@ -100,7 +101,7 @@ class BagFrames:
             BagError: the bag cannot be read, or lacks the rig's topics.
         """
         self._check_topics([t for camera in self.rig.cameras for t in (camera.image_topic, camera.info_topic)])
-        transforms = _TransformsAhead(self._bag, self.buffer, self._tf_lead_ns)
+        transforms = _TransformsAhead(self._bag, RigTransforms(self.rig.frames, self.buffer), self._tf_lead_ns)
         yield from synchronized_sets(self._bag, self.rig, self.synchronizer, before=transforms.read_until)
 
     def _check_topics(self, wanted: Sequence[str]) -> None:
@@ -111,10 +112,10 @@ class BagFrames:
 
 
 class _TransformsAhead:
-    """Reads a bag's transforms into a buffer, a fixed time ahead of the messages that are read meanwhile."""
+    """Reads a bag's transforms, a fixed time ahead of the messages that are read meanwhile."""
 
-    def __init__(self, bag: str | Path, buffer: TransformBuffer, lead_ns: int):
-        self._buffer, self._lead_ns = buffer, lead_ns
+    def __init__(self, bag: str | Path, transforms: RigTransforms, lead_ns: int):
+        self._transforms, self._lead_ns = transforms, lead_ns
         self._messages = read_messages(bag, TF_TOPICS)
         self._next = next(self._messages, None)
 
@@ -123,7 +124,8 @@ class _TransformsAhead:
         while self._next is not None and self._next[1] <= log_ns + self._lead_ns:
             topic, _, message = self._next
             try:
-                insert_transforms(self._buffer, message, static=topic == "/tf_static")
+                if self._transforms.take(transforms_of(message), static=topic == "/tf_static"):
+                    log.warning("/tf jumped back in time: older transforms are forgotten")
             except TransformError as error:
                 log.warning("%s: %s", topic, error)
             self._next = next(self._messages, None)

@@ -13,20 +13,19 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 
-from ..messages.incoming import insert_transforms
+from ..messages.incoming import transforms_of_serialized
+from ..messages.rig_transforms import RigTransforms
 from ..messages.stamps import ns_from_stamp, stamp_of_serialized
 from ..parameters import NodeParameters
 from ..perception.camera_statistics import CameraStatus
-from ..perception.rig import Rig
+from ..perception.rig import Rig, RigFrames
 from ..perception.synchronizer import Synchronizer
 from ..perception.transforms import TransformBuffer, TransformError
-from ..units import NANOSECONDS
 from .arrival_clock import ArrivalClock
 from .log_throttle import LogThrottle
 from .statistics import Statistics
 
 TF_QUEUE_DEPTH = 100
-TF_JUMP_NS = NANOSECONDS // 2  # further back than this is a jump of time, not a message out of order
 
 
 class Arrival(NamedTuple):
@@ -37,15 +36,19 @@ class Arrival(NamedTuple):
 
 
 class TransformIntake:
-    """`/tf` and `/tf_static` into the buffer, while the node is configured."""
+    """`/tf` and `/tf_static` into the buffer, as far as the rig needs them, while the node is configured."""
 
-    def __init__(self, node: Node, buffer: TransformBuffer, statistics: Statistics, log: LogThrottle):
-        self._node, self._buffer, self._statistics, self._log = node, buffer, statistics, log
+    def __init__(
+        self, node: Node, frames: RigFrames, buffer: TransformBuffer, statistics: Statistics, log: LogThrottle
+    ):
+        self._node, self._statistics, self._log = node, statistics, log
+        self._transforms = RigTransforms(frames, buffer)
         static = QoSProfile(depth=TF_QUEUE_DEPTH, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         guarded = partial(_guarded, statistics=statistics, log=log)
+        take_static, take = (guarded(partial(self.take, static=is_static)) for is_static in (True, False))
         self._subscriptions = [
-            node.create_subscription(TFMessage, "/tf_static", guarded(partial(self.take, static=True)), static),
-            node.create_subscription(TFMessage, "/tf", guarded(partial(self.take, static=False)), TF_QUEUE_DEPTH),
+            node.create_subscription(TFMessage, "/tf_static", take_static, static, raw=True),
+            node.create_subscription(TFMessage, "/tf", take, TF_QUEUE_DEPTH, raw=True),
         ]
 
     def destroy(self) -> None:
@@ -53,26 +56,17 @@ class TransformIntake:
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
 
-    def take(self, message: TFMessage, static: bool) -> None:
-        """Stores the transforms; one that cannot be right is refused, counted and logged."""
+    def take(self, data: bytes, static: bool) -> None:
+        """Stores the transforms of a serialized message; one that cannot be right is refused, counted and logged."""
         start = time.perf_counter()
         try:
-            if not static and self._time_jumped(message):
-                self._buffer.clear()
+            if self._transforms.take(transforms_of_serialized(data), static):
                 self._statistics.count_reset("transforms jumped back in time")
-                self._node.get_logger().warning("/tf jumped back in time: older transforms are forgotten")
-            insert_transforms(self._buffer, message, static)
+                self._log.warning("tf jump", "/tf jumped back in time: older transforms are forgotten")
         except TransformError as error:
             self._statistics.count_rejected(error.cause)
             self._log.warning(error.cause, str(error))
         self._statistics.measure("intake", (time.perf_counter() - start) * 1e3)
-
-    def _time_jumped(self, message: TFMessage) -> bool:
-        for transform in message.transforms:
-            newest = self._buffer.newest_ns(transform.child_frame_id)
-            if newest is not None and ns_from_stamp(transform.header.stamp) < newest - TF_JUMP_NS:
-                return True
-        return False
 
 
 class CameraIntake:

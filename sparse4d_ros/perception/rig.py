@@ -4,7 +4,7 @@ A rig has 1 to 12 cameras, of any image sizes; the order is the one the model wa
 two cameras whose model frame is given by numbers, as pose in the base frame (metres; quaternion x y z w):
 
     base_frame: base_link
-    global_frame: odom
+    global_frame: odom                   # the default: it drifts, but never jumps (REP-105)
     model_frame:
       translation: [0.2, 0.0, 1.1]
       rotation_xyzw: [0.0, 0.0, -0.7071068, 0.7071068]   # published models: x right, y forward, z up
@@ -42,7 +42,7 @@ class RigFrames:
     """Names of the frames that a rig hangs together by."""
 
     cameras: Mapping[str, str]  # camera name -> optical frame, in the order of the model's cameras
-    global_frame: str = "map"
+    global_frame: str = "odom"
     base_frame: str = "base_link"
     model_frame: str = "lidar_top"
     T_base_from_model: np.ndarray | None = None  # [4, 4]; None: TF has `model_frame`
@@ -108,7 +108,7 @@ def parse_rig(content: Any) -> Rig:
     model_frame, T_base_from_model = _model_frame(content.get("model_frame", "lidar_top"))
     frames = RigFrames(
         cameras={camera.name: camera.frame for camera in cameras},
-        global_frame=_text(content.get("global_frame", "map"), "global_frame"),
+        global_frame=_text(content.get("global_frame", RigFrames.global_frame), "global_frame"),
         base_frame=base_frame,
         model_frame=model_frame or base_frame,
         T_base_from_model=T_base_from_model,

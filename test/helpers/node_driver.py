@@ -87,7 +87,7 @@ class Driver:
         return self.statistics.processed + sum(self.drops.values())
 
     def transforms(self, message: TFMessage, static: bool = False) -> None:
-        self.node.transform_intake.take(message, static)
+        self.node.transform_intake.take(bytes(serialize_message(message)), static)
 
     def info(self, camera: str, message) -> None:
         self.node.camera_intake.take_info(camera, message)

@@ -66,7 +66,9 @@ def test_raw_images_of_wrong_encoding_or_length_cost_their_set(make_driver, tmp_
 
 def raw_rig(folder):
     path = folder / "rig.yaml"
-    path.write_text("cameras:\n" + "".join(f"  - {{name: {c}, image_topic: /{c}/image_rect}}\n" for c in CAMERAS))
+    path.write_text(
+        "global_frame: map\ncameras:\n" + "".join(f"  - {{name: {c}, image_topic: /{c}/image_rect}}\n" for c in CAMERAS)
+    )
     return path
 
 
@@ -88,7 +90,9 @@ def test_a_useless_calibration_costs_sets_until_a_good_one_comes(driver, info, c
 def lens_rig(folder) -> str:
     """The same topics, with images that are not rectified."""
     path = folder / "lens_rig.yaml"
-    path.write_text("cameras:\n" + "".join(f"  - {{name: {c}, rectified: false}}\n" for c in CAMERAS))
+    path.write_text(
+        "global_frame: map\ncameras:\n" + "".join(f"  - {{name: {c}, rectified: false}}\n" for c in CAMERAS)
+    )
     return str(path)
 
 

@@ -26,6 +26,7 @@ def test_the_nuscenes_rig_has_the_cameras_in_the_order_of_the_model():
     )
     assert rig.frames.cameras == {name: name for name in rig.names}
     assert (rig.frames.global_frame, rig.frames.base_frame, rig.frames.model_frame) == ("map", "base_link", "lidar_top")
+    assert parse_rig({"cameras": [{"name": "front"}]}).frames.global_frame == "odom", "which does not jump: REP-105"
     assert rig.frames.T_base_from_model is None
     camera = rig.cameras[0]
     assert (camera.image_topic, camera.info_topic) == ("/cam_front/image_rect/compressed", "/cam_front/camera_info")
