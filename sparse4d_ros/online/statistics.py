@@ -90,7 +90,7 @@ class Statistics:
     def count_reset(self, reason: str) -> None:
         """The memory was cleared."""
         with self._lock:
-            self.resets[_kind(reason)] += 1
+            self.resets[kind_of_reset(reason)] += 1
 
     def snapshot(self) -> Snapshot:
         """All counters at this moment; nothing changes in it later."""
@@ -120,7 +120,7 @@ def _rate(moments: deque[float], now: float) -> float:
     return sum(now - moment <= seconds for moment in moments) / seconds
 
 
-def _kind(reason: str) -> str:
+def kind_of_reset(reason: str) -> str:
     """Makes one kind, `time gap`, of `time gap of 3.1 s ...` and `time gap of 2.7 s ...`."""
     words = list(takewhile(lambda word: not any(character.isdigit() for character in word), reason.split()))
     if len(words) < len(reason.split()) and words[-1:] in (["of"], ["by"]):
