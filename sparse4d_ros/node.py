@@ -18,6 +18,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.expand_topic_name import expand_topic_name
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.serialization import deserialize_message
 from std_srvs.srv import Trigger
@@ -92,15 +93,15 @@ class DetectorNode(LifecycleNode):
         try:
             values = parameters.read(self)
             parameters.check_together(values)
-            self._rig = load_rig(values.rig)
+            self._rig = load_rig(values.rig).with_topics(self._expand_topic)
             buffer = TransformBuffer(values.tf_cache)
             self.processor = self._load_processor(values, buffer)
+            self.outputs = Outputs(self, self._rig.frames, buffer, values.first_id)
+            self.transform_intake = TransformIntake(self, self._rig.frames, buffer, self.statistics, self._log)
         except Exception as error:  # a file, a device, a checkpoint: the process lives on
             self.get_logger().error(f"configure failed: {error or type(error).__name__}")
             self._release()
             return TransitionCallbackReturn.FAILURE
-        self.outputs = Outputs(self, self._rig.frames, buffer)
-        self.transform_intake = TransformIntake(self, self._rig.frames, buffer, self.statistics, self._log)
         self._diagnostics_timer = self._create_timer(values.diagnostics_period, self._publish_diagnostics)
         self._values = values
         return super().on_configure(state)
@@ -110,7 +111,12 @@ class DetectorNode(LifecycleNode):
         values, rig, log = self._values, self._rig, self._log
         self._gave_up = None
         self.synchronizer = make_synchronizer(values, rig)
-        self.camera_intake = CameraIntake(self, rig, values, self.synchronizer, self.statistics, log)
+        try:
+            self.camera_intake = CameraIntake(self, rig, values, self.synchronizer, self.statistics, log)
+        except Exception as error:  # an override of the quality of service that cannot be
+            self.get_logger().error(f"activate failed: {error}")
+            self._forget_activation()
+            return TransitionCallbackReturn.FAILURE
         self._worker = Worker(
             self, values, self.synchronizer, self.processor, self.outputs, self.statistics, log, self._give_up
         )
@@ -167,6 +173,9 @@ class DetectorNode(LifecycleNode):
         self._release()
         self.destroy_node()
 
+    def _expand_topic(self, topic: str) -> str:
+        return expand_topic_name(topic, self.get_name(), self.get_namespace())
+
     def _create_timer(self, period: float, callback):
         """On a steady clock: it goes on where /clock stands still."""
         return self.create_timer(period, callback, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -188,7 +197,8 @@ class DetectorNode(LifecycleNode):
         counts = self.statistics.snapshot()
         dropped = ", ".join(f"{cause} {n}" for cause, n in sorted(counts.dropped.items())) or "none"
         images = ", ".join(f"{cause} {n}" for cause, n in sorted(self.synchronizer.drops.items()) if n) or "none"
-        summary = rclpy.logging.get_logger(f"{NODE_NAME}.summary")  # not on /rosout, which may be gone by now
+        # Not the node's own logger, which writes to /rosout as well: that may be gone by now.
+        summary = rclpy.logging.get_logger(f"{self.get_logger().name}.summary")
         summary.info(f"{counts.processed} sets processed; sets dropped: {dropped}; images dropped before: {images}")
 
     def _release(self) -> None:
@@ -305,6 +315,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except RuntimeError:  # of rclpy, which was interrupted in the middle of taking a message
+        if rclpy.ok():
+            raise
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal and the launch system both send it
         node.close()

@@ -90,6 +90,11 @@ class NodeParameters:
         "Makes images smaller on the CPU: pillow as published, or torch, faster and up to two grey levels beside it",
         choices=("pillow", "torch"),
     )
+    first_id: int = _parameter(
+        -1,
+        "Track ids count from here; -1: from the time since boot, so that none comes again after a restart of the node",
+        (-1, 2**62),
+    )
     score_threshold: float = _parameter(0.0, "Detections below it are not published", (0.0, 1.0), live=True)
     overlay_width: int = _parameter(480, "Pixels of one camera in the overlay", (64, 1920), live=True)
     overlay_quality: int = _parameter(80, "JPEG quality of the overlay", (1, 100), live=True)

@@ -44,6 +44,7 @@ def synchronized_sets(
     Raises:
         BagError: the bag cannot be read.
     """
+    rig = rig_in_bag(rig, bag)
     images = {camera.image_topic: camera.name for camera in rig.cameras}
     infos = {camera.info_topic: camera.name for camera in rig.cameras}
     for topic, log_ns, message in read_messages(bag, [*images, *infos]):
@@ -60,6 +61,28 @@ def synchronized_sets(
         synced = synchronizer.take_newest()
         if synced is not None:
             yield synced
+
+
+def rig_in_bag(rig: Rig, bag: str | Path) -> Rig:
+    """The rig with its topics' names in a bag: one without a leading slash is there below some namespace, or none.
+
+    Raises:
+        BagError: the bag cannot be read, or has such a topic below several namespaces.
+    """
+    if all(topic.startswith("/") for camera in rig.cameras for topic in (camera.image_topic, camera.info_topic)):
+        return rig
+    with open_bag(bag) as reader:
+        there = sorted(reader.topics)
+
+    def full(topic: str) -> str:
+        if topic.startswith("/"):
+            return topic
+        found = [name for name in there if name.endswith(f"/{topic}")]
+        if len(found) > 1 and f"/{topic}" not in found:
+            raise BagError(f"rig: {bag} has {topic} as {', '.join(found)}; write the one that is meant, with its slash")
+        return found[0] if len(found) == 1 else f"/{topic}"
+
+    return rig.with_topics(full)
 
 
 class BagFrames:
@@ -100,9 +123,10 @@ class BagFrames:
         Raises:
             BagError: the bag cannot be read, or lacks the rig's topics.
         """
-        self._check_topics([t for camera in self.rig.cameras for t in (camera.image_topic, camera.info_topic)])
+        rig = rig_in_bag(self.rig, self._bag)
+        self._check_topics([t for camera in rig.cameras for t in (camera.image_topic, camera.info_topic)])
         transforms = _TransformsAhead(self._bag, RigTransforms(self.rig.frames, self.buffer), self._tf_lead_ns)
-        yield from synchronized_sets(self._bag, self.rig, self.synchronizer, before=transforms.read_until)
+        yield from synchronized_sets(self._bag, rig, self.synchronizer, before=transforms.read_until)
 
     def _check_topics(self, wanted: Sequence[str]) -> None:
         with open_bag(self._bag) as reader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -16,7 +17,7 @@ from visualization_msgs.msg import MarkerArray
 from sparse4d_core.geometry import transform_boxes
 from sparse4d_core.inference.pipeline import StepResult
 from sparse4d_core.inference.tracking import filter_by_score, worth_showing
-from sparse4d_core.types import Frame
+from sparse4d_core.types import Detections, Frame
 from sparse4d_core.visualization import draw_overlay
 
 from ..perception.image_decoding import ConversionError
@@ -37,6 +38,17 @@ OUTPUTS = {
     "set_status": DiagnosticArray,
 }
 """Topics below the node's name, and their types. The overlay is apart: it takes long, and is for people alone."""
+
+
+def renumbered(result: StepResult, first_id: int) -> StepResult:
+    """The same with ids that count from `first_id` instead of 0; rows without one stay without."""
+    return replace(
+        result, detections=_renumbered(result.detections, first_id), tracks=_renumbered(result.tracks, first_id)
+    )
+
+
+def _renumbered(found: Detections, first_id: int) -> Detections:
+    return found if found.ids is None else replace(found, ids=np.where(found.ids < 0, found.ids, found.ids + first_id))
 
 
 def output_messages(

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 
@@ -43,12 +45,12 @@ class TransformIntake:
     ):
         self._node, self._statistics, self._log = node, statistics, log
         self._transforms = RigTransforms(frames, buffer)
-        static = QoSProfile(depth=TF_QUEUE_DEPTH, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        latched = QoSProfile(depth=TF_QUEUE_DEPTH, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         guarded = partial(_guarded, statistics=statistics, log=log)
         take_static, take = (guarded(partial(self.take, static=is_static)) for is_static in (True, False))
         self._subscriptions = [
-            node.create_subscription(TFMessage, "/tf_static", take_static, static, raw=True),
-            node.create_subscription(TFMessage, "/tf", take, TF_QUEUE_DEPTH, raw=True),
+            _subscribe(node, TFMessage, "/tf_static", take_static, latched, raw=True),
+            _subscribe(node, TFMessage, "/tf", take, QoSProfile(depth=TF_QUEUE_DEPTH), raw=True),
         ]
 
     def destroy(self) -> None:
@@ -85,26 +87,21 @@ class CameraIntake:
         self._uncalibrated = dict.fromkeys(rig.names)  # in the order of the rig
         self._arrivals = ArrivalClock(self._ros_now_ns, statistics.clock)
         depth = parameters.image_queue_depth
-        image_quality = QoSProfile(depth=depth, reliability=_reliability(parameters.image_reliability))
-        info_quality = QoSProfile(depth=depth, reliability=_reliability(parameters.camera_info_reliability))
         guarded = partial(_guarded, statistics=statistics, log=log)
-        # CameraInfo first: where both are waiting, the executor then takes the calibration before the image.
-        self._subscriptions = [
-            node.create_subscription(
-                CameraInfo, camera.info_topic, guarded(partial(self.take_info, camera.name)), info_quality
-            )
-            for camera in rig.cameras
-        ]
-        self._subscriptions += [
-            node.create_subscription(
-                image_type(camera.transport),
-                camera.image_topic,
-                guarded(partial(self.take_image, camera.name)),
-                image_quality,
-                raw=True,
-            )
-            for camera in rig.cameras
-        ]
+        self._subscriptions: list[Subscription] = []
+        try:
+            # CameraInfo first: where both are waiting, the executor then takes the calibration before the image.
+            for camera in rig.cameras:
+                quality = QoSProfile(depth=depth, reliability=_reliability(parameters.camera_info_reliability))
+                take = guarded(partial(self.take_info, camera.name))
+                self._subscriptions.append(_subscribe(node, CameraInfo, camera.info_topic, take, quality))
+            for camera in rig.cameras:
+                quality = QoSProfile(depth=depth, reliability=_reliability(parameters.image_reliability))
+                take, kind = guarded(partial(self.take_image, camera.name)), image_type(camera.transport)
+                self._subscriptions.append(_subscribe(node, kind, camera.image_topic, take, quality, raw=True))
+        except Exception:
+            self.destroy()
+            raise
 
     def destroy(self) -> None:
         """Ends the subscriptions."""
@@ -147,6 +144,16 @@ class CameraIntake:
 
     def _ros_now_ns(self) -> int:
         return self._node.get_clock().now().nanoseconds
+
+
+def _subscribe(
+    node: Node, kind: type, topic: str, callback: Callable, quality: QoSProfile, raw: bool = False
+) -> Subscription:
+    """A subscription whose history, depth and reliability may be overridden by the parameters
+    `qos_overrides.<topic>.subscription.<policy>`, which rclpy declares. It also changes `quality`: one for each topic.
+    """
+    overridable = QoSOverridingOptions.with_default_policies()
+    return node.create_subscription(kind, topic, callback, quality, raw=raw, qos_overriding_options=overridable)
 
 
 def _reliability(name: str) -> ReliabilityPolicy:

@@ -12,6 +12,8 @@ two cameras whose model frame is given by numbers, as pose in the base frame (me
       - {name: front, frame: front_optical, image_topic: /front/image_rect, transport: raw}
       - {name: rear, frame: rear_optical, image_topic: /rear/image_rect/compressed}
 
+Topics without a leading slash are below the node's namespace, and in a bag below whatever namespace it was recorded in.
+
 `model_frame: lidar_top` instead takes the frame from TF. A camera's `rectified: true` or `false` states whether its
 images are rectified; without it they are if the topic's name contains `image_rect` (see `camera_model.py`).
 """
@@ -19,8 +21,8 @@ images are rectified; without it they are if the topic's name contains `image_re
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -67,6 +69,14 @@ class Rig:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(camera.name for camera in self.cameras)
+
+    def with_topics(self, rename: Callable[[str], str]) -> Rig:
+        """The same cameras with other names of their topics."""
+        cameras = (
+            replace(camera, image_topic=rename(camera.image_topic), info_topic=rename(camera.info_topic))
+            for camera in self.cameras
+        )
+        return replace(self, cameras=tuple(cameras))
 
 
 def default_rig() -> pathlib.Path:
@@ -140,7 +150,8 @@ def _camera(entry: Any, where: str) -> RigCamera:
 
 def _sibling(image_topic: str) -> str:
     """camera_info beside the image topic, where image_transport puts it."""
-    return image_topic.removesuffix("/compressed").rsplit("/", 1)[0] + "/camera_info"
+    folder, slash, _ = image_topic.removesuffix("/compressed").rpartition("/")
+    return f"{folder}{slash}camera_info"
 
 
 def _model_frame(value: Any) -> tuple[str, np.ndarray | None]:

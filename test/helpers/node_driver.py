@@ -48,12 +48,13 @@ class Driver:
     Args:
         statistics: of the node.
         context: of rclpy; None: the default one.
+        namespace: of the node.
         parameters: overrides of the node's.
     """
 
-    def __init__(self, statistics: Statistics | None = None, context=None, **parameters):
+    def __init__(self, statistics: Statistics | None = None, context=None, namespace: str = "", **parameters):
         overrides = [Parameter(name, value=value) for name, value in (DEFAULTS | parameters).items()]
-        self.node = DetectorNode(statistics, context=context, parameter_overrides=overrides)
+        self.node = DetectorNode(statistics, context=context, namespace=namespace, parameter_overrides=overrides)
         self.statistics = self.node.statistics
 
     def start(self, static: bool = True, infos: bool = True) -> Driver:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from sparse4d_core.inference.pipeline import StepResult
 from sparse4d_core.types import Detections, Frame, Tracks
 from sparse4d_ros.bags.message_records import RECORDED, record_from_messages
 from sparse4d_ros.messages.incoming import insert_transforms
-from sparse4d_ros.messages.outgoing import OUTPUTS, output_messages, overlay_message
+from sparse4d_ros.messages.outgoing import OUTPUTS, output_messages, overlay_message, renumbered
 from sparse4d_ros.messages.stamps import ns_from_stamp
 from sparse4d_ros.perception.rig import RigFrames
 from sparse4d_ros.perception.synced_set import Missing, SetStatus
@@ -74,6 +76,14 @@ def test_the_score_threshold_concerns_detections_alone(result, buffer):
     counts = {topic: len(messages[topic].detections) for topic in ("detections", "tracks")}
     assert counts == {"detections": 1, "tracks": 2}
     assert (messages["detection_states"].width, messages["track_states"].width) == (1, 2)
+
+
+def test_ids_count_from_a_given_number_and_rows_without_one_stay_without(result):
+    shifted = renumbered(result, 1000)
+    assert shifted.detections.ids.tolist() == [1004, 1007, -1] and shifted.tracks.ids.tolist() == [1004, 1007]
+    assert result.detections.ids.tolist() == [4, 7, -1], "which is the pipeline's"
+    nameless = replace(result, detections=replace(result.detections, ids=None))
+    assert renumbered(nameless, 1000).detections.ids is None
 
 
 def test_only_what_is_wanted_is_made(result, buffer):

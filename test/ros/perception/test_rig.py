@@ -39,6 +39,15 @@ def test_a_raw_topic_is_taken_as_raw_with_the_camera_info_beside_it():
     assert rig.frames.cameras == {"a": "a_optical"}
 
 
+def test_topics_may_lie_below_a_namespace():
+    cameras = [{"name": "a", "image_topic": "a/image_rect/compressed"}, {"name": "b", "image_topic": "image_raw"}]
+    rig = parse_rig({"cameras": cameras})
+    assert [camera.info_topic for camera in rig.cameras] == ["a/camera_info", "camera_info"]
+    renamed = rig.with_topics(lambda topic: f"/robot/{topic}")
+    assert [camera.image_topic for camera in renamed.cameras] == ["/robot/a/image_rect/compressed", "/robot/image_raw"]
+    assert [camera.info_topic for camera in renamed.cameras] == ["/robot/a/camera_info", "/robot/camera_info"]
+
+
 def test_what_streams_are_rectified():
     cameras = [
         {"name": "by_topic"}, {"name": "raw", "image_topic": "/raw/image_raw"},
