@@ -47,14 +47,15 @@ def load_pipeline(parameters: NodeParameters, rig: Rig) -> Pipeline:
     return pipeline
 
 
-def make_synchronizer(parameters: NodeParameters, rig: Rig) -> Synchronizer:
-    """Groups the rig's images into sets."""
+def make_synchronizer(parameters: NodeParameters, rig: Rig, epoch: int = 0) -> Synchronizer:
+    """Groups the rig's images into sets; the first of them are of the given epoch."""
     return Synchronizer(
         rig.names,
         slop_ns=nanoseconds(parameters.sync_slop),
         timeout_ns=nanoseconds(parameters.sync_timeout),
         missing=parameters.missing_camera,
         limits=ClockLimits(offset_ns=nanoseconds(parameters.clock_offset)),
+        epoch=epoch,
     )
 
 

@@ -76,6 +76,7 @@ class DetectorNode(LifecycleNode):
         self.outputs: Outputs | None = None
         self.transform_intake: TransformIntake | None = None
         self._diagnostics_timer = None
+        self._epoch = 0  # the synchronizer's last: a jump of time is no news to the next activation
         self._forget_activation()
 
     def _forget_activation(self) -> None:
@@ -110,7 +111,7 @@ class DetectorNode(LifecycleNode):
         """Subscribes to the images and starts the worker."""
         values, rig, log = self._values, self._rig, self._log
         self._gave_up = None
-        self.synchronizer = make_synchronizer(values, rig)
+        self.synchronizer = make_synchronizer(values, rig, self._epoch)
         try:
             self.camera_intake = CameraIntake(self, rig, values, self.synchronizer, self.statistics, log)
         except Exception as error:  # an override of the quality of service that cannot be
@@ -187,6 +188,7 @@ class DetectorNode(LifecycleNode):
             self.destroy_timer(self._watch_timer)
         if self._worker is not None:
             self._worker.stop()
+            self._epoch = self.synchronizer.epoch
             self._log_summary()
             if self.context.ok():
                 self._publish_diagnostics()

@@ -62,6 +62,7 @@ class Synchronizer:
         max_backward_ns: int = NANOSECONDS // 2,
         require_info: bool = True,
         limits: ClockLimits | None = None,
+        epoch: int = 0,
     ):
         """
         Args:
@@ -73,6 +74,7 @@ class Synchronizer:
                 starts again, a wrong clock), not a message out of order. Takes the place of `limits.jump_ns`.
             require_info: hand out sets only once each of their cameras has a CameraInfo.
             limits: when a camera's clock counts as wrong.
+            epoch: of the first sets: the last one of a synchronizer that went before, if time goes on.
         """
         if not cameras or len(set(cameras)) != len(cameras):
             raise ValueError(f"cameras: expected one or more different names, got {list(cameras)}")
@@ -90,7 +92,7 @@ class Synchronizer:
         self._infos: dict[str, dict[int, Any]] = {camera: {} for camera in cameras}
         self._ready: SyncedSet | None = None
         self._changed = threading.Condition()
-        self.epoch = 0
+        self._first_epoch = self.epoch = epoch
 
     # --------------------------------------------------------------------------------------------------------- intake
 
@@ -249,7 +251,9 @@ class Synchronizer:
         if verdict == "ahead" or self._goes_back(camera, stamp_ns):
             self._hold(camera, stamp_ns, item)
             return None
-        self._drop_held(camera, "time_jump" if self.epoch and camera not in self._former.newest else "clock")
+        self._drop_held(
+            camera, "time_jump" if self.epoch > self._first_epoch and camera not in self._former.newest else "clock"
+        )
         return self._former.take_in(camera, stamp_ns, item)
 
     def _is_left_out(self, camera: str) -> bool:

@@ -27,6 +27,19 @@ def test_a_bag_that_starts_again_clears_the_memory_and_says_so(driver, capfd):
     assert "memory cleared: time jumped back" in capfd.readouterr().err
 
 
+def test_a_jump_of_time_is_told_once_and_not_again_at_the_next_activation(driver):
+    driver.watch()
+    for k in (10, 11, 0, 1):
+        assert driver.run(k) == "ok"
+    assert driver.statistics.resets["time jumped back"] == 1
+    driver.node.trigger_deactivate()
+    driver.activate()
+    assert driver.run(2) == driver.run(3) == "ok"
+    assert driver.statistics.resets["time jumped back"] == 1
+    assert driver.run(10) == driver.run(0) == "ok"
+    assert driver.statistics.resets["time jumped back"] == 2
+
+
 class Heard:
     """In the place of a publisher: somebody listens."""
 
