@@ -127,7 +127,7 @@ def read_box_record(path: str | Path) -> Iterator[SetRecord]:
         for number, line in enumerate(file, 1):
             try:
                 yield from_line(line)
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise BoxRecordError(f"{path}, line {number}: not a record ({error}); is the file complete?") from error
 
 

@@ -108,6 +108,10 @@ def test_file(tmp_path):
         for stamp in (5, 6):
             file.write(SetRecord(stamp, "base_link", empty, empty))
     assert [record.stamp_ns for record in read_box_record(path)] == [5, 6]
-    path.write_text(path.read_text()[:-30])
+    whole = path.read_text()
+    path.write_text(whole.replace('"status": null', '"status": {"ages_ns": {}, "missing": ["cam_back"]}'))
+    with pytest.raises(BoxRecordError, match="line 1: not a record"):
+        list(read_box_record(path))
+    path.write_text(whole[:-30])
     with pytest.raises(BoxRecordError, match="line 2: not a record"):
         list(read_box_record(path))
