@@ -1,4 +1,7 @@
-"""What the node counts and measures. Lifetime counters here; what they mean for its health is decided in `health`."""
+"""What the node counts and measures. Lifetime counters here; what they mean for its health is decided in `health`.
+
+Images are counted by the synchronizer (`perception/camera_statistics.py`).
+"""
 
 from __future__ import annotations
 
@@ -16,17 +19,6 @@ RATE_SECONDS = 5.0  # over which rates are counted
 
 
 @dataclass(frozen=True)
-class CameraCounts:
-    """The images of one camera."""
-
-    images: int  # since the node started
-    rate_hz: float
-    age: float  # s since its newest image came in
-    offset_ms: float  # median of arrival minus stamp, by the node's clock
-    dropped: Mapping[str, int]  # cause -> images refused on arrival
-
-
-@dataclass(frozen=True)
 class Snapshot:
     """All counters at one moment. Lifetime counts; a difference of two snapshots is what happened in between."""
 
@@ -39,7 +31,6 @@ class Snapshot:
     last_processed: float | None  # moment
     busy_since: float | None  # moment at which the set in work was taken; None: no set is in work
     percentiles: Mapping[str, tuple[float, float]]  # stage -> (median, 99th percentile) of the newest measurements
-    cameras: Mapping[str, CameraCounts]
 
 
 class Statistics:
@@ -52,13 +43,9 @@ class Statistics:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, window: int | None = WINDOW) -> None:
         self._lock = threading.Lock()
-        self._clock = clock
+        self.clock = clock
         self._measured: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=window))
         self._processed_at: deque[float] = deque(maxlen=WINDOW)
-        self._arrivals: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=WINDOW))
-        self._offsets_ms: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=WINDOW))
-        self._images: Counter[str] = Counter()
-        self._dropped_on_arrival: dict[str, Counter[str]] = defaultdict(Counter)
         self._busy_since: float | None = None
         self.processed = 0
         self.dropped: Counter[str] = Counter()
@@ -75,29 +62,17 @@ class Statistics:
         with self._lock:
             return list(self._measured[stage])
 
-    def count_image(self, camera: str, offset_ms: float) -> None:
-        """An image came in, so many milliseconds after its stamp."""
-        with self._lock:
-            self._images[camera] += 1
-            self._arrivals[camera].append(self._clock())
-            self._offsets_ms[camera].append(offset_ms)
-
-    def count_image_drop(self, camera: str, cause: str) -> None:
-        """The synchronizer refused the image that just came in."""
-        with self._lock:
-            self._dropped_on_arrival[camera][cause] += 1
-
     def begin_set(self) -> None:
         """The worker has taken a set."""
         with self._lock:
-            self._busy_since = self._clock()
+            self._busy_since = self.clock()
 
     def count_processed(self, timings_ms: Mapping[str, float]) -> None:
         """The set in work was published."""
         with self._lock:
             self.processed += 1
             self._busy_since = None
-            self._processed_at.append(self._clock())
+            self._processed_at.append(self.clock())
             for stage, value in timings_ms.items():
                 self._measured[stage].append(value)
 
@@ -115,14 +90,13 @@ class Statistics:
     def count_reset(self, reason: str) -> None:
         """The memory was cleared."""
         with self._lock:
-            self.resets[_kind(reason)] += 1
+            self.resets[kind_of_reset(reason)] += 1
 
     def snapshot(self) -> Snapshot:
         """All counters at this moment; nothing changes in it later."""
         with self._lock:
-            now = self._clock()
+            now = self.clock()
             measured = {stage: np.array(values) for stage, values in self._measured.items()}
-            cameras = {camera: self._camera(camera, now) for camera in self._images}
             counters = {name: dict(getattr(self, name)) for name in ("dropped", "rejected", "resets")}
             processed, busy_since, rate_hz = self.processed, self._busy_since, _rate(self._processed_at, now)
             last_processed = self._processed_at[-1] if self._processed_at else None
@@ -134,15 +108,8 @@ class Statistics:
             last_processed=last_processed,
             busy_since=busy_since,
             percentiles=percentiles,
-            cameras=cameras,
             **counters,
         )
-
-    def _camera(self, camera: str, now: float) -> CameraCounts:
-        arrivals = self._arrivals[camera]
-        offset_ms = float(np.median(self._offsets_ms[camera]))
-        dropped = dict(self._dropped_on_arrival[camera])
-        return CameraCounts(self._images[camera], _rate(arrivals, now), now - arrivals[-1], offset_ms, dropped)
 
 
 def _rate(moments: deque[float], now: float) -> float:
@@ -153,7 +120,7 @@ def _rate(moments: deque[float], now: float) -> float:
     return sum(now - moment <= seconds for moment in moments) / seconds
 
 
-def _kind(reason: str) -> str:
+def kind_of_reset(reason: str) -> str:
     """Makes one kind, `time gap`, of `time gap of 3.1 s ...` and `time gap of 2.7 s ...`."""
     words = list(takewhile(lambda word: not any(character.isdigit() for character in word), reason.split()))
     if len(words) < len(reason.split()) and words[-1:] in (["of"], ["by"]):

@@ -14,7 +14,7 @@ from sparse4d_core.types import Frame
 
 from .frame_builder import FrameBuilder
 from .image_decoding import ConversionError
-from .synchronizer import SyncedSet
+from .synced_set import SetStatus, SyncedSet
 from .transforms import TransformError
 
 
@@ -34,6 +34,7 @@ class Processed:
     result: StepResult
     reset: str | None  # why the memory was cleared before this frame, if it was
     timings_ms: dict[str, float]  # decode_images, transforms, and the pipeline's stages
+    status: SetStatus  # which cameras the set saw
 
 
 def _place(error: Exception) -> str:
@@ -79,7 +80,7 @@ class SetProcessor:
             raise FrameDropped("unusable_frame", f"{error} ({_place(error)})") from error
         self._state = result.state
         reset, self._unreported = self._unreported or result.reset, None
-        return Processed(frame, result, reset, timings | result.timings_ms)
+        return Processed(frame, result, reset, timings | result.timings_ms, synced.status)
 
     def _apply_resets(self, epoch: int) -> None:
         reason, self._requested = self._requested, None
