@@ -23,6 +23,7 @@ MIN_POINTS = 15  # followed ones, of a pair of images
 MIN_PAIRS = 3  # of images, before a verdict
 FITS = 2.0  # pixels of a 704 pixels wide image; moving objects and rolling shutters stay below in the median
 BETTER = 0.5  # of its own distance: what another pose must reach to be named
+NOISE = 0.5  # pixels, the same; below it no other pose is asked for
 _REFERENCE_WIDTH = 704
 _BEHIND = 1e3  # pixels; a pose that puts most points behind the camera fits not at all
 
@@ -123,18 +124,20 @@ def _relative_pose(first: Frame, second: Frame, camera: int) -> np.ndarray:
 
 def check_motion(measured: Sequence[CameraMotion]) -> Iterator[Finding]:
     """Cameras whose images do not move as their pose says; with the camera whose pose they fit."""
-    for motion in measured:
-        if motion.pairs < MIN_PAIRS:
-            continue
-        own = motion.median(motion.camera)
-        best = min(motion.distances, key=motion.median)
-        if own <= FITS:
-            continue
+    judged = [motion for motion in measured if motion.pairs >= MIN_PAIRS]
+    better = {motion.camera: _better_pose(motion) for motion in judged}
+    for motion in judged:
+        own, other = motion.median(motion.camera), better[motion.camera]
         text = "points lie behind the camera" if own >= _BEHIND else f"points are {own:.1f} px off"
-        if best != motion.camera and motion.median(best) < min(FITS, BETTER * own):
-            text += (
-                f"; its images move as those of {best} should ({motion.median(best):.1f} px): images or frames swapped"
-            )
+        if other is not None and (own > FITS or better.get(other) == motion.camera):
+            text += f"; its images move as those of {other} should ({motion.median(other):.1f} px): swapped?"
             yield Finding("swapped", motion.camera, text)
-        else:
+        elif own > FITS:
             yield Finding("motion", motion.camera, f"{text}: its pose, or the vehicle's motion in TF, is not right")
+
+
+def _better_pose(motion: CameraMotion) -> str | None:
+    """The camera whose pose the images fit much better than their own camera's, if there is one."""
+    own = motion.median(motion.camera)
+    best = min(motion.distances, key=motion.median)
+    return best if own > NOISE and motion.median(best) < min(FITS, BETTER * own) else None

@@ -22,7 +22,7 @@ _VIEW = 5.0  # m, length of a field of view in the plan
 
 
 def draw_checks(frame: Frame, T_cam_from_base: Sequence[np.ndarray], ground: float, folder: Path) -> list[Path]:
-    """An image of each camera with the grid on the ground, the line ahead of the vehicle in orange, the horizon in blue.
+    """An image of each camera: the grid on the ground, the line ahead of the vehicle in orange, the horizon in blue.
 
     Args:
         frame: images and intrinsics.
