@@ -21,9 +21,9 @@ import cv2
 
 from ..bags.bag_io import BagError
 from ..perception.rig import RigError, load_rig
+from .ground_grid import draw_checks, draw_plan
 from .inspection import Inspection, inspect
 from .motion import MIN_PAIRS
-from .pictures import draw_checks, draw_plan
 
 
 def table(inspection: Inspection) -> str:

@@ -14,8 +14,8 @@ pytest.importorskip("rclpy")
 from sparse4d_core.types import Frame
 from sparse4d_ros.check_rig import motion
 from sparse4d_ros.check_rig.__main__ import main
+from sparse4d_ros.check_rig.ground_grid import draw_ground
 from sparse4d_ros.check_rig.motion import check_motion, epipolar_distance, measure_motion
-from sparse4d_ros.check_rig.pictures import draw_ground
 from sparse4d_ros.perception.rig import default_rig
 
 INTRINSICS = np.array([[300.0, 0, 352], [0, 300, 198], [0, 0, 1]])
