@@ -8,6 +8,7 @@ from typing import Any
 from sparse4d_core.config import preset
 from sparse4d_core.inference.pipeline import Pipeline
 
+from .messages.outgoing import OtherOutput
 from .parameters import NodeParameters
 from .perception.camera_clock import ClockLimits
 from .perception.frame_builder import FrameBuilder
@@ -45,6 +46,24 @@ def load_pipeline(parameters: NodeParameters, rig: Rig) -> Pipeline:
     pipeline.check_cameras(len(rig.cameras))
     pipeline.warm_up([pipeline.config.image.original_wh] * len(rig.cameras))
     return pipeline
+
+
+def other_outputs(parameters: NodeParameters) -> dict[str, OtherOutput]:
+    """Topics of other families of messages that are asked for.
+
+    Raises:
+        ValueError: the family's packages are not installed.
+    """
+    if not parameters.autoware:
+        return {}
+    try:
+        from .messages import autoware  # Autoware's packages, which most robots do not have
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"autoware: true, but {error.name} is not installed; source Autoware's workspace, or set it to false"
+        ) from error
+    given = (parameters.position_deviation, parameters.yaw_deviation, parameters.velocity_deviation)
+    return autoware.outputs(autoware.Deviations(*given) if any(given) else None)
 
 
 def make_synchronizer(parameters: NodeParameters, rig: Rig, epoch: int = 0) -> Synchronizer:

@@ -26,7 +26,8 @@ from std_srvs.srv import Trigger
 from sparse4d_core.inference.process_settings import keep_freed_memory
 
 from . import parameters
-from .assembly import load_pipeline, make_frame_builder, make_synchronizer
+from .assembly import load_pipeline, make_frame_builder, make_synchronizer, other_outputs
+from .messages.labels import to_label_info
 from .messages.stamps import make_header
 from .online import watch
 from .online.diagnostics import to_diagnostics
@@ -97,7 +98,10 @@ class DetectorNode(LifecycleNode):
             self._rig = load_rig(values.rig).with_topics(self._expand_topic)
             buffer = TransformBuffer(values.tf_cache)
             self.processor = self._load_processor(values, buffer)
-            self.outputs = Outputs(self, self._rig.frames, buffer, values.first_id)
+            config = self.processor.pipeline.config
+            header = make_header(self._rig.frames.base_frame, self.get_clock().now().nanoseconds)
+            labels = to_label_info(config.class_names, config.tracking_threshold, header)
+            self.outputs = Outputs(self, self._rig.frames, buffer, values.first_id, labels, other_outputs(values))
             self.transform_intake = TransformIntake(self, self._rig.frames, buffer, self.statistics, self._log)
         except Exception as error:  # a file, a device, a checkpoint: the process lives on
             self.get_logger().error(f"configure failed: {error or type(error).__name__}")

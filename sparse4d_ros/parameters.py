@@ -95,6 +95,16 @@ class NodeParameters:
         "Track ids count from here; -1: from the time since boot, so that none comes again after a restart of the node",
         (-1, 2**62),
     )
+    autoware: bool = _parameter(
+        False, "Publish Autoware's messages too, ~/autoware/detected_objects and tracked_objects; needs its packages"
+    )
+    position_deviation: float = _parameter(
+        0.0,
+        "Metres; standard deviation of boxes, in Autoware's covariances; 0: marked as unknown",
+        (0.0, 100.0),
+    )
+    yaw_deviation: float = _parameter(0.0, "Radians; the same", (0.0, 10.0))
+    velocity_deviation: float = _parameter(0.0, "Metres a second; the same", (0.0, 100.0))
     score_threshold: float = _parameter(0.0, "Detections below it are not published", (0.0, 1.0), live=True)
     overlay_width: int = _parameter(480, "Pixels of one camera in the overlay", (64, 1920), live=True)
     overlay_quality: int = _parameter(80, "JPEG quality of the overlay", (1, 100), live=True)

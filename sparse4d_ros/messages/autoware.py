@@ -11,6 +11,7 @@ import math
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,6 +33,7 @@ from unique_identifier_msgs.msg import UUID
 from sparse4d_core.types import Detections
 
 from .detections import pose_of_box
+from .outgoing import OtherOutput
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,18 @@ def to_tracked_objects(
             )
         )
     return TrackedObjects(header=header, objects=objects)
+
+
+def outputs(deviations: Deviations | None) -> dict[str, OtherOutput]:
+    """Autoware's topics below the node's name."""
+    return {
+        "autoware/detected_objects": OtherOutput(
+            DetectedObjects, partial(to_detected_objects, deviations=deviations), "detections"
+        ),
+        "autoware/tracked_objects": OtherOutput(
+            TrackedObjects, partial(to_tracked_objects, deviations=deviations), "tracks"
+        ),
+    }
 
 
 def boot_identity() -> uuid.UUID:

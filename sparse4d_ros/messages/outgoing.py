@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -40,6 +41,15 @@ OUTPUTS = {
 """Topics below the node's name, and their types. The overlay is apart: it takes long, and is for people alone."""
 
 
+@dataclass(frozen=True)
+class OtherOutput:
+    """A topic of another family of messages, such as Autoware's."""
+
+    kind: type
+    convert: Callable[[Detections, np.ndarray, Header], Any]  # (found, boxes in the header's frame, header) ► message
+    of: Literal["detections", "tracks"]
+
+
 def renumbered(result: StepResult, first_id: int) -> StepResult:
     """The same with ids that count from `first_id` instead of 0; rows without one stay without."""
     return replace(
@@ -58,6 +68,7 @@ def output_messages(
     buffer: TransformBuffer,
     score_threshold: float = 0.0,
     wanted: Collection[str] = tuple(OUTPUTS),
+    others: Mapping[str, OtherOutput] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """The messages of one set by topic, boxes in the base frame at the set's stamp.
 
@@ -68,6 +79,7 @@ def output_messages(
         buffer: has the model frame's pose in the base frame, unless the rig gives it by numbers.
         score_threshold: detections below it are left out; tracks are not concerned.
         wanted: topics to make messages for.
+        others: more topics that can be wanted.
 
     Raises:
         TransformError: the model frame has no pose in the base frame.
@@ -84,6 +96,8 @@ def output_messages(
         "track_states": (to_state_cloud, result.tracks),
         "markers": (to_markers, worth_showing(result.detections, result.tracks)),
     }
+    found_by_name = {"detections": detections, "tracks": result.tracks}
+    conversions |= {topic: (other.convert, found_by_name[other.of]) for topic, other in others.items()}
     messages = {
         topic: convert(found, transform_boxes(found.boxes, T_base_from_model), header)
         for topic, (convert, found) in conversions.items()

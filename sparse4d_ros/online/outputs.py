@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CompressedImage
+from vision_msgs.msg import LabelInfo
 
-from ..messages.outgoing import OUTPUTS, output_messages, overlay_message, renumbered
+from ..messages.outgoing import OUTPUTS, OtherOutput, output_messages, overlay_message, renumbered
 from ..perception.rig import RigFrames
 from ..perception.set_processor import Processed
 from ..perception.transforms import TransformBuffer
 
 QUEUE_DEPTH = 10  # messages
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 IDS_A_SECOND = 2**15  # more than are ever given away: 30 sets a second with 900 anchors each need 27,000
 
 
@@ -29,20 +33,34 @@ class Outputs:
         frames: of the rig.
         buffer: has the model frame's pose in the base frame.
         first_id: track ids count from here; -1: from the time since boot.
+        labels: the model's classes; latched on `~/label_info`.
+        others: topics of other families of messages.
     """
 
-    def __init__(self, node: LifecycleNode, frames: RigFrames, buffer: TransformBuffer, first_id: int):
-        self._node, self._frames, self._buffer = node, frames, buffer
+    def __init__(
+        self,
+        node: LifecycleNode,
+        frames: RigFrames,
+        buffer: TransformBuffer,
+        first_id: int,
+        labels: LabelInfo,
+        others: Mapping[str, OtherOutput],
+    ):
+        self._node, self._frames, self._buffer, self._others = node, frames, buffer, others
         self._first_id = ids_since_boot() if first_id < 0 else first_id
+        kinds = OUTPUTS | {topic: other.kind for topic, other in others.items()}
         self._publishers = {
-            topic: node.create_lifecycle_publisher(kind, f"~/{topic}", QUEUE_DEPTH) for topic, kind in OUTPUTS.items()
+            topic: node.create_lifecycle_publisher(kind, f"~/{topic}", QUEUE_DEPTH) for topic, kind in kinds.items()
         }
+        self._labels = node.create_publisher(LabelInfo, "~/label_info", LATCHED)
+        self._labels.publish(labels)
         self._overlay = node.create_lifecycle_publisher(CompressedImage, "~/overlay/compressed", 1)
 
     def destroy(self) -> None:
         """Removes the publishers."""
         for publisher in [*self._publishers.values(), self._overlay]:
             self._node.destroy_lifecycle_publisher(publisher)
+        self._node.destroy_publisher(self._labels)
 
     def publish(self, processed: Processed) -> dict[str, float]:
         """Publishes one set in the base frame, at the set's stamp.
@@ -62,6 +80,7 @@ class Outputs:
             self._buffer,
             self._value("score_threshold"),
             wanted=[topic for topic, publisher in self._publishers.items() if publisher.get_subscription_count()],
+            others=self._others,
         )
         for topic, message in messages.items():
             self._publishers[topic].publish(message)
