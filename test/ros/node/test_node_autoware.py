@@ -15,6 +15,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from vision_msgs.msg import Detection3DArray, LabelInfo
 
 from sparse4d_core.types import CLASS_NAMES
+from sparse4d_ros import messages
 
 pytestmark = pytest.mark.ros
 
@@ -72,6 +73,7 @@ def test_without_the_packages_the_node_stays_unconfigured_and_says_what_to_do(ma
     monkeypatch.setitem(sys.modules, "autoware_perception_msgs", None)
     monkeypatch.setitem(sys.modules, "autoware_perception_msgs.msg", None)
     monkeypatch.delitem(sys.modules, "sparse4d_ros.messages.autoware", raising=False)
+    monkeypatch.delattr(messages, "autoware", raising=False)
     driver = make_driver(autoware=True)
     assert driver.node.trigger_configure() == TransitionCallbackReturn.FAILURE
     assert "autoware: true, but autoware_perception_msgs" in capfd.readouterr().err
