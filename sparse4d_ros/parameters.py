@@ -37,6 +37,9 @@ class NodeParameters:
         False, "Run random weights where no trained ones are found, for tests and benchmarks; otherwise refuse"
     )
     device: str = _parameter("cpu", "Where the model runs: cpu, cuda or cuda:N")
+    build_operator: bool = _parameter(
+        True, "Compile the operator in configure where it is missing: a minute, once; otherwise the slower PyTorch path"
+    )
     precision: str = _parameter("float32", "Of the image encoder", choices=("float32", "bfloat16", "float16"))
     compile: bool = _parameter(
         False, "torch.compile for the image encoder, on a GPU a CUDA graph of the whole step (slow first frames)"

@@ -37,7 +37,7 @@ class Snapshot:
     resets: Mapping[str, int]  # reason -> times
     rate_hz: float  # sets processed
     last_processed: float | None  # moment
-    busy_since: float | None  # moment at which the set in work was taken; None: no set is in work
+    busy_since: float | None  # moment at which the oldest set in work was taken; None: no set is in work
     percentiles: Mapping[str, tuple[float, float]]  # stage -> (median, 99th percentile) of the newest measurements
     cameras: Mapping[str, CameraCounts]
 
@@ -59,7 +59,7 @@ class Statistics:
         self._offsets_ms: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=WINDOW))
         self._images: Counter[str] = Counter()
         self._dropped_on_arrival: dict[str, Counter[str]] = defaultdict(Counter)
-        self._busy_since: float | None = None
+        self._begun: list[float] = []  # moments at which the sets in work were taken
         self.processed = 0
         self.dropped: Counter[str] = Counter()
         self.rejected: Counter[str] = Counter()
@@ -87,25 +87,26 @@ class Statistics:
         with self._lock:
             self._dropped_on_arrival[camera][cause] += 1
 
-    def begin_set(self) -> None:
-        """The worker has taken a set."""
+    def begin_set(self) -> float:
+        """The worker has taken a set. Returns what names it when its outcome is counted."""
         with self._lock:
-            self._busy_since = self._clock()
+            self._begun.append(self._clock())
+            return self._begun[-1]
 
-    def count_processed(self, timings_ms: Mapping[str, float]) -> None:
-        """The set in work was published."""
+    def count_processed(self, timings_ms: Mapping[str, float], begun: float | None = None) -> None:
+        """A set was published; `begun` is what `begin_set` returned for it."""
         with self._lock:
             self.processed += 1
-            self._busy_since = None
+            self._end_set(begun)
             self._processed_at.append(self._clock())
             for stage, value in timings_ms.items():
                 self._measured[stage].append(value)
 
-    def count_drop(self, cause: str) -> None:
-        """The set in work gave no output."""
+    def count_drop(self, cause: str, begun: float | None = None) -> None:
+        """A set gave no output; `begun` is what `begin_set` returned for it."""
         with self._lock:
             self.dropped[cause] += 1
-            self._busy_since = None
+            self._end_set(begun)
 
     def count_rejected(self, cause: str) -> None:
         """A message was refused on arrival."""
@@ -124,7 +125,8 @@ class Statistics:
             measured = {stage: np.array(values) for stage, values in self._measured.items()}
             cameras = {camera: self._camera(camera, now) for camera in self._images}
             counters = {name: dict(getattr(self, name)) for name in ("dropped", "rejected", "resets")}
-            processed, busy_since, rate_hz = self.processed, self._busy_since, _rate(self._processed_at, now)
+            processed, busy_since = self.processed, min(self._begun, default=None)
+            rate_hz = _rate(self._processed_at, now)
             last_processed = self._processed_at[-1] if self._processed_at else None
         percentiles = {stage: tuple(np.percentile(values, (50, 99)).tolist()) for stage, values in measured.items()}
         return Snapshot(
@@ -137,6 +139,10 @@ class Statistics:
             cameras=cameras,
             **counters,
         )
+
+    def _end_set(self, begun: float | None) -> None:
+        if begun in self._begun:
+            self._begun.remove(begun)
 
     def _camera(self, camera: str, now: float) -> CameraCounts:
         arrivals = self._arrivals[camera]

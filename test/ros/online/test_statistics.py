@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 
 import pytest
 
@@ -56,12 +57,24 @@ def test_a_camera_has_its_rate_age_and_the_median_of_its_offsets(statistics, tim
 
 def test_the_set_in_work_is_over_with_its_outcome(statistics, time):
     assert statistics.snapshot().busy_since is None
-    for finish in (lambda: statistics.count_processed({"decode": 1.0}), lambda: statistics.count_drop("encoding")):
-        statistics.begin_set()
+    processed = partial(statistics.count_processed, {"decode": 1.0})
+    for finish in (processed, partial(statistics.count_drop, "encoding")):
+        begun = statistics.begin_set()
         assert statistics.snapshot().busy_since == time.now
-        finish()
+        finish(begun)
         assert statistics.snapshot().busy_since is None
     assert statistics.snapshot().dropped == {"encoding": 1}
+
+
+def test_of_sets_that_overlap_the_oldest_counts(statistics, time):
+    """The second one ends first."""
+    first, time.now = statistics.begin_set(), 101.0
+    second = statistics.begin_set()
+    assert statistics.snapshot().busy_since == first == 100.0
+    statistics.count_drop("encoding", second)
+    assert statistics.snapshot().busy_since == first
+    statistics.count_processed({}, first)
+    assert statistics.snapshot().busy_since is None
 
 
 def test_percentiles_are_of_the_newest_measurements(statistics):
