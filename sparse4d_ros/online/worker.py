@@ -218,5 +218,5 @@ class Worker:
             self._drop(work, "superseded", "a newer set was ready before the network was free")
 
     def _drop(self, work: SetInWork, cause: str, message: str) -> None:
-        self._statistics.count_drop(cause, work.begun)
         self._log.warning(cause, f"set dropped, {cause}: {message}")
+        self._statistics.count_drop(cause, work.begun)  # whoever sees the count finds the reason in the log
