@@ -92,6 +92,11 @@ class NodeParameters:
     overlay_quality: int = _parameter(80, "JPEG quality of the overlay", (1, 100), live=True)
     torch_threads: int = _parameter(0, "Threads of one operation on the CPU; 0: torch's own choice", (0, 256))
     decode_threads: int = _parameter(2, "Threads that decode images", (1, 32))
+    look_ahead: str = _parameter(
+        "auto",
+        "Prepare the next set while the network has one; auto: where it leaves processors idle, as on a GPU",
+        choices=("auto", "always", "never"),
+    )
     worker_nice_increment: int = _parameter(
         0, "Added to the niceness of the threads that decode and run the model: they yield to others", (0, 19)
     )

@@ -117,7 +117,9 @@ def measure(stages: WaitingStages, rate: float, sets: int) -> dict[str, Any]:
         rclpy.init(domain_id=domain)
         node = rclpy.create_node("throughput")
         log = LogThrottle(node.get_logger())
-        worker = Worker(node, NodeParameters(), synchronizer, stages, stages, statistics, log, give_up=print)
+        worker = Worker(
+            node, NodeParameters(look_ahead="always"), synchronizer, stages, stages, statistics, log, give_up=print
+        )
         try:
             with Cameras(synchronizer, rate), tqdm(total=sets, desc="throughput", unit="set") as bar:
                 _wait(statistics, WARM_UP)

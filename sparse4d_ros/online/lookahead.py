@@ -7,6 +7,9 @@
 A set that is begun earlier would be older by the time it waits; one that is begun later would leave the network idle.
 How long both take is learnt from the last sets: the shortest time in the network, the longest preparation. A set that
 comes while the network is idle meets no other: with time to spare nothing overlaps and nothing waits.
+
+Where the network itself keeps all processors busy, nothing is gained by preparing beside it: both take longer by what
+the other one takes, and every result is late by that. There a set is begun when the network is idle, and not before.
 """
 
 from __future__ import annotations
@@ -15,22 +18,41 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
+
+from sparse4d_core.inference.process_settings import spare_processors
+
+LookAhead = Literal["auto", "always", "never"]
 
 REMEMBERED = 5  # sets: few enough to follow a change, and one slow set is soon forgotten
 
 Prepared = TypeVar("Prepared")
 
 
+def looks_ahead(choice: LookAhead, device: str, torch_threads: int, decode_threads: int) -> bool:
+    """Whether sets are prepared while the network is busy.
+
+    Args:
+        choice: auto does where the network leaves enough processors idle to decode on.
+        device: of the network; on a GPU it leaves all of them.
+        torch_threads: of the network on the CPU; 0: torch's own choice.
+        decode_threads: of the preparation.
+    """
+    if choice == "auto":
+        return device != "cpu" or spare_processors(torch_threads) >= decode_threads
+    return choice == "always"
+
+
 class Lookahead(Generic[Prepared]):
     """Between the thread that prepares sets and the thread that runs the network.
 
     Args:
+        ahead: prepare while the network is busy; otherwise only while it is idle.
         clock: monotonic seconds.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic):
-        self._clock = clock
+    def __init__(self, ahead: bool = True, clock: Callable[[], float] = time.monotonic):
+        self._ahead, self._clock = ahead, clock
         self._changed = threading.Condition()
         self._waiting: Prepared | None = None
         self._ready_at = 0.0  # moment at which the waiting set was ready
@@ -55,6 +77,8 @@ class Lookahead(Generic[Prepared]):
         """Until the next set is due; None: not before the network is done, as nobody can tell how long that takes."""
         with self._changed:
             now = self._clock()
+            if not self._ahead:
+                return 0.0 if self._waiting is None and self._busy_since is None else None
             if self._waiting is not None:
                 return self._ready_at + max(self._preparing_took) - now
             if self._busy_since is None:

@@ -29,7 +29,7 @@ from ..perception.set_processor import FrameDropped, PreparedSet, Processed, Set
 from ..perception.synchronizer import SyncedSet, Synchronizer
 from ..perception.transforms import TransformError
 from .log_throttle import LogThrottle
-from .lookahead import Lookahead
+from .lookahead import Lookahead, looks_ahead
 from .outputs import Outputs
 from .overlay_painter import OverlayPainter
 from .statistics import Statistics
@@ -82,7 +82,10 @@ class Worker:
         self._errors_in_a_row = 0
         self._error_lock = threading.Lock()
         self._stop = threading.Event()
-        self._lookahead: Lookahead[SetInWork] = Lookahead()
+        ahead = looks_ahead(
+            parameters.look_ahead, parameters.device, parameters.torch_threads, parameters.decode_threads
+        )
+        self._lookahead: Lookahead[SetInWork] = Lookahead(ahead)
         self._results: queue.Queue[SetInWork | None] = queue.Queue(1)
         self._painter = OverlayPainter(outputs.publish_overlay, statistics, log)
         stages = {

@@ -14,7 +14,7 @@ from tf2_msgs.msg import TFMessage
 from sparse4d_ros.node import DetectorNode
 from sparse4d_ros.online.statistics import Statistics
 
-DEFAULTS = {"model": "demo", "allow_untrained": True}
+DEFAULTS = {"model": "demo", "allow_untrained": True, "look_ahead": "always"}
 PATIENCE = 30.0  # s for something that must happen
 
 

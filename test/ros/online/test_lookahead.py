@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sparse4d_ros.online.lookahead import REMEMBERED, Lookahead
+from sparse4d_ros.online import lookahead as module
+from sparse4d_ros.online.lookahead import REMEMBERED, Lookahead, looks_ahead
 
 
 class Time:
@@ -79,6 +80,36 @@ def test_a_set_that_waits_makes_way_once_another_could_have_been_prepared(lookah
     assert lookahead.wait_until_due()
     assert lookahead.put("newer", 0.025) == "waits"
     assert lookahead.take() == "newer" and lookahead.waiting is None
+
+
+def test_where_the_network_needs_all_processors_sets_are_begun_while_it_is_idle(time):
+    lookahead = Lookahead(ahead=False, clock=time)
+    assert lookahead.wait_until_due()
+    lookahead.put("one", 0.025)
+    assert lookahead.seconds_left() is None
+    for following in ("two", "three"):
+        lookahead.take()
+        time.now += 0.9
+        assert lookahead.seconds_left() is None
+        lookahead.put(following, 0.025)
+
+
+@pytest.mark.parametrize(
+    ("choice", "device", "torch_threads", "decode_threads", "expected"),
+    [
+        ("auto", "cuda:0", 0, 2, True),
+        ("auto", "cpu", 4, 2, False),
+        ("auto", "cpu", 3, 2, False),
+        ("auto", "cpu", 2, 2, True),
+        ("always", "cpu", 4, 2, True),
+        ("never", "cuda:0", 1, 1, False),
+    ],
+)
+def test_sets_are_prepared_beside_a_network_that_leaves_processors_idle(
+    monkeypatch, choice, device, torch_threads, decode_threads, expected
+):
+    monkeypatch.setattr(module, "spare_processors", lambda threads: 4 - threads)
+    assert looks_ahead(choice, device, torch_threads, decode_threads) is expected
 
 
 def test_after_the_end_nothing_waits_and_nothing_is_lost(lookahead):
