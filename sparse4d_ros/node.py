@@ -239,9 +239,9 @@ class DetectorNode(LifecycleNode):
     def _on_parameters(self, changes):
         return parameters.check(changes, self._values, configured=self._values is not None)
 
-    def _moment(self) -> Moment:
+    def _moment(self, percentiles: bool = True) -> Moment:
         """The counters now."""
-        counts = self.statistics.snapshot()
+        counts = self.statistics.snapshot(percentiles)
         if self.synchronizer is None:
             return Moment(counts, gave_up=self._gave_up)
         return Moment(
@@ -252,7 +252,7 @@ class DetectorNode(LifecycleNode):
         """Once a second: logs what was lost since the last time, and remembers the counters."""
         for event in self.synchronizer.take_events():
             self.get_logger().warning(event.text)
-        self._watch.look(self._moment())
+        self._watch.look(self._moment(percentiles=False))
 
     def health(self) -> list[ComponentHealth]:
         """How the node is, by component; it must be configured."""

@@ -118,24 +118,28 @@ class Statistics:
         with self._lock:
             self.resets[_kind(reason)] += 1
 
-    def snapshot(self) -> Snapshot:
-        """All counters at this moment; nothing changes in it later."""
+    def snapshot(self, percentiles: bool = True) -> Snapshot:
+        """All counters at this moment; nothing changes in it later.
+
+        Args:
+            percentiles: with those of the stages, which cost more than all the rest.
+        """
         with self._lock:
             now = self._clock()
-            measured = {stage: np.array(values) for stage, values in self._measured.items()}
+            measured = {stage: np.array(values) for stage, values in self._measured.items()} if percentiles else {}
             cameras = {camera: self._camera(camera, now) for camera in self._images}
             counters = {name: dict(getattr(self, name)) for name in ("dropped", "rejected", "resets")}
             processed, busy_since = self.processed, min(self._begun, default=None)
             rate_hz = _rate(self._processed_at, now)
             last_processed = self._processed_at[-1] if self._processed_at else None
-        percentiles = {stage: tuple(np.percentile(values, (50, 99)).tolist()) for stage, values in measured.items()}
+        found = {stage: tuple(np.percentile(values, (50, 99)).tolist()) for stage, values in measured.items()}
         return Snapshot(
             moment=now,
             processed=processed,
             rate_hz=rate_hz,
             last_processed=last_processed,
             busy_since=busy_since,
-            percentiles=percentiles,
+            percentiles=found,
             cameras=cameras,
             **counters,
         )

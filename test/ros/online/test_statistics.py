@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -86,6 +87,12 @@ def test_percentiles_are_of_the_newest_measurements(statistics):
     for value in range(WINDOW * 2):
         everything.measure("decode", float(value))
     assert len(everything.measured("decode")) == WINDOW * 2 and len(statistics.measured("decode")) == WINDOW
+
+
+def test_a_snapshot_without_percentiles_has_everything_else(statistics):
+    statistics.count_processed({"decode": 1.0})
+    whole, without = statistics.snapshot(), statistics.snapshot(percentiles=False)
+    assert whole.percentiles and without == replace(whole, percentiles={})
 
 
 def test_reasons_that_differ_in_their_numbers_alone_are_one(statistics):
