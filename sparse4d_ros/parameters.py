@@ -98,7 +98,7 @@ class NodeParameters:
         choices=("auto", "always", "never"),
     )
     worker_nice_increment: int = _parameter(
-        0, "Added to the niceness of the threads that decode and run the model: they yield to others", (0, 19)
+        0, "Added to the niceness of the threads that decode, run the model, publish and draw: they yield", (0, 19)
     )
     max_internal_errors: int = _parameter(
         10,

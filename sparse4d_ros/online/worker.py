@@ -207,7 +207,7 @@ class Worker:
         self._drop(work, "internal_error", traceback.format_exc())
         with self._error_lock:
             self._errors_in_a_row += 1
-            too_many = self._errors_in_a_row == self._parameters.max_internal_errors
+            too_many = self._errors_in_a_row == self._parameters.max_internal_errors and not self._stop.is_set()
         # A broken GPU context, say, fails every frame from then on, and only a new process helps.
         if too_many:
             self._end()
