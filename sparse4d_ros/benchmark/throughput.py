@@ -3,7 +3,8 @@
     python -m sparse4d_ros.benchmark.throughput --prepare 25 --network 30 --publish 5
 
 A network on a GPU leaves the processor alone while the host waits for it, and so does this one; what is measured is the
-worker of the node: its threads, its choice of sets, its counts. The bound: 90 % of the rate of the slowest stage.
+worker of the node: its threads, its choice of sets, its counts. The bound: 90 % of the rate of the slowest
+stage, or of the cameras where these are slower.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from ..perception.rig import load_rig
 from ..perception.synchronizer import Synchronizer
 from ..units import NANOSECONDS
 
-SHARE = 0.9  # of the slowest stage's rate, that the worker has to reach
+SHARE = 0.9  # of the rate of whatever is slowest, that the worker has to reach
 WARM_UP = 10  # sets that are not counted
 
 
@@ -132,7 +133,7 @@ def measure(stages: WaitingStages, rate: float, sets: int) -> dict[str, Any]:
             worker.stop()
             node.destroy_node()
             rclpy.try_shutdown()
-    return _report(stages, statistics, synchronizer, done / seconds)
+    return _report(stages, statistics, synchronizer, rate, done / seconds)
 
 
 def _wait(statistics: Statistics, processed: int) -> None:
@@ -140,16 +141,18 @@ def _wait(statistics: Statistics, processed: int) -> None:
         time.sleep(0.001)
 
 
-def _report(stages: WaitingStages, statistics: Statistics, synchronizer: Synchronizer, rate: float) -> dict[str, Any]:
+def _report(
+    stages: WaitingStages, statistics: Statistics, synchronizer: Synchronizer, offered: float, reached: float
+) -> dict[str, Any]:
     latencies = statistics.measured("arrival_to_publish")[WARM_UP:]
     p50, p99 = np.percentile(latencies, (50, 99)).tolist()
     return {
-        "sets_per_second": round(rate, 2),
+        "sets_per_second": round(reached, 2),
         "rates_of_the_stages": {name: round(value, 2) for name, value in stages.rates.items()},
         "arrival_to_publish_ms": {"p50": round(p50, 2), "p99": round(p99, 2)},
         "sets_superseded": synchronizer.sets["superseded"],
         "prepared_sets_superseded": statistics.dropped["superseded"],
-        "ok": rate >= SHARE * stages.rates["slowest_stage"],
+        "ok": reached >= SHARE * min(stages.rates["slowest_stage"], offered),
     }
 
 
