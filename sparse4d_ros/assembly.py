@@ -9,6 +9,7 @@ from sparse4d_core.config import preset
 from sparse4d_core.inference.pipeline import Pipeline
 
 from .parameters import NodeParameters
+from .perception.camera_clock import ClockLimits
 from .perception.frame_builder import FrameBuilder
 from .perception.rig import Rig
 from .perception.synchronizer import Synchronizer
@@ -46,13 +47,15 @@ def load_pipeline(parameters: NodeParameters, rig: Rig) -> Pipeline:
     return pipeline
 
 
-def make_synchronizer(parameters: NodeParameters, rig: Rig) -> Synchronizer:
-    """Groups the rig's images into sets."""
+def make_synchronizer(parameters: NodeParameters, rig: Rig, epoch: int = 0) -> Synchronizer:
+    """Groups the rig's images into sets; the first of them are of the given epoch."""
     return Synchronizer(
         rig.names,
         slop_ns=nanoseconds(parameters.sync_slop),
         timeout_ns=nanoseconds(parameters.sync_timeout),
         missing=parameters.missing_camera,
+        limits=ClockLimits(offset_ns=nanoseconds(parameters.clock_offset)),
+        epoch=epoch,
     )
 
 

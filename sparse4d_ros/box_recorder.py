@@ -2,8 +2,8 @@
 
     python -m sparse4d_ros.box_recorder --out out/record.jsonl --detector /sparse4d
 
-A set is complete once its detections, tracks and both state clouds (which carry the velocities) have come. Ends with
-Ctrl-C or SIGTERM, or when a given number of sets was recorded.
+A set is complete once its detections, tracks, both state clouds (which carry the velocities) and its status (which
+cameras it saw) have come. Ends with Ctrl-C or SIGTERM, or when a given number of sets was recorded.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MAX_PENDING = 50  # sets of which a message is missing
 
 
 class BoxRecorder(Node):
-    """Joins the four topics by stamp."""
+    """Joins the topics by stamp."""
 
     def __init__(self, detector: str, on_record: Callable[[SetRecord], None], **options: Any):
         """

@@ -18,6 +18,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.expand_topic_name import expand_topic_name
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.serialization import deserialize_message
 from std_srvs.srv import Trigger
@@ -77,6 +78,7 @@ class DetectorNode(LifecycleNode):
         self.outputs: Outputs | None = None
         self.transform_intake: TransformIntake | None = None
         self._diagnostics_timer = None
+        self._epoch = 0  # the synchronizer's last: a jump of time is no news to the next activation
         self._forget_activation()
 
     def _forget_activation(self) -> None:
@@ -94,17 +96,17 @@ class DetectorNode(LifecycleNode):
         try:
             values = parameters.read(self)
             parameters.check_together(values)
-            self._rig = load_rig(values.rig)
+            self._rig = load_rig(values.rig).with_topics(self._expand_topic)
             buffer = TransformBuffer(values.tf_cache)
             self._operator = OperatorBuild(values.device, self.get_logger(), self._publish_components)
             self._operator.prepare(values.build_operator)
             self.processor = self._load_processor(values, buffer)
+            self.outputs = Outputs(self, self._rig.frames, buffer, values.first_id)
+            self.transform_intake = TransformIntake(self, self._rig.frames, buffer, self.statistics, self._log)
         except Exception as error:  # a file, a device, a checkpoint: the process lives on
             self.get_logger().error(f"configure failed: {error or type(error).__name__}")
             self._release()
             return TransitionCallbackReturn.FAILURE
-        self.outputs = Outputs(self, self._rig.frames, buffer)
-        self.transform_intake = TransformIntake(self, buffer, self.statistics, self._log)
         self._diagnostics_timer = self._create_timer(values.diagnostics_period, self._publish_diagnostics)
         self._values = values
         return super().on_configure(state)
@@ -113,8 +115,13 @@ class DetectorNode(LifecycleNode):
         """Subscribes to the images and starts the worker."""
         values, rig, log = self._values, self._rig, self._log
         self._gave_up = None
-        self.synchronizer = make_synchronizer(values, rig)
-        self.camera_intake = CameraIntake(self, rig, values, self.synchronizer, self.statistics, log)
+        self.synchronizer = make_synchronizer(values, rig, self._epoch)
+        try:
+            self.camera_intake = CameraIntake(self, rig, values, self.synchronizer, self.statistics, log)
+        except Exception as error:  # an override of the quality of service that cannot be
+            self.get_logger().error(f"activate failed: {error}")
+            self._forget_activation()
+            return TransitionCallbackReturn.FAILURE
         self._worker = Worker(
             self, values, self.synchronizer, self.processor, self.outputs, self.statistics, log, self._give_up
         )
@@ -171,6 +178,9 @@ class DetectorNode(LifecycleNode):
         self._release()
         self.destroy_node()
 
+    def _expand_topic(self, topic: str) -> str:
+        return expand_topic_name(topic, self.get_name(), self.get_namespace())
+
     def _create_timer(self, period: float, callback):
         """On a steady clock: it goes on where /clock stands still."""
         return self.create_timer(period, callback, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -182,6 +192,7 @@ class DetectorNode(LifecycleNode):
             self.destroy_timer(self._watch_timer)
         if self._worker is not None:
             self._worker.stop()
+            self._epoch = self.synchronizer.epoch
             self._log_summary()
             if self.context.ok():
                 self._publish_diagnostics()
@@ -192,7 +203,8 @@ class DetectorNode(LifecycleNode):
         counts = self.statistics.snapshot()
         dropped = ", ".join(f"{cause} {n}" for cause, n in sorted(counts.dropped.items())) or "none"
         images = ", ".join(f"{cause} {n}" for cause, n in sorted(self.synchronizer.drops.items()) if n) or "none"
-        summary = rclpy.logging.get_logger(f"{NODE_NAME}.summary")  # not on /rosout, which may be gone by now
+        # Not the node's own logger, which writes to /rosout as well: that may be gone by now.
+        summary = rclpy.logging.get_logger(f"{self.get_logger().name}.summary")
         summary.info(f"{counts.processed} sets processed; sets dropped: {dropped}; images dropped before: {images}")
 
     def _release(self) -> None:
@@ -244,14 +256,14 @@ class DetectorNode(LifecycleNode):
         counts = self.statistics.snapshot(percentiles)
         if self.synchronizer is None:
             return Moment(counts, gave_up=self._gave_up)
+        intake = self.camera_intake
         return Moment(
-            counts, self._active_since, SetCounts.of(self.synchronizer), uncalibrated=self.camera_intake.uncalibrated
+            counts, self._active_since, SetCounts.of(self.synchronizer), intake.camera_status(), intake.uncalibrated
         )
 
     def look_after_losses(self) -> None:
         """Once a second: logs what was lost since the last time, and remembers the counters."""
-        for event in self.synchronizer.take_events():
-            self.get_logger().warning(event.text)
+        self.camera_intake.look_for_silence()
         self._watch.look(self._moment(percentiles=False))
 
     def health(self) -> list[ComponentHealth]:
@@ -314,6 +326,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except RuntimeError:  # of rclpy, which was interrupted in the middle of taking a message
+        if rclpy.ok():
+            raise
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal and the launch system both send it
         node.close()

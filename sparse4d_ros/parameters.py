@@ -68,6 +68,12 @@ class NodeParameters:
     missing_camera: str = _parameter(
         "skip", "A set without one of its cameras: skip it, or run with that camera masked", choices=("skip", "mask")
     )
+    clock_offset: float = _parameter(
+        0.05,
+        "Seconds between a camera's stamps and those of the others, by their arrival, beyond which its images are not "
+        "used; above the difference of their transports",
+        (0.01, 10.0),
+    )
     tf_timeout: float = _parameter(0.3, "Seconds to wait for a pose that is not there yet", (0.0, 5.0))
     tf_cache: float = _parameter(10.0, "Seconds of transforms kept", (0.1, 3600.0))
     distortion: str = _parameter(
@@ -86,6 +92,11 @@ class NodeParameters:
         "pillow",
         "Makes images smaller on the CPU: pillow as published, or torch, faster and up to two grey levels beside it",
         choices=("pillow", "torch"),
+    )
+    first_id: int = _parameter(
+        -1,
+        "Track ids count from here; -1: from the time since boot, so that none comes again after a restart of the node",
+        (-1, 2**62),
     )
     score_threshold: float = _parameter(0.0, "Detections below it are not published", (0.0, 1.0), live=True)
     overlay_width: int = _parameter(480, "Pixels of one camera in the overlay", (64, 1920), live=True)

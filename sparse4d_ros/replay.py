@@ -31,7 +31,7 @@ from .bags.box_record import BoxRecordError, BoxRecordWriter, SetRecord
 from .bags.message_records import RECORDED, record_from_messages
 from .bags.sets import BagFrames
 from .bags.submission import write_results
-from .messages.outgoing import output_messages
+from .messages.outgoing import output_messages, renumbered
 from .parameters import NodeParameters, check_together
 from .perception.rig import Rig, RigError, load_rig
 from .perception.set_processor import FrameDropped, SetProcessor
@@ -53,6 +53,7 @@ class Replay:
         self._frames = BagFrames(bag, rig, parameters)
         self._processor = SetProcessor(pipeline, self._frames.builder)
         self._score_threshold = parameters.score_threshold
+        self._first_id = max(0, parameters.first_id)  # a replay is the same whenever it runs
         self.synchronizer = self._frames.synchronizer
         self.drops: Counter[str] = Counter()
 
@@ -75,8 +76,8 @@ class Replay:
         try:
             done = self._processor.process(synced)
             messages = output_messages(
-                done.result,
-                synced.stamp_ns,
+                renumbered(done.result, self._first_id),
+                done.status,
                 self._frames.rig.frames,
                 self._frames.buffer,
                 self._score_threshold,

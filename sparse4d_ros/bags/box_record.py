@@ -16,6 +16,8 @@ import numpy as np
 
 from sparse4d_core.types import CLASS_NAMES, Detections, Tracks
 
+from ..perception.synced_set import Missing, SetStatus
+
 
 class BoxRecordError(ValueError):
     """A record file that cannot be read."""
@@ -30,6 +32,7 @@ class SetRecord:
     detections: Detections  # boxes [M, 10] float64 in `frame_id`
     tracks: Tracks
     received_ns: int = 0  # wall clock when it was complete; 0 = not received but computed
+    status: SetStatus | None = None  # which cameras the set saw; None: an old record has none
 
 
 def _columns(detections: Detections) -> dict[str, Any]:
@@ -51,12 +54,27 @@ def _rows(kind: type[Detections], columns: dict[str, Any]) -> Detections:
     )
 
 
+def _fields(status: SetStatus | None) -> dict[str, Any] | None:
+    if status is None:
+        return None
+    missing = {camera: {"reason": why.reason, "offset_ns": why.offset_ns} for camera, why in status.missing.items()}
+    return {"spread_ns": status.spread_ns, "ages_ns": dict(status.ages_ns), "missing": missing}
+
+
+def _status(stamp_ns: int, content: dict[str, Any] | None) -> SetStatus | None:
+    if content is None:
+        return None
+    missing = {camera: Missing(**why) for camera, why in content["missing"].items()}
+    return SetStatus(stamp_ns, content["ages_ns"], missing)
+
+
 def to_line(record: SetRecord) -> str:
     """One line of JSON; Python prints the shortest decimal that gives back the same double."""
     content = {
         "stamp_ns": record.stamp_ns,
         "frame_id": record.frame_id,
         "received_ns": record.received_ns,
+        "status": _fields(record.status),
         "detections": _columns(record.detections),
         "tracks": _columns(record.tracks),
     }
@@ -72,6 +90,7 @@ def from_line(line: str) -> SetRecord:
         _rows(Detections, content["detections"]),
         _rows(Tracks, content["tracks"]),
         content["received_ns"],
+        _status(content["stamp_ns"], content.get("status")),
     )
 
 
@@ -108,18 +127,23 @@ def read_box_record(path: str | Path) -> Iterator[SetRecord]:
         for number, line in enumerate(file, 1):
             try:
                 yield from_line(line)
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise BoxRecordError(f"{path}, line {number}: not a record ({error}); is the file complete?") from error
 
 
 def differences(first: Iterable[SetRecord], second: Iterable[SetRecord]) -> list[str]:
-    """What two runs do not agree on, to the last digit; empty = identical. Arrival times do not count."""
+    """What two runs do not agree on, to the last digit; empty = identical.
+
+    Arrival times do not count, nor why a camera is missing: images that are late in one run may be there in another.
+    """
     a, b = ({record.stamp_ns: record for record in records} for records in (first, second))
     found = [f"set {stamp}: only in the first" for stamp in sorted(a.keys() - b.keys())]
     found += [f"set {stamp}: only in the second" for stamp in sorted(b.keys() - a.keys())]
     for stamp in sorted(a.keys() & b.keys()):
         if a[stamp].frame_id != b[stamp].frame_id:
             found.append(f"set {stamp}: frame {a[stamp].frame_id} and {b[stamp].frame_id}")
+        if a[stamp].status and b[stamp].status and a[stamp].status.ages_ns != b[stamp].status.ages_ns:
+            found.append(f"set {stamp}: of other images, {a[stamp].status.ages_ns} and {b[stamp].status.ages_ns}")
         for name in ("detections", "tracks"):
             for column in ("boxes", "scores", "labels", "ids"):
                 left, right = (getattr(getattr(record, name), column) for record in (a[stamp], b[stamp]))

@@ -7,17 +7,18 @@ from typing import Any
 from sparse4d_core.types import Tracks
 
 from ..messages.detections import detections_from_messages
+from ..messages.set_status import set_status_from_message
 from ..messages.stamps import ns_from_stamp
 from .box_record import SetRecord
 
-RECORDED = ("detections", "detection_states", "tracks", "track_states")
+RECORDED = ("detections", "detection_states", "tracks", "track_states", "set_status")
 """The topics of `messages.outgoing.OUTPUTS` that a record holds."""
 
 
 def record_from_messages(
-    detections: Any, detection_states: Any, tracks: Any, track_states: Any, received_ns: int = 0
+    detections: Any, detection_states: Any, tracks: Any, track_states: Any, set_status: Any, received_ns: int = 0
 ) -> SetRecord:
-    """The four messages of one set ► its record.
+    """The messages of one set ► its record.
 
     Raises:
         ConversionError: the messages are not of one set.
@@ -30,4 +31,5 @@ def record_from_messages(
         found,
         Tracks(tracked.boxes, tracked.scores, tracked.labels, ids=tracked.ids, class_names=tracked.class_names),
         received_ns,
+        set_status_from_message(set_status),
     )

@@ -10,7 +10,8 @@ from typing import Any
 from sparse4d_core.types import Frame
 
 from ..assembly import make_frame_builder, make_synchronizer
-from ..messages.incoming import insert_transforms
+from ..messages.incoming import transforms_of
+from ..messages.rig_transforms import RigTransforms
 from ..messages.stamps import ns_from_stamp
 from ..parameters import NodeParameters
 from ..perception.rig import Rig, load_rig
@@ -31,7 +32,7 @@ def synchronized_sets(
     to_item: Callable[[str, int, Any], Any] = lambda camera, stamp_ns, message: message,
     before: Callable[[int], None] = lambda log_ns: None,
 ) -> Iterator[SyncedSet]:
-    """Complete sets in the order of the bag.
+    """Complete sets in the order of the bag. Cameras' clocks are judged by its log times, as times of arrival.
 
     Args:
         bag: its folder.
@@ -43,6 +44,7 @@ def synchronized_sets(
     Raises:
         BagError: the bag cannot be read.
     """
+    rig = rig_in_bag(rig, bag)
     images = {camera.image_topic: camera.name for camera in rig.cameras}
     infos = {camera.info_topic: camera.name for camera in rig.cameras}
     for topic, log_ns, message in read_messages(bag, [*images, *infos]):
@@ -53,10 +55,34 @@ def synchronized_sets(
         else:
             item = to_item(images[topic], stamp_ns, message)
             if item is not None:
-                synchronizer.add_image(images[topic], stamp_ns, item)
+                synchronizer.add_image(images[topic], stamp_ns, item, arrival_ns=log_ns)
+            for event in synchronizer.take_events():
+                log.warning("%s", event.text)
         synced = synchronizer.take_newest()
         if synced is not None:
             yield synced
+
+
+def rig_in_bag(rig: Rig, bag: str | Path) -> Rig:
+    """The rig with its topics' names in a bag: one without a leading slash is there below some namespace, or none.
+
+    Raises:
+        BagError: the bag cannot be read, or has such a topic below several namespaces.
+    """
+    if all(topic.startswith("/") for camera in rig.cameras for topic in (camera.image_topic, camera.info_topic)):
+        return rig
+    with open_bag(bag) as reader:
+        there = sorted(reader.topics)
+
+    def full(topic: str) -> str:
+        if topic.startswith("/"):
+            return topic
+        found = [name for name in there if name.endswith(f"/{topic}")]
+        if len(found) > 1 and f"/{topic}" not in found:
+            raise BagError(f"rig: {bag} has {topic} as {', '.join(found)}; write the one that is meant, with its slash")
+        return found[0] if len(found) == 1 else f"/{topic}"
+
+    return rig.with_topics(full)
 
 
 class BagFrames:
@@ -97,9 +123,10 @@ class BagFrames:
         Raises:
             BagError: the bag cannot be read, or lacks the rig's topics.
         """
-        self._check_topics([t for camera in self.rig.cameras for t in (camera.image_topic, camera.info_topic)])
-        transforms = _TransformsAhead(self._bag, self.buffer, self._tf_lead_ns)
-        yield from synchronized_sets(self._bag, self.rig, self.synchronizer, before=transforms.read_until)
+        rig = rig_in_bag(self.rig, self._bag)
+        self._check_topics([t for camera in rig.cameras for t in (camera.image_topic, camera.info_topic)])
+        transforms = _TransformsAhead(self._bag, RigTransforms(self.rig.frames, self.buffer), self._tf_lead_ns)
+        yield from synchronized_sets(self._bag, rig, self.synchronizer, before=transforms.read_until)
 
     def _check_topics(self, wanted: Sequence[str]) -> None:
         with open_bag(self._bag) as reader:
@@ -109,10 +136,10 @@ class BagFrames:
 
 
 class _TransformsAhead:
-    """Reads a bag's transforms into a buffer, a fixed time ahead of the messages that are read meanwhile."""
+    """Reads a bag's transforms, a fixed time ahead of the messages that are read meanwhile."""
 
-    def __init__(self, bag: str | Path, buffer: TransformBuffer, lead_ns: int):
-        self._buffer, self._lead_ns = buffer, lead_ns
+    def __init__(self, bag: str | Path, transforms: RigTransforms, lead_ns: int):
+        self._transforms, self._lead_ns = transforms, lead_ns
         self._messages = read_messages(bag, TF_TOPICS)
         self._next = next(self._messages, None)
 
@@ -121,7 +148,8 @@ class _TransformsAhead:
         while self._next is not None and self._next[1] <= log_ns + self._lead_ns:
             topic, _, message = self._next
             try:
-                insert_transforms(self._buffer, message, static=topic == "/tf_static")
+                if self._transforms.take(transforms_of(message), static=topic == "/tf_static"):
+                    log.warning("/tf jumped back in time: older transforms are forgotten")
             except TransformError as error:
                 log.warning("%s: %s", topic, error)
             self._next = next(self._messages, None)

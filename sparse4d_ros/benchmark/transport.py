@@ -175,7 +175,6 @@ class Receiver:
 
     def __init__(self, node: Node, case: Case):
         parameters, rig = NodeParameters(), _rig(case)
-        self._cameras = len(rig.cameras)
         self._statistics = Statistics(window=None)
         self._synchronizer = make_synchronizer(parameters, rig)
         for camera in rig.cameras:
@@ -189,7 +188,7 @@ class Receiver:
     @property
     def images(self) -> int:
         """So far, of all cameras."""
-        return sum(camera.images for camera in self._statistics.snapshot().cameras.values())
+        return self._synchronizer.received
 
     @property
     def latencies_ms(self) -> list[float]:
@@ -198,7 +197,7 @@ class Receiver:
 
     def found_all(self) -> bool:
         """Whether every camera has been heard."""
-        return len(self._statistics.snapshot().cameras) == self._cameras
+        return all(camera.received for camera in self._synchronizer.camera_status().values())
 
     def spin(self) -> None:
         """One callback, or a short while."""

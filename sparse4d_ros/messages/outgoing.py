@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 import cv2
 import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
 from sensor_msgs.msg import CompressedImage, PointCloud2
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection3DArray
@@ -15,14 +17,16 @@ from visualization_msgs.msg import MarkerArray
 from sparse4d_core.geometry import transform_boxes
 from sparse4d_core.inference.pipeline import StepResult
 from sparse4d_core.inference.tracking import filter_by_score, worth_showing
-from sparse4d_core.types import Frame
+from sparse4d_core.types import Detections, Frame
 from sparse4d_core.visualization import draw_overlay
 
 from ..perception.image_decoding import ConversionError
 from ..perception.rig import RigFrames
+from ..perception.synced_set import SetStatus
 from ..perception.transforms import TransformBuffer
 from .detections import to_detection_array, to_state_cloud
 from .markers import to_markers
+from .set_status import to_set_status
 from .stamps import make_header
 
 OUTPUTS = {
@@ -31,13 +35,25 @@ OUTPUTS = {
     "tracks": Detection3DArray,
     "track_states": PointCloud2,
     "markers": MarkerArray,
+    "set_status": DiagnosticArray,
 }
 """Topics below the node's name, and their types. The overlay is apart: it takes long, and is for people alone."""
 
 
+def renumbered(result: StepResult, first_id: int) -> StepResult:
+    """The same with ids that count from `first_id` instead of 0; rows without one stay without."""
+    return replace(
+        result, detections=_renumbered(result.detections, first_id), tracks=_renumbered(result.tracks, first_id)
+    )
+
+
+def _renumbered(found: Detections, first_id: int) -> Detections:
+    return found if found.ids is None else replace(found, ids=np.where(found.ids < 0, found.ids, found.ids + first_id))
+
+
 def output_messages(
     result: StepResult,
-    stamp_ns: int,
+    status: SetStatus,
     frames: RigFrames,
     buffer: TransformBuffer,
     score_threshold: float = 0.0,
@@ -47,7 +63,7 @@ def output_messages(
 
     Args:
         result: of the pipeline, boxes in the model frame.
-        stamp_ns: of the set, nanoseconds.
+        status: of the set.
         frames: of the rig.
         buffer: has the model frame's pose in the base frame, unless the rig gives it by numbers.
         score_threshold: detections below it are left out; tracks are not concerned.
@@ -58,8 +74,8 @@ def output_messages(
     """
     T_base_from_model = frames.T_base_from_model
     if T_base_from_model is None:
-        T_base_from_model = buffer.lookup(frames.base_frame, frames.model_frame, stamp_ns).matrix
-    header = make_header(frames.base_frame, stamp_ns)
+        T_base_from_model = buffer.lookup(frames.base_frame, frames.model_frame, status.stamp_ns).matrix
+    header = make_header(frames.base_frame, status.stamp_ns)
     detections = filter_by_score(result.detections, score_threshold)
     conversions = {
         "detections": (to_detection_array, detections),
@@ -68,11 +84,12 @@ def output_messages(
         "track_states": (to_state_cloud, result.tracks),
         "markers": (to_markers, worth_showing(result.detections, result.tracks)),
     }
-    return {
+    messages = {
         topic: convert(found, transform_boxes(found.boxes, T_base_from_model), header)
         for topic, (convert, found) in conversions.items()
         if topic in wanted
     }
+    return messages | ({"set_status": to_set_status(status, header)} if "set_status" in wanted else {})
 
 
 def overlay_message(frame: Frame, result: StepResult, frame_id: str, tile_width: int, quality: int) -> CompressedImage:

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
+from ..perception.camera_statistics import CameraStatus
 from ..perception.synchronizer import Synchronizer
-from .statistics import CameraCounts, Snapshot
+from ..units import MILLISECOND, NANOSECONDS
+from .statistics import Snapshot
 
 SILENT_AFTER = 3.0  # s without output, while images arrive; slow models get SLOW_STEPS times their own time
 SLOW_STEPS = 3.0
@@ -71,6 +73,7 @@ class Moment:
     counts: Snapshot
     active_since: float | None = None  # moment; None: the node is not active
     sets: SetCounts | None = None  # None: the node is not active
+    cameras: Mapping[str, CameraStatus] = field(default_factory=dict)  # empty: the node is not active
     uncalibrated: Sequence[str] = ()  # cameras without any CameraInfo so far
     gave_up: str | None = None  # why the node ended its last activation by itself, if it did
 
@@ -105,8 +108,8 @@ def silent_cameras(now: Moment, cameras: Sequence[str]) -> list[str]:
 
 def _age(now: Moment, camera: str) -> float:
     """Seconds without an image, in this activation."""
-    active = now.counts.moment - now.active_since
-    return min(now.counts.cameras[camera].age, active) if camera in now.counts.cameras else active
+    silent_ns = now.cameras[camera].silent_ns
+    return now.counts.moment - now.active_since if silent_ns is None else silent_ns / NANOSECONDS
 
 
 def _inference(now: Moment, before: Moment, cameras: Sequence[str], facts: Mapping[str, Any]) -> ComponentHealth:
@@ -172,6 +175,9 @@ def _synchronization(now: Moment, before: Moment, cameras: Sequence[str]) -> Com
         return ComponentHealth("synchronization", Level.ERROR, "no images from any camera", values)
     if silent:
         problems.append(f"no images from {', '.join(silent)}")
+    for name in cameras:
+        if now.cameras[name].state == "quarantined":
+            problems.append(f"{name} is quarantined: {now.cameras[name].reason}")
     if now.uncalibrated and now.counts.moment - now.active_since > CALIBRATION_AFTER:
         problems.append(f"no CameraInfo of {', '.join(now.uncalibrated)}")
     if dropped:
@@ -181,21 +187,33 @@ def _synchronization(now: Moment, before: Moment, cameras: Sequence[str]) -> Com
 
 
 def _camera(now: Moment, name: str) -> ComponentHealth:
-    known: CameraCounts | None = now.counts.cameras.get(name)
-    values = {"age_s": f"{_age(now, name):.2f}", "sets_without_it": now.sets.missing.get(name, 0)}
-    if known is not None:
-        values |= {
-            "images": known.images,
-            "rate_hz": f"{known.rate_hz:.2f}",
-            "stamp_to_arrival_ms": f"{known.offset_ms:.1f}",
-        } | keyed("dropped", known.dropped)
-    component = f"camera {name}"
+    camera = now.cameras[name]
+    values: dict[str, Any] = {
+        "images": camera.received,
+        "rate_hz": f"{camera.rate_hz:.2f}",
+        "age_s": f"{_age(now, name):.2f}",
+        "quarantined": f"yes: {camera.reason}" if camera.state == "quarantined" else "no",
+        "sets_without_it": camera.missed,
+    }
+    if camera.offset_ns is not None:
+        values["clock_offset_ms"] = f"{camera.offset_ns / MILLISECOND:.1f}"
+    if camera.age_ns is not None:
+        values["stamp_to_arrival_ms"] = f"{camera.age_ns / MILLISECOND:.1f}"
+    values |= keyed("dropped", camera.drops) | keyed("dropped_lately", camera.recent_drops)
+    return ComponentHealth(f"camera {name}", *_camera_verdict(now, name), values)
+
+
+def _camera_verdict(now: Moment, name: str) -> tuple[Level, str]:
+    camera = now.cameras[name]
     if name in silent_cameras(now, [name]):
-        return ComponentHealth(component, Level.WARN, f"no image for {_age(now, name):.0f} s", values)
+        return Level.WARN, f"no image for {_age(now, name):.0f} s"
+    if camera.state == "quarantined":
+        return Level.WARN, f"quarantined: {camera.reason}"
     if name in now.uncalibrated and now.counts.moment - now.active_since > CALIBRATION_AFTER:
-        return ComponentHealth(component, Level.WARN, "no CameraInfo", values)
-    rate = f"{known.rate_hz:.1f} images per second" if known else "waiting for its first image"
-    return ComponentHealth(component, Level.OK, rate, values)
+        return Level.WARN, "no CameraInfo"
+    if not camera.received:
+        return Level.OK, "waiting for its first image"
+    return Level.OK, f"{camera.rate_hz:.1f} images per second"
 
 
 def _transforms(now: Snapshot, before: Snapshot) -> ComponentHealth:

@@ -1,4 +1,7 @@
-"""What the node counts and measures. Lifetime counters here; what they mean for its health is decided in `health`."""
+"""What the node counts and measures. Lifetime counters here; what they mean for its health is decided in `health`.
+
+Images are counted by the synchronizer (`perception/camera_statistics.py`).
+"""
 
 from __future__ import annotations
 
@@ -16,17 +19,6 @@ RATE_SECONDS = 5.0  # over which rates are counted
 
 
 @dataclass(frozen=True)
-class CameraCounts:
-    """The images of one camera."""
-
-    images: int  # since the node started
-    rate_hz: float
-    age: float  # s since its newest image came in
-    offset_ms: float  # median of arrival minus stamp, by the node's clock
-    dropped: Mapping[str, int]  # cause -> images refused on arrival
-
-
-@dataclass(frozen=True)
 class Snapshot:
     """All counters at one moment. Lifetime counts; a difference of two snapshots is what happened in between."""
 
@@ -39,7 +31,6 @@ class Snapshot:
     last_processed: float | None  # moment
     busy_since: float | None  # moment at which the oldest set in work was taken; None: no set is in work
     percentiles: Mapping[str, tuple[float, float]]  # stage -> (median, 99th percentile) of the newest measurements
-    cameras: Mapping[str, CameraCounts]
 
 
 class Statistics:
@@ -52,13 +43,9 @@ class Statistics:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, window: int | None = WINDOW) -> None:
         self._lock = threading.Lock()
-        self._clock = clock
+        self.clock = clock
         self._measured: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=window))
         self._processed_at: deque[float] = deque(maxlen=WINDOW)
-        self._arrivals: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=WINDOW))
-        self._offsets_ms: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=WINDOW))
-        self._images: Counter[str] = Counter()
-        self._dropped_on_arrival: dict[str, Counter[str]] = defaultdict(Counter)
         self._begun: list[float] = []  # moments at which the sets in work were taken
         self.processed = 0
         self.dropped: Counter[str] = Counter()
@@ -75,22 +62,10 @@ class Statistics:
         with self._lock:
             return list(self._measured[stage])
 
-    def count_image(self, camera: str, offset_ms: float) -> None:
-        """An image came in, so many milliseconds after its stamp."""
-        with self._lock:
-            self._images[camera] += 1
-            self._arrivals[camera].append(self._clock())
-            self._offsets_ms[camera].append(offset_ms)
-
-    def count_image_drop(self, camera: str, cause: str) -> None:
-        """The synchronizer refused the image that just came in."""
-        with self._lock:
-            self._dropped_on_arrival[camera][cause] += 1
-
     def begin_set(self) -> float:
         """The worker has taken a set. Returns what names it when its outcome is counted."""
         with self._lock:
-            self._begun.append(self._clock())
+            self._begun.append(self.clock())
             return self._begun[-1]
 
     def count_processed(self, timings_ms: Mapping[str, float], begun: float | None = None) -> None:
@@ -98,7 +73,7 @@ class Statistics:
         with self._lock:
             self.processed += 1
             self._end_set(begun)
-            self._processed_at.append(self._clock())
+            self._processed_at.append(self.clock())
             for stage, value in timings_ms.items():
                 self._measured[stage].append(value)
 
@@ -116,7 +91,7 @@ class Statistics:
     def count_reset(self, reason: str) -> None:
         """The memory was cleared."""
         with self._lock:
-            self.resets[_kind(reason)] += 1
+            self.resets[kind_of_reset(reason)] += 1
 
     def snapshot(self, percentiles: bool = True) -> Snapshot:
         """All counters at this moment; nothing changes in it later.
@@ -125,9 +100,8 @@ class Statistics:
             percentiles: with those of the stages, which cost more than all the rest.
         """
         with self._lock:
-            now = self._clock()
+            now = self.clock()
             measured = {stage: np.array(values) for stage, values in self._measured.items()} if percentiles else {}
-            cameras = {camera: self._camera(camera, now) for camera in self._images}
             counters = {name: dict(getattr(self, name)) for name in ("dropped", "rejected", "resets")}
             processed, busy_since = self.processed, min(self._begun, default=None)
             rate_hz = _rate(self._processed_at, now)
@@ -140,19 +114,12 @@ class Statistics:
             last_processed=last_processed,
             busy_since=busy_since,
             percentiles=found,
-            cameras=cameras,
             **counters,
         )
 
     def _end_set(self, begun: float | None) -> None:
         if begun in self._begun:
             self._begun.remove(begun)
-
-    def _camera(self, camera: str, now: float) -> CameraCounts:
-        arrivals = self._arrivals[camera]
-        offset_ms = float(np.median(self._offsets_ms[camera]))
-        dropped = dict(self._dropped_on_arrival[camera])
-        return CameraCounts(self._images[camera], _rate(arrivals, now), now - arrivals[-1], offset_ms, dropped)
 
 
 def _rate(moments: deque[float], now: float) -> float:
@@ -163,7 +130,7 @@ def _rate(moments: deque[float], now: float) -> float:
     return sum(now - moment <= seconds for moment in moments) / seconds
 
 
-def _kind(reason: str) -> str:
+def kind_of_reset(reason: str) -> str:
     """Makes one kind, `time gap`, of `time gap of 3.1 s ...` and `time gap of 2.7 s ...`."""
     words = list(takewhile(lambda word: not any(character.isdigit() for character in word), reason.split()))
     if len(words) < len(reason.split()) and words[-1:] in (["of"], ["by"]):

@@ -10,21 +10,24 @@ from typing import Any, NamedTuple
 
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 
-from ..messages.incoming import insert_transforms
+from ..messages.incoming import transforms_of_serialized
+from ..messages.rig_transforms import RigTransforms
 from ..messages.stamps import ns_from_stamp, stamp_of_serialized
 from ..parameters import NodeParameters
-from ..perception.rig import Rig
+from ..perception.camera_statistics import CameraStatus
+from ..perception.rig import Rig, RigFrames
 from ..perception.synchronizer import Synchronizer
 from ..perception.transforms import TransformBuffer, TransformError
-from ..units import NANOSECONDS
+from .arrival_clock import ArrivalClock
 from .log_throttle import LogThrottle
 from .statistics import Statistics
 
 TF_QUEUE_DEPTH = 100
-TF_JUMP_NS = NANOSECONDS // 2  # further back than this is a jump of time, not a message out of order
 
 
 class Arrival(NamedTuple):
@@ -35,15 +38,19 @@ class Arrival(NamedTuple):
 
 
 class TransformIntake:
-    """`/tf` and `/tf_static` into the buffer, while the node is configured."""
+    """`/tf` and `/tf_static` into the buffer, as far as the rig needs them, while the node is configured."""
 
-    def __init__(self, node: Node, buffer: TransformBuffer, statistics: Statistics, log: LogThrottle):
-        self._node, self._buffer, self._statistics, self._log = node, buffer, statistics, log
-        static = QoSProfile(depth=TF_QUEUE_DEPTH, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    def __init__(
+        self, node: Node, frames: RigFrames, buffer: TransformBuffer, statistics: Statistics, log: LogThrottle
+    ):
+        self._node, self._statistics, self._log = node, statistics, log
+        self._transforms = RigTransforms(frames, buffer)
+        latched = QoSProfile(depth=TF_QUEUE_DEPTH, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         guarded = partial(_guarded, statistics=statistics, log=log)
+        take_static, take = (guarded(partial(self.take, static=is_static)) for is_static in (True, False))
         self._subscriptions = [
-            node.create_subscription(TFMessage, "/tf_static", guarded(partial(self.take, static=True)), static),
-            node.create_subscription(TFMessage, "/tf", guarded(partial(self.take, static=False)), TF_QUEUE_DEPTH),
+            _subscribe(node, TFMessage, "/tf_static", take_static, latched, raw=True),
+            _subscribe(node, TFMessage, "/tf", take, QoSProfile(depth=TF_QUEUE_DEPTH), raw=True),
         ]
 
     def destroy(self) -> None:
@@ -51,26 +58,17 @@ class TransformIntake:
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
 
-    def take(self, message: TFMessage, static: bool) -> None:
-        """Stores the transforms; one that cannot be right is refused, counted and logged."""
+    def take(self, data: bytes, static: bool) -> None:
+        """Stores the transforms of a serialized message; one that cannot be right is refused, counted and logged."""
         start = time.perf_counter()
         try:
-            if not static and self._time_jumped(message):
-                self._buffer.clear()
+            if self._transforms.take(transforms_of_serialized(data), static):
                 self._statistics.count_reset("transforms jumped back in time")
-                self._node.get_logger().warning("/tf jumped back in time: older transforms are forgotten")
-            insert_transforms(self._buffer, message, static)
+                self._log.warning("tf jump", "/tf jumped back in time: older transforms are forgotten")
         except TransformError as error:
             self._statistics.count_rejected(error.cause)
             self._log.warning(error.cause, str(error))
         self._statistics.measure("intake", (time.perf_counter() - start) * 1e3)
-
-    def _time_jumped(self, message: TFMessage) -> bool:
-        for transform in message.transforms:
-            newest = self._buffer.newest_ns(transform.child_frame_id)
-            if newest is not None and ns_from_stamp(transform.header.stamp) < newest - TF_JUMP_NS:
-                return True
-        return False
 
 
 class CameraIntake:
@@ -87,27 +85,23 @@ class CameraIntake:
     ):
         self._node, self._synchronizer, self._statistics, self._log = node, synchronizer, statistics, log
         self._uncalibrated = dict.fromkeys(rig.names)  # in the order of the rig
+        self._arrivals = ArrivalClock(self._ros_now_ns, statistics.clock)
         depth = parameters.image_queue_depth
-        image_quality = QoSProfile(depth=depth, reliability=_reliability(parameters.image_reliability))
-        info_quality = QoSProfile(depth=depth, reliability=_reliability(parameters.camera_info_reliability))
         guarded = partial(_guarded, statistics=statistics, log=log)
-        # CameraInfo first: where both are waiting, the executor then takes the calibration before the image.
-        self._subscriptions = [
-            node.create_subscription(
-                CameraInfo, camera.info_topic, guarded(partial(self.take_info, camera.name)), info_quality
-            )
-            for camera in rig.cameras
-        ]
-        self._subscriptions += [
-            node.create_subscription(
-                image_type(camera.transport),
-                camera.image_topic,
-                guarded(partial(self.take_image, camera.name)),
-                image_quality,
-                raw=True,
-            )
-            for camera in rig.cameras
-        ]
+        self._subscriptions: list[Subscription] = []
+        try:
+            # CameraInfo first: where both are waiting, the executor then takes the calibration before the image.
+            for camera in rig.cameras:
+                quality = QoSProfile(depth=depth, reliability=_reliability(parameters.camera_info_reliability))
+                take = guarded(partial(self.take_info, camera.name))
+                self._subscriptions.append(_subscribe(node, CameraInfo, camera.info_topic, take, quality))
+            for camera in rig.cameras:
+                quality = QoSProfile(depth=depth, reliability=_reliability(parameters.image_reliability))
+                take, kind = guarded(partial(self.take_image, camera.name)), image_type(camera.transport)
+                self._subscriptions.append(_subscribe(node, kind, camera.image_topic, take, quality, raw=True))
+        except Exception:
+            self.destroy()
+            raise
 
     def destroy(self) -> None:
         """Ends the subscriptions."""
@@ -123,23 +117,43 @@ class CameraIntake:
         """Stores a serialized image; the worker deserializes it."""
         start = time.perf_counter()
         stamp_ns = stamp_of_serialized(data)
-        if stamp_ns <= 0:
-            self._statistics.count_rejected("stamp")
-            self._log.warning("stamp", f"camera {camera}: image without a stamp; expected the time of exposure")
-            return
-        offset_ms = (self._node.get_clock().now().nanoseconds - stamp_ns) * 1e-6
-        self._statistics.measure("stamp_to_arrival", offset_ms)
-        self._statistics.count_image(camera, offset_ms)
-        cause = self._synchronizer.add_image(camera, stamp_ns, Arrival(data, time.monotonic()))
-        if cause is not None:
-            self._statistics.count_image_drop(camera, cause)
-            self._log.warning(f"{camera} {cause}", f"camera {camera}: image of {stamp_ns} ns dropped: {cause}")
+        age_ns = self._ros_now_ns() - stamp_ns if stamp_ns > 0 else None
+        self._synchronizer.add_image(camera, stamp_ns, Arrival(data, time.monotonic()), self._arrivals.now_ns(), age_ns)
+        self._log_events()
+        if age_ns is not None:
+            self._statistics.measure("stamp_to_arrival", age_ns * 1e-6)
         self._statistics.measure("intake", (time.perf_counter() - start) * 1e3)
 
     def take_info(self, camera: str, info: CameraInfo) -> None:
         """Stores a calibration."""
         self._uncalibrated.pop(camera, None)
         self._synchronizer.add_info(camera, info, ns_from_stamp(info.header.stamp))
+
+    def look_for_silence(self) -> None:
+        """To be called about once a second: no callback runs where nothing comes."""
+        self._synchronizer.poll(self._arrivals.now_ns())
+        self._log_events()
+
+    def camera_status(self) -> dict[str, CameraStatus]:
+        """Each camera at this moment."""
+        return self._synchronizer.camera_status(self._arrivals.now_ns())
+
+    def _log_events(self) -> None:
+        for event in self._synchronizer.take_events():
+            self._log.warning(f"event {event.kind} {event.camera}", event.text)
+
+    def _ros_now_ns(self) -> int:
+        return self._node.get_clock().now().nanoseconds
+
+
+def _subscribe(
+    node: Node, kind: type, topic: str, callback: Callable, quality: QoSProfile, raw: bool = False
+) -> Subscription:
+    """A subscription whose history, depth and reliability may be overridden by the parameters
+    `qos_overrides.<topic>.subscription.<policy>`, which rclpy declares. It also changes `quality`: one for each topic.
+    """
+    overridable = QoSOverridingOptions.with_default_policies()
+    return node.create_subscription(kind, topic, callback, quality, raw=raw, qos_overriding_options=overridable)
 
 
 def _reliability(name: str) -> ReliabilityPolicy:

@@ -5,7 +5,7 @@ Sets are given up inside the synchronizer, where nobody logs; here every cause g
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,6 +31,9 @@ EXPLANATIONS = {
     "reset": "forgotten on request",
 }
 """Why the synchronizer drops images, for the log. A cause that is not listed here is logged by its name alone."""
+
+FAULTS_OF_A_CAMERA = ("duplicate_stamp", "out_of_order", "late", "no_stamp", "clock", "quarantined")
+"""Causes that are about one camera's images: logged for each camera by itself. The others are about sets."""
 
 
 class Watch:
@@ -62,13 +65,15 @@ class Watch:
     def _log_losses(self, now: Moment, before: Moment) -> None:
         if now.sets is None or before.sets is None:
             return
-        logged = _refused_on_arrival(now) - _refused_on_arrival(before)  # by the callback, with camera and stamp
-        lost = Counter(recent(now.sets.drops, before.sets.drops)) - logged
         missing = listed("; sets lacked: ", recent(now.sets.missing, before.sets.missing))
-        for cause, images in lost.items():
-            why = f": {EXPLANATIONS[cause]}" if cause in EXPLANATIONS else ""
-            named = missing if cause in ("incomplete", "timeout") else ""
-            self._log.warning(f"images {cause}", f"{images} images dropped, {cause}{why}{named}")
+        for cause, images in recent(now.sets.drops, before.sets.drops).items():
+            if cause not in FAULTS_OF_A_CAMERA:
+                named = missing if cause in ("incomplete", "timeout") else ""
+                self._log.warning(f"images {cause}", f"{_lost(images, cause)}{named}")
+        for camera, status in now.cameras.items():
+            for cause, images in recent(status.drops, before.cameras[camera].drops).items():
+                if cause in FAULTS_OF_A_CAMERA:
+                    self._log.warning(f"{camera} {cause}", f"camera {camera}: {_lost(images, cause)}")
 
     def _log_absent(self, now: Moment) -> None:
         """Cameras that send nothing, or images alone."""
@@ -86,6 +91,5 @@ class Watch:
                 )
 
 
-def _refused_on_arrival(moment: Moment) -> Counter[str]:
-    """Cause -> images."""
-    return sum((Counter(camera.dropped) for camera in moment.counts.cameras.values()), Counter())
+def _lost(images: int, cause: str) -> str:
+    return f"{images} images dropped, {cause}{f': {EXPLANATIONS[cause]}' if cause in EXPLANATIONS else ''}"

@@ -195,7 +195,7 @@ class Worker:
         try:
             yield
         except (FrameDropped, TransformError) as error:
-            self._drop(work, error.cause, str(error))
+            self._drop(error.cause, str(error), work)
         except Exception as error:
             self._on_internal_error(work, error)
 
@@ -204,7 +204,7 @@ class Worker:
             self._statistics.count_drop("shutdown", work.begun)
             self._end()
             return
-        self._drop(work, "internal_error", traceback.format_exc())
+        self._drop("internal_error", traceback.format_exc(), work)
         with self._error_lock:
             self._errors_in_a_row += 1
             too_many = self._errors_in_a_row == self._parameters.max_internal_errors and not self._stop.is_set()
@@ -218,8 +218,8 @@ class Worker:
         if self._stop.is_set():
             self._statistics.count_drop("stopped", work.begun)
         else:
-            self._drop(work, "superseded", "a newer set was ready before the network was free")
+            self._drop("superseded", "a newer set was ready before the network was free", work)
 
-    def _drop(self, work: SetInWork, cause: str, message: str) -> None:
+    def _drop(self, cause: str, message: str, work: SetInWork) -> None:
         self._log.warning(cause, f"set dropped, {cause}: {message}")
         self._statistics.count_drop(cause, work.begun)  # whoever sees the count finds the reason in the log

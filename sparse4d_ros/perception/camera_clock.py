@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-MILLISECOND = 1_000_000
-SECOND = 1_000_000_000
+from ..units import MILLISECOND
+from ..units import NANOSECONDS as SECOND
 
 
 @dataclass(frozen=True)

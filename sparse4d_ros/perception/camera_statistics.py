@@ -21,7 +21,8 @@ class CameraStatus:
     reason: str  # of a state that is not healthy
     offset_ns: int | None  # of its clock against the others, positive ahead; None before the first image
     rate_hz: float  # images received, recent
-    age_ns: int | None  # arrival minus stamp, median of recent; None without arrival times
+    silent_ns: int | None  # time since its last image; None before the first
+    age_ns: int | None  # of an image on arrival, after its stamp, median of recent; None without arrival times
     received: int  # images, ever
     recent_received: int
     drops: Mapping[str, int]  # cause -> images, ever
@@ -37,12 +38,14 @@ class CameraTally:
         self._arrivals: deque[tuple[int, int | None]] = deque()  # (when, age)
         self._drops: deque[tuple[int, str]] = deque()  # (when, cause)
         self._missed: deque[int] = deque()
+        self._heard_ns: int | None = None
         self.received = self.missed = 0
         self.drops: Counter[str] = Counter()
         self.last_cause: str | None = None  # why the last image was dropped on arrival, if it was
 
     def arrive(self, now_ns: int, age_ns: int | None) -> None:
         self.received += 1
+        self._heard_ns = now_ns
         self._arrivals.append((now_ns, age_ns))
         while self._arrivals[0][0] < now_ns - WINDOW_NS:
             self._arrivals.popleft()
@@ -72,6 +75,7 @@ class CameraTally:
             reason=reason,
             offset_ns=offset_ns,
             rate_hz=(len(arrivals) - 1) / span_ns * 1e9 if span_ns > 0 else 0.0,
+            silent_ns=None if self._heard_ns is None else now_ns - self._heard_ns,
             age_ns=round(statistics.median(ages)) if ages else None,
             received=self.received,
             recent_received=len(arrivals),

@@ -4,13 +4,15 @@ A rig has 1 to 12 cameras, of any image sizes; the order is the one the model wa
 two cameras whose model frame is given by numbers, as pose in the base frame (metres; quaternion x y z w):
 
     base_frame: base_link
-    global_frame: odom
+    global_frame: odom                   # the default: it drifts, but never jumps (REP-105)
     model_frame:
       translation: [0.2, 0.0, 1.1]
       rotation_xyzw: [0.0, 0.0, -0.7071068, 0.7071068]   # published models: x right, y forward, z up
     cameras:
       - {name: front, frame: front_optical, image_topic: /front/image_rect, transport: raw}
       - {name: rear, frame: rear_optical, image_topic: /rear/image_rect/compressed}
+
+Topics without a leading slash are below the node's namespace, and in a bag below whatever namespace it was recorded in.
 
 `model_frame: lidar_top` instead takes the frame from TF. A camera's `rectified: true` or `false` states whether its
 images are rectified; without it they are if the topic's name contains `image_rect` (see `camera_model.py`).
@@ -19,8 +21,8 @@ images are rectified; without it they are if the topic's name contains `image_re
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -42,7 +44,7 @@ class RigFrames:
     """Names of the frames that a rig hangs together by."""
 
     cameras: Mapping[str, str]  # camera name -> optical frame, in the order of the model's cameras
-    global_frame: str = "map"
+    global_frame: str = "odom"
     base_frame: str = "base_link"
     model_frame: str = "lidar_top"
     T_base_from_model: np.ndarray | None = None  # [4, 4]; None: TF has `model_frame`
@@ -67,6 +69,14 @@ class Rig:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(camera.name for camera in self.cameras)
+
+    def with_topics(self, rename: Callable[[str], str]) -> Rig:
+        """The same cameras with other names of their topics."""
+        cameras = (
+            replace(camera, image_topic=rename(camera.image_topic), info_topic=rename(camera.info_topic))
+            for camera in self.cameras
+        )
+        return replace(self, cameras=tuple(cameras))
 
 
 def default_rig() -> pathlib.Path:
@@ -108,7 +118,7 @@ def parse_rig(content: Any) -> Rig:
     model_frame, T_base_from_model = _model_frame(content.get("model_frame", "lidar_top"))
     frames = RigFrames(
         cameras={camera.name: camera.frame for camera in cameras},
-        global_frame=_text(content.get("global_frame", "map"), "global_frame"),
+        global_frame=_text(content.get("global_frame", RigFrames.global_frame), "global_frame"),
         base_frame=base_frame,
         model_frame=model_frame or base_frame,
         T_base_from_model=T_base_from_model,
@@ -140,7 +150,8 @@ def _camera(entry: Any, where: str) -> RigCamera:
 
 def _sibling(image_topic: str) -> str:
     """camera_info beside the image topic, where image_transport puts it."""
-    return image_topic.removesuffix("/compressed").rsplit("/", 1)[0] + "/camera_info"
+    folder, slash, _ = image_topic.removesuffix("/compressed").rpartition("/")
+    return f"{folder}{slash}camera_info"
 
 
 def _model_frame(value: Any) -> tuple[str, np.ndarray | None]:

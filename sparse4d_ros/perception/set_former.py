@@ -64,6 +64,8 @@ class SetFormer:
         self.newest[camera] = stamp_ns
         if self._closed_ns is not None and stamp_ns <= self._closed_ns:
             return "late"
+        if self._formed_ns is not None and stamp_ns + self._slop_ns < self._formed_ns:
+            return "late"  # no set that it could be in is newer than the last one
         self._queues[camera].append((stamp_ns, item))
         return None
 

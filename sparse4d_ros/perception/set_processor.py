@@ -17,7 +17,7 @@ from sparse4d_core.types import Frame
 
 from .frame_builder import FrameBuilder
 from .image_decoding import ConversionError
-from .synchronizer import SyncedSet
+from .synced_set import SetStatus, SyncedSet
 from .transforms import TransformError
 
 
@@ -35,6 +35,7 @@ class PreparedSet:
 
     frame: PreparedFrame
     epoch: int  # of the set
+    status: SetStatus  # which cameras the set saw
     timings_ms: dict[str, float]  # decode_images, transforms
 
 
@@ -46,6 +47,7 @@ class Processed:
     result: StepResult
     reset: str | None  # why the memory was cleared before this frame, if it was
     timings_ms: dict[str, float]  # decode_images, transforms, and the pipeline's stages
+    status: SetStatus  # which cameras the set saw
 
 
 def _unusable(error: ValueError) -> FrameDropped:
@@ -92,7 +94,7 @@ class SetProcessor:
         """
         try:
             frame, timings = self._builder.build(synced)
-            return PreparedSet(self.pipeline.prepare(frame), synced.epoch, timings)
+            return PreparedSet(self.pipeline.prepare(frame), synced.epoch, synced.status, timings)
         except (ConversionError, TransformError) as error:
             raise FrameDropped(error.cause, str(error)) from error
         except ValueError as error:
@@ -114,7 +116,7 @@ class SetProcessor:
             raise _unusable(error) from error
         self._state = result.state
         reset, self._unreported = self._unreported or result.reset, None
-        return Processed(prepared.frame.frame, result, reset, prepared.timings_ms | result.timings_ms)
+        return Processed(prepared.frame.frame, result, reset, prepared.timings_ms | result.timings_ms, prepared.status)
 
     def _apply_resets(self, epoch: int) -> None:
         reason, self._requested = self._requested, None

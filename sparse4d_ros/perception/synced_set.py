@@ -25,6 +25,20 @@ class Missing:
 
 
 @dataclass(frozen=True)
+class SetStatus:
+    """Which cameras a set saw, and which not: what is published and recorded beside its boxes."""
+
+    stamp_ns: int  # of the set: of its newest image
+    ages_ns: Mapping[str, int]  # camera -> how much older its image is than the set's stamp
+    missing: Mapping[str, Missing] = field(default_factory=dict)  # camera that the set went without -> why
+
+    @property
+    def spread_ns(self) -> int:
+        """Time between the oldest and the newest image."""
+        return max(self.ages_ns.values())
+
+
+@dataclass(frozen=True)
 class SyncedSet:
     """One image of each camera that belong together."""
 
@@ -36,9 +50,15 @@ class SyncedSet:
     why_missing: Mapping[str, Missing] = field(default_factory=dict)  # of each masked camera
 
     @property
+    def status(self) -> SetStatus:
+        """All of it but the images."""
+        why = {camera: self.why_missing.get(camera, Missing("absent")) for camera in self.missing}
+        return SetStatus(self.stamp_ns, self.ages_ns, why)
+
+    @property
     def spread_ns(self) -> int:
         """Time between the oldest and the newest image."""
-        return max(self.ages_ns.values())
+        return self.status.spread_ns
 
     @property
     def ages_ns(self) -> dict[str, int]:

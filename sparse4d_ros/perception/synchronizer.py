@@ -62,6 +62,7 @@ class Synchronizer:
         max_backward_ns: int = NANOSECONDS // 2,
         require_info: bool = True,
         limits: ClockLimits | None = None,
+        epoch: int = 0,
     ):
         """
         Args:
@@ -73,6 +74,7 @@ class Synchronizer:
                 starts again, a wrong clock), not a message out of order. Takes the place of `limits.jump_ns`.
             require_info: hand out sets only once each of their cameras has a CameraInfo.
             limits: when a camera's clock counts as wrong.
+            epoch: of the first sets: the last one of a synchronizer that went before, if time goes on.
         """
         if not cameras or len(set(cameras)) != len(cameras):
             raise ValueError(f"cameras: expected one or more different names, got {list(cameras)}")
@@ -90,11 +92,13 @@ class Synchronizer:
         self._infos: dict[str, dict[int, Any]] = {camera: {} for camera in cameras}
         self._ready: SyncedSet | None = None
         self._changed = threading.Condition()
-        self.epoch = 0
+        self._first_epoch = self.epoch = epoch
 
     # --------------------------------------------------------------------------------------------------------- intake
 
-    def add_image(self, camera: str, stamp_ns: int, item: Any, arrival_ns: int | None = None) -> str | None:
+    def add_image(
+        self, camera: str, stamp_ns: int, item: Any, arrival_ns: int | None = None, age_ns: int | None = None
+    ) -> str | None:
         """Takes an image in. Returns why it was dropped at once, or None.
 
         Args:
@@ -102,12 +106,16 @@ class Synchronizer:
             arrival_ns: when it came here, on a clock that does not jump. Near the clock of the stamps it makes ages
                 meaningful and, of two cameras that disagree from the start, finds the one that is wrong. Of a bag: the
                 receive time. None: unknown; then only differences of more than a second between clocks are noticed.
+            age_ns: of the image on arrival, by a clock that is better for that than the one of the arrivals, which is
+                not set when the clock of the stamps is. None: arrival minus stamp.
         """
         with self._changed:
             self._check_camera(camera)
             reference_ns = self._watch.reference_ns
             verdict = self._watch.observe(camera, stamp_ns, arrival_ns)
-            self._counts.arrive(camera, self._watch.now_ns, None if arrival_ns is None else arrival_ns - stamp_ns)
+            if age_ns is None and arrival_ns is not None and stamp_ns > 0:
+                age_ns = arrival_ns - stamp_ns
+            self._counts.arrive(camera, self._watch.now_ns, age_ns)
             self._follow_time(reference_ns)
             cause = self._take_in(camera, stamp_ns, item, verdict)
             self._counts[camera].last_cause = cause
@@ -242,7 +250,9 @@ class Synchronizer:
         if verdict == "ahead" or self._goes_back(camera, stamp_ns):
             self._hold(camera, stamp_ns, item)
             return None
-        self._drop_held(camera, "time_jump" if self.epoch and camera not in self._former.newest else "clock")
+        self._drop_held(
+            camera, "time_jump" if self.epoch > self._first_epoch and camera not in self._former.newest else "clock"
+        )
         return self._former.take_in(camera, stamp_ns, item)
 
     def _is_left_out(self, camera: str) -> bool:

@@ -154,13 +154,13 @@ class _Edge:
 
     def _out_of_range(self, time_ns: int, child: str) -> ExtrapolationFailed:
         first, last = self.stamps[0], self.stamps[-1]
-        kind, side = ("past", "before") if time_ns < first else ("future", "after")
+        kind, side = ("extrapolation_past", "before") if time_ns < first else ("extrapolation_future", "after")
         distance = _seconds(max(first - time_ns, time_ns - last))
         return ExtrapolationFailed(
             f"transform {self.parent} <- {child} at {_seconds(time_ns)}: {distance} {side} its data, which cover "
             f"{_seconds(first)} to {_seconds(last)} ({len(self.stamps)} samples); "
             "check the publisher of this transform and the clocks",
-            "extrapolation_one_value" if len(self.stamps) == 1 else f"extrapolation_{kind}",
+            "extrapolation_one_value" if len(self.stamps) == 1 else kind,
         )
 
 

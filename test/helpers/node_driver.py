@@ -48,12 +48,13 @@ class Driver:
     Args:
         statistics: of the node.
         context: of rclpy; None: the default one.
+        namespace: of the node.
         parameters: overrides of the node's.
     """
 
-    def __init__(self, statistics: Statistics | None = None, context=None, **parameters):
+    def __init__(self, statistics: Statistics | None = None, context=None, namespace: str = "", **parameters):
         overrides = [Parameter(name, value=value) for name, value in (DEFAULTS | parameters).items()]
-        self.node = DetectorNode(statistics, context=context, parameter_overrides=overrides)
+        self.node = DetectorNode(statistics, context=context, namespace=namespace, parameter_overrides=overrides)
         self.statistics = self.node.statistics
 
     def start(self, static: bool = True, infos: bool = True) -> Driver:
@@ -93,7 +94,7 @@ class Driver:
         return self.statistics.processed + sum(self.drops.values())
 
     def transforms(self, message: TFMessage, static: bool = False) -> None:
-        self.node.transform_intake.take(message, static)
+        self.node.transform_intake.take(bytes(serialize_message(message)), static)
 
     def info(self, camera: str, message) -> None:
         self.node.camera_intake.take_info(camera, message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +21,7 @@ from sparse4d_ros.bags.box_record import (
     read_box_record,
     to_line,
 )
+from sparse4d_ros.perception.synced_set import Missing, SetStatus
 
 NUMBERS = st.floats(-1e4, 1e4, allow_nan=False)
 
@@ -38,8 +40,11 @@ def rows(draw, kind=Detections):
 
 @st.composite
 def records(draw):
+    stamp_ns = draw(st.integers(0, 2**62))
+    missing = {"cam_back": Missing("quarantined", draw(st.integers(-(2**62), 2**62))), "cam_left": Missing("late")}
+    status = st.just(SetStatus(stamp_ns, {"cam_front": draw(st.integers(0, 2**40))}, missing))
     return SetRecord(
-        draw(st.integers(0, 2**62)), "base_link", draw(rows()), draw(rows(Tracks)), draw(st.integers(0, 2**62))
+        stamp_ns, "base_link", draw(rows()), draw(rows(Tracks)), draw(st.integers(0, 2**62)), draw(st.none() | status)
     )
 
 
@@ -47,7 +52,8 @@ def records(draw):
 @given(record=records())
 def test_line_round_trip(record):
     back = from_line(to_line(record))
-    assert differences([record], [back]) == [] and back.received_ns == record.received_ns
+    assert differences([record], [back]) == []
+    assert (back.received_ns, back.status) == (record.received_ns, record.status)
 
 
 @settings(max_examples=40, deadline=None)
@@ -70,6 +76,21 @@ def test_own_classes_are_kept_and_compared_by_name():
     assert differences([first], [second])[0] == "set 1: detections differ in their classes"
 
 
+def test_sets_of_other_images_are_told_and_records_without_a_status_are_read():
+    empty = Detections(np.zeros((0, 10)), np.zeros(0), np.zeros(0, np.int64))
+    status = SetStatus(1, {"cam_front": 0, "cam_back": 5})
+    record = SetRecord(1, "base_link", empty, empty, status=status)
+    fewer = replace(record, status=SetStatus(1, {"cam_front": 0}, {"cam_back": Missing("late")}))
+    (found,) = differences([record], [fewer])
+    assert found == "set 1: of other images, {'cam_front': 0, 'cam_back': 5} and {'cam_front': 0}"
+    other_reason = replace(fewer, status=replace(fewer.status, missing={"cam_back": Missing("absent")}))
+    assert differences([fewer], [other_reason]) == []
+    old = json.loads(to_line(record))
+    del old["status"]
+    assert from_line(json.dumps(old)).status is None
+    assert differences([record], [from_line(json.dumps(old))]) == []
+
+
 def test_missing_sets_and_rows():
     empty = Detections(np.zeros((0, 10)), np.zeros(0), np.zeros(0, np.int64))
     one = Detections(np.zeros((1, 10)), np.zeros(1), np.zeros(1, np.int64))
@@ -87,6 +108,10 @@ def test_file(tmp_path):
         for stamp in (5, 6):
             file.write(SetRecord(stamp, "base_link", empty, empty))
     assert [record.stamp_ns for record in read_box_record(path)] == [5, 6]
-    path.write_text(path.read_text()[:-30])
+    whole = path.read_text()
+    path.write_text(whole.replace('"status": null', '"status": {"ages_ns": {}, "missing": ["cam_back"]}'))
+    with pytest.raises(BoxRecordError, match="line 1: not a record"):
+        list(read_box_record(path))
+    path.write_text(whole[:-30])
     with pytest.raises(BoxRecordError, match="line 2: not a record"):
         list(read_box_record(path))

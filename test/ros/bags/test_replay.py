@@ -207,7 +207,7 @@ def test_node_and_replay_agree_to_the_last_digit(start, ros_domain, tiny_bag, tm
     online, offline = tmp_path / "online.jsonl", tmp_path / "offline.jsonl"
     with variables({"ROS_DOMAIN_ID": str(ros_domain)}), DiagnosticsListener() as listener:
         recorder = start("box_recorder", "--out", online)
-        node = start("node", "--ros-args", "-p", "model:=demo", "-p", "autostart:=true")
+        node = start("node", "--ros-args", "-p", "model:=demo", "-p", "autostart:=true", "-p", "first_id:=0")
         try:
             assert start("bag_player", tiny_bag, "--rate", "0.2", "--wait", 90).wait(150) == 0
             listener.wait_until_idle(60)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,6 +46,12 @@ def detections(draw, kind=Detections) -> Detections:
     labels = draw(hnp.arrays(np.int64, count, elements=st.integers(0, len(CLASS_NAMES) - 1)))
     ids = draw(hnp.arrays(np.int64, count, elements=st.integers(0, 2**40)))
     return kind(boxes, scores, labels, ids=ids)
+
+
+def test_the_document_numbers_the_classes_as_the_clouds_do():
+    text = (Path(__file__).resolve().parents[3] / "docs" / "node.md").read_text(encoding="utf-8")
+    numbered = ", ".join(f"{number} {name}" for number, name in enumerate(CLASS_NAMES))
+    assert numbered in " ".join(text.split())
 
 
 @settings(max_examples=40, deadline=None)

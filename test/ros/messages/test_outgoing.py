@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -14,13 +16,15 @@ from sparse4d_core.inference.pipeline import StepResult
 from sparse4d_core.types import Detections, Frame, Tracks
 from sparse4d_ros.bags.message_records import RECORDED, record_from_messages
 from sparse4d_ros.messages.incoming import insert_transforms
-from sparse4d_ros.messages.outgoing import OUTPUTS, output_messages, overlay_message
+from sparse4d_ros.messages.outgoing import OUTPUTS, output_messages, overlay_message, renumbered
 from sparse4d_ros.messages.stamps import ns_from_stamp
 from sparse4d_ros.perception.rig import RigFrames
+from sparse4d_ros.perception.synced_set import Missing, SetStatus
 from sparse4d_ros.perception.transforms import LookupFailed, TransformBuffer
 
 STAMP = 1_532_402_927_612_460_123
 FRAMES = RigFrames(cameras={"cam_front": "cam_front"})
+STATUS = SetStatus(STAMP, {"cam_front": 0, "cam_left": 35_000_001}, {"cam_back": Missing("absent")})
 
 
 @pytest.fixture
@@ -42,11 +46,11 @@ def buffer() -> TransformBuffer:
 
 
 def test_boxes_are_in_the_base_frame_at_the_stamp_of_the_set(result, buffer):
-    messages = output_messages(result, STAMP, FRAMES, buffer)
+    messages = output_messages(result, STATUS, FRAMES, buffer)
     assert list(messages) == list(OUTPUTS)
     assert all(isinstance(messages[topic], kind) for topic, kind in OUTPUTS.items())
     record = record_from_messages(**{topic: messages[topic] for topic in RECORDED})
-    assert (record.stamp_ns, record.frame_id) == (STAMP, "base_link")
+    assert (record.stamp_ns, record.frame_id, record.status) == (STAMP, "base_link", STATUS)
     T_base_from_model = buffer.lookup("base_link", "lidar_top", STAMP).matrix
     assert not np.allclose(T_base_from_model, np.eye(4)), "or the frames could not be told apart"
     for published, found in ((record.detections, result.detections), (record.tracks, result.tracks)):
@@ -62,26 +66,34 @@ def test_boxes_are_in_the_base_frame_at_the_stamp_of_the_set(result, buffer):
 def test_a_model_frame_by_numbers_gives_the_same_boxes(result, buffer):
     numbers = buffer.lookup("base_link", "lidar_top", STAMP).matrix
     by_number = RigFrames(FRAMES.cameras, model_frame="not in tf", T_base_from_model=numbers)
-    assert output_messages(result, STAMP, by_number, TransformBuffer()) == output_messages(
-        result, STAMP, FRAMES, buffer
+    assert output_messages(result, STATUS, by_number, TransformBuffer()) == output_messages(
+        result, STATUS, FRAMES, buffer
     )
 
 
 def test_the_score_threshold_concerns_detections_alone(result, buffer):
-    messages = output_messages(result, STAMP, FRAMES, buffer, score_threshold=0.6)
+    messages = output_messages(result, STATUS, FRAMES, buffer, score_threshold=0.6)
     counts = {topic: len(messages[topic].detections) for topic in ("detections", "tracks")}
     assert counts == {"detections": 1, "tracks": 2}
     assert (messages["detection_states"].width, messages["track_states"].width) == (1, 2)
 
 
+def test_ids_count_from_a_given_number_and_rows_without_one_stay_without(result):
+    shifted = renumbered(result, 1000)
+    assert shifted.detections.ids.tolist() == [1004, 1007, -1] and shifted.tracks.ids.tolist() == [1004, 1007]
+    assert result.detections.ids.tolist() == [4, 7, -1], "which is the pipeline's"
+    nameless = replace(result, detections=replace(result.detections, ids=None))
+    assert renumbered(nameless, 1000).detections.ids is None
+
+
 def test_only_what_is_wanted_is_made(result, buffer):
-    assert list(output_messages(result, STAMP, FRAMES, buffer, wanted=["tracks", "markers"])) == ["tracks", "markers"]
-    assert output_messages(result, STAMP, FRAMES, buffer, wanted=[]) == {}
+    assert list(output_messages(result, STATUS, FRAMES, buffer, wanted=["tracks", "markers"])) == ["tracks", "markers"]
+    assert output_messages(result, STATUS, FRAMES, buffer, wanted=[]) == {}
 
 
 def test_without_the_pose_of_the_model_frame_there_is_no_message(result):
     with pytest.raises(LookupFailed):
-        output_messages(result, STAMP, FRAMES, TransformBuffer(), wanted=[])
+        output_messages(result, STATUS, FRAMES, TransformBuffer(), wanted=[])
 
 
 def test_the_overlay_is_a_picture_of_the_asked_width(result):

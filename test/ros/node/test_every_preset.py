@@ -90,7 +90,7 @@ def test_tracks_of_a_model_without_ids_are_refused(tiny_bag, stamps, tmp_path, c
 
 def test_models_for_six_cameras_refuse_another_rig_at_once(tiny_bag, tmp_path, capsys):
     rig = tmp_path / "rig.yaml"
-    rig.write_text("cameras:\n- {name: cam_front}\n- {name: cam_back}\n")
+    rig.write_text("global_frame: map\ncameras:\n- {name: cam_front}\n- {name: cam_back}\n")
     arguments = [str(tiny_bag), "--rig", str(rig), "--record", str(tmp_path / "record.jsonl")]
     arguments += ["--allow-untrained", "--model"]
     assert replay([*arguments, "v1_r101_t4"]) == 2

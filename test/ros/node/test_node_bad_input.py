@@ -66,7 +66,9 @@ def test_raw_images_of_wrong_encoding_or_length_cost_their_set(make_driver, tmp_
 
 def raw_rig(folder):
     path = folder / "rig.yaml"
-    path.write_text("cameras:\n" + "".join(f"  - {{name: {c}, image_topic: /{c}/image_rect}}\n" for c in CAMERAS))
+    path.write_text(
+        "global_frame: map\ncameras:\n" + "".join(f"  - {{name: {c}, image_topic: /{c}/image_rect}}\n" for c in CAMERAS)
+    )
     return path
 
 
@@ -88,7 +90,9 @@ def test_a_useless_calibration_costs_sets_until_a_good_one_comes(driver, info, c
 def lens_rig(folder) -> str:
     """The same topics, with images that are not rectified."""
     path = folder / "lens_rig.yaml"
-    path.write_text("cameras:\n" + "".join(f"  - {{name: {c}, rectified: false}}\n" for c in CAMERAS))
+    path.write_text(
+        "global_frame: map\ncameras:\n" + "".join(f"  - {{name: {c}, rectified: false}}\n" for c in CAMERAS)
+    )
     return str(path)
 
 
@@ -139,14 +143,16 @@ def test_sets_wait_for_calibration(make_driver):
     assert driver.statistics.processed == 1
 
 
-def test_stamps_of_zero_duplicated_and_out_of_order_are_counted(driver):
+def test_stamps_of_zero_duplicated_and_out_of_order_are_counted_and_logged(driver, capfd):
     assert driver.run(0) == "ok"
     stamp = image_stamps(0)["cam_front"]
     driver.image("cam_front", compressed("cam_front", 0))
     driver.image("cam_front", compressed("cam_front", stamp))
     driver.image("cam_front", compressed("cam_front", stamp - 50 * MS))
-    assert driver.statistics.rejected == {"stamp": 1}
-    assert driver.node.synchronizer.drops == {"duplicate_stamp": 1, "out_of_order": 1}
+    assert driver.node.synchronizer.drops == {"no_stamp": 1, "duplicate_stamp": 1, "out_of_order": 1}
+    driver.node.look_after_losses()
+    assert "camera cam_front: 1 images dropped, no_stamp: their stamp was zero" in capfd.readouterr().err
+    assert not driver.statistics.rejected
     assert driver.run(1) == "ok"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import rclpy
 import torch
 from ops.pretended_machine import Machine
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
@@ -15,6 +16,7 @@ from std_srvs.srv import Trigger
 from cuda_ops import library
 from sparse4d_core.config import preset
 from sparse4d_core.network.sparse4d import Sparse4D
+from sparse4d_ros import node
 
 pytestmark = pytest.mark.ros
 
@@ -127,3 +129,23 @@ def test_the_node_can_be_stopped_cleaned_up_and_started_again(driver):
     assert not node._on_reset(Trigger.Request(), Trigger.Response()).success
     driver.start()
     assert driver.run(5) == "ok"
+
+
+@pytest.mark.parametrize("interrupted", [True, False])
+def test_an_interrupt_in_the_middle_of_rclpy_is_no_error_and_anything_else_is(monkeypatch, ros_domain, interrupted):
+    """Ctrl-C while a message is taken: rclpy raises what it could not convert, after it has shut down."""
+
+    def spin(executor):
+        if interrupted:
+            rclpy.shutdown()
+        raise RuntimeError("Unable to convert call argument '0' to Python object")
+
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(ros_domain))
+    monkeypatch.setattr(node.SingleThreadedExecutor, "spin", spin)
+    for name in ("keep_freed_memory", "sys.setswitchinterval", "signal.signal"):  # of the whole process
+        monkeypatch.setattr(f"sparse4d_ros.node.{name}", lambda *_: None)
+    if interrupted:
+        assert node.main([]) == 0
+        return
+    with pytest.raises(RuntimeError, match="Unable to convert"):
+        node.main([])

@@ -85,6 +85,12 @@ def test_health_recovers_from_a_missed_pose(make_timed, time):
     assert levels(driver)["inference"] == Level.WARN, "untrained, and nothing else"
 
 
+def test_the_summary_has_the_name_of_the_node_and_its_namespace(make_driver, capfd):
+    driver = make_driver(namespace="/robot").start()
+    driver.node.trigger_deactivate()
+    assert "[robot.sparse4d.summary]: 0 sets processed" in capfd.readouterr().err
+
+
 def test_a_pause_is_no_error_at_the_next_activation(make_timed, time):
     driver = make_timed().start()
     assert driver.run(0) == "ok"

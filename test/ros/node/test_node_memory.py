@@ -28,6 +28,53 @@ def test_a_bag_that_starts_again_clears_the_memory_and_says_so(driver, capfd):
     assert "memory cleared: time jumped back" in capfd.readouterr().err
 
 
+def test_a_jump_of_time_is_told_once_and_not_again_at_the_next_activation(driver):
+    driver.watch()
+    for k in (10, 11, 0, 1):
+        assert driver.run(k) == "ok"
+    assert driver.statistics.resets["time jumped back"] == 1
+    driver.node.trigger_deactivate()
+    driver.activate()
+    assert driver.run(2) == driver.run(3) == "ok"
+    assert driver.statistics.resets["time jumped back"] == 1
+    assert driver.run(10) == driver.run(0) == "ok"
+    assert driver.statistics.resets["time jumped back"] == 2
+
+
+class Heard:
+    """In the place of a publisher: somebody listens."""
+
+    def __init__(self):
+        self.messages = []
+        self.publish = self.messages.append
+
+    def get_subscription_count(self) -> int:
+        return 1
+
+
+def published_ids(driver, k: int) -> list[int]:
+    """Of the detections of one more set."""
+    heard = Heard()
+    driver.node.outputs._publishers["detections"] = heard
+    assert driver.run(k) == "ok"
+    return [int(detection.id) for detection in heard.messages[0].detections]
+
+
+def test_no_id_comes_again_after_a_cleanup_or_a_restart_of_the_node(make_driver):
+    driver = make_driver().start()
+    before = published_ids(driver, 0)
+    restarted = make_driver().start()
+    driver.node.trigger_deactivate()
+    driver.node.trigger_cleanup()
+    driver.start()
+    assert before and max(before) < min(published_ids(restarted, 0)) and max(before) < min(published_ids(driver, 0))
+
+
+def test_ids_count_from_where_they_are_told_to(make_driver):
+    for first in (0, 2**40):
+        assert all(first <= number < first + 32 for number in published_ids(make_driver(first_id=first).start(), 0))
+
+
 def test_a_gap_longer_than_the_limit_of_the_model_clears_the_memory_and_says_so(driver, capfd):
     watched = driver.watch()
     for k in (0, 1, 40, 41):

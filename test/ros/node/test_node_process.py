@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,16 @@ from rcl_interfaces.srv import DescribeParameters, SetParameters
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from rig_messages import CAMERAS, camera_info, compressed, ego_pose, image_stamps, set_stamp, static_transforms
+from rig_messages import (
+    CAMERAS,
+    camera_info,
+    compressed,
+    ego_pose,
+    image_stamps,
+    set_stamp,
+    static_transforms,
+    transform,
+)
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2
 from std_srvs.srv import Trigger
@@ -27,16 +37,19 @@ from vision_msgs.msg import Detection3DArray
 from visualization_msgs.msg import Marker, MarkerArray
 
 from sparse4d_core.types import CLASS_NAMES
+from sparse4d_ros.messages.set_status import set_status_from_message
 from sparse4d_ros.messages.stamps import ns_from_stamp, stamp_from_ns
 
 pytestmark = pytest.mark.ros
 ROOT = Path(__file__).resolve().parents[3]
 PATIENCE = 40.0  # s
+LONG = 150.0  # s, where two nodes start at once beside whatever else the machine does
 OUTPUTS = {
     "detections": Detection3DArray,
     "tracks": Detection3DArray,
     "track_states": PointCloud2,
     "markers": MarkerArray,
+    "set_status": DiagnosticArray,
     "overlay/compressed": CompressedImage,
 }
 
@@ -44,8 +57,8 @@ OUTPUTS = {
 class Process:
     """`python -m sparse4d_ros.node` with its log in a file."""
 
-    def __init__(self, folder: Path, domain: int, *arguments: str):
-        self.log_file = folder / "node.log"
+    def __init__(self, folder: Path, domain: int, *arguments: str, log: str = "node"):
+        self.log_file = folder / f"{log}.log"
         command = [sys.executable, "-m", "sparse4d_ros.node", "--ros-args", *arguments]
         environment = os.environ | {"ROS_DOMAIN_ID": str(domain), "OMP_NUM_THREADS": "1"}
         with self.log_file.open("wb") as log:
@@ -134,6 +147,14 @@ class Peer:
             self.infos[camera].publish(camera_info(camera, stamp))
             self.images[camera].publish(compressed(camera, stamp))
 
+    def publish_now(self, offsets_ns: dict[str, int]) -> None:
+        """A set of this moment; the clocks of some cameras are off by so much."""
+        for camera in CAMERAS:
+            stamp = time.time_ns()
+            self.tf.publish(TFMessage(transforms=[transform("map", "base_link", stamp)]))
+            self.infos[camera].publish(camera_info(camera, stamp))
+            self.images[camera].publish(compressed(camera, stamp + offsets_ns.get(camera, 0)))
+
     def play_set(self, k: int) -> None:
         """Publishes a set and waits for what comes of it."""
         count = len(self.received["tracks"])
@@ -152,8 +173,8 @@ def peer(ros_domain):
 def start(tmp_path, ros_domain):
     started: list[Process] = []
 
-    def start(*arguments: str) -> Process:
-        started.append(Process(tmp_path, ros_domain, *arguments))
+    def start(*arguments: str, log: str = "node") -> Process:
+        started.append(Process(tmp_path, ros_domain, *arguments, log=log))
         return started[-1]
 
     yield start
@@ -173,7 +194,11 @@ def test_from_images_to_tracks(start, peer):
     for k in range(3):
         peer.play_set(k)
     assert peer.spin_until(lambda: all(len(peer.received[name]) >= 3 for name in OUTPUTS))
-    assert [ns_from_stamp(m.header.stamp) for m in peer.received["tracks"]] == [set_stamp(k) for k in range(3)]
+    for topic in ("tracks", "set_status"):
+        assert [ns_from_stamp(m.header.stamp) for m in peer.received[topic]] == [set_stamp(k) for k in range(3)]
+    seen = set_status_from_message(peer.received["set_status"][-1])
+    assert seen.ages_ns == {camera: set_stamp(2) - stamp for camera, stamp in image_stamps(2).items()}
+    assert not seen.missing
     check_detections(peer.received["detections"][-1])
     markers = peer.received["markers"][-1].markers
     assert markers[0].action == Marker.DELETEALL
@@ -260,6 +285,56 @@ def check_diagnostics(peer: Peer) -> None:
     assert float(inference["arrival_to_publish_p99"]) > 0
     assert synchronization["images_received"] == synchronization["images_in_sets"] == "24"
     assert "sparse4d: transforms" in latest()
+
+
+def test_a_camera_with_a_wrong_clock_is_named_and_the_others_go_on(start, peer):
+    """With both policies at once: log and diagnostics have the camera and how far its clock is off."""
+    nodes = {}
+    for policy in ("mask", "skip"):
+        values = ("model:=demo", "autostart:=true", "image_reliability:=reliable", f"missing_camera:={policy}")
+        words = [word for value in values for word in ("-p", value)]
+        nodes[policy] = start("-r", f"__node:={policy}", *words, log=policy)
+    tracks: dict[str, list] = {policy: [] for policy in nodes}
+    for policy, heard in tracks.items():
+        peer.node.create_subscription(Detection3DArray, f"/{policy}/tracks", heard.append, 10)
+    statuses: list[DiagnosticArray] = []
+    peer.node.create_subscription(DiagnosticArray, "/mask/set_status", statuses.append, 1)
+    publishers = [peer.tf, *peer.images.values(), *peer.infos.values()]
+    found = peer.spin_until(lambda: all(p.get_subscription_count() == 2 for p in publishers), LONG)
+    assert found, nodes["mask"].log + nodes["skip"].log
+
+    def publish_until(condition, **offsets_ns: int) -> bool:
+        end = time.monotonic() + LONG
+        while not condition() and time.monotonic() < end:
+            peer.publish_now(offsets_ns)
+            peer.spin_until(condition, seconds=0.2)
+        return condition()
+
+    def status(policy: str) -> dict[str, str]:
+        """Of the bad camera, in the node's newest diagnostics."""
+        statuses = (s for message in reversed(peer.received["diagnostics"]) for s in message.status)
+        found = next((s for s in statuses if s.name == f"{policy}: camera cam_back"), None)
+        return {pair.key: pair.value for pair in found.values} if found else {}
+
+    def is_quarantined(policy: str) -> bool:
+        return status(policy).get("quarantined", "no") != "no"
+
+    assert publish_until(lambda: all(tracks.values())), nodes["mask"].log + nodes["skip"].log
+    hour = 3600 * 10**9
+    for policy, node in nodes.items():
+        assert publish_until(lambda n=node: "camera cam_back: quarantined, stamps 3" in n.log, cam_back=hour), node.log
+        in_diagnostics = partial(is_quarantined, policy)
+        assert publish_until(in_diagnostics, cam_back=hour), peer.received["diagnostics"][-1]
+        assert float(status(policy)["clock_offset_ms"]) == pytest.approx(3_600_000, abs=10_000)
+        assert " s ahead of the other cameras" in node.log
+    tracks["mask"].clear()
+    assert publish_until(lambda: len(tracks["mask"]) >= 2 and statuses, cam_back=hour), "the others go on"
+    seen = set_status_from_message(statuses[-1])
+    assert seen.missing.keys() == {"cam_back"} and seen.ages_ns.keys() == {*CAMERAS} - {"cam_back"}
+    assert seen.missing["cam_back"].reason == "quarantined"
+    assert seen.missing["cam_back"].offset_ns == pytest.approx(hour, abs=10 * 10**9)
+    tracks["skip"].clear()
+    assert publish_until(lambda: "cam_back: its clock agrees again" in nodes["skip"].log and tracks["skip"])
 
 
 def test_a_checkpoint_that_is_not_there_leaves_the_process_alive_and_unconfigured(start, peer):

@@ -59,6 +59,23 @@ def test_an_unknown_camera_frame_is_counted(make_driver):
     assert driver.run(1) == "ok"
 
 
+def test_a_stale_stranger_wipes_nothing(driver):
+    """An arm's publisher that starts anew with old stamps; only the rig's own frames tell that time went back."""
+    for joint, stamp in (("joint", START), ("joint", START - 100 * PERIOD)):
+        assert driver.run(0 if stamp == START else 1, poses=True) == "ok"
+        driver.transforms(TFMessage(transforms=[transform("arm", joint, stamp)]))
+    assert not driver.statistics.resets and not driver.statistics.rejected
+    driver.transforms(ego_pose(START - 100 * PERIOD))
+    assert driver.statistics.resets == {"transforms jumped back in time": 1}
+
+
+def test_only_the_rig_s_chain_is_kept(driver):
+    for k in range(50):
+        driver.transforms(TFMessage(transforms=[transform("arm", "joint", START + k)]))
+    edges = driver.node.transform_intake._transforms._buffer._edges
+    assert len(edges["joint"].stamps) == 1, "enough to name the frame"
+
+
 def test_a_transform_that_can_not_be_right_is_refused(driver):
     wrong = transform("map", "base_link", START, (np.nan, 0, 0))
     driver.transforms(TFMessage(transforms=[wrong]))

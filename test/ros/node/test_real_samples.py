@@ -92,7 +92,7 @@ def test_full_size_model_with_and_without_dds(bag, tmp_path, ros_domain):
     recorder = start("box_recorder", "--out", online, "--count", 1)
     # The bag has one set alone: an image that is lost on the way is not made up for.
     reliable = ("image_reliability:=reliable", "camera_info_reliability:=reliable")
-    parameters = ("model:=v3_r50", "allow_untrained:=true", "autostart:=true", *reliable)
+    parameters = ("model:=v3_r50", "allow_untrained:=true", "autostart:=true", "first_id:=0", *reliable)
     node = start("node", "--ros-args", *(word for parameter in parameters for word in ("-p", parameter)))
     try:
         assert start("bag_player", bag, "--wait", 120).wait(180) == 0

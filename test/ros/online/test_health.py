@@ -18,7 +18,8 @@ from sparse4d_ros.online.health import (
     assess,
     recent,
 )
-from sparse4d_ros.online.statistics import CameraCounts, Snapshot
+from sparse4d_ros.online.statistics import Snapshot
+from sparse4d_ros.perception.camera_statistics import CameraStatus
 from sparse4d_ros.perception.synchronizer import Synchronizer
 
 CAMERAS = ("front", "back")
@@ -26,8 +27,15 @@ NOW = 1000.0
 FACTS = {"model": "demo", "weights": "trained"}
 
 
-def camera(age: float = 0.05) -> CameraCounts:
-    return CameraCounts(images=50, rate_hz=10.0, age=age, offset_ms=4.0, dropped={})
+HEALTHY = CameraStatus(
+    state="healthy", since_ns=0, reason="", offset_ns=-1_500_000, rate_hz=10.0, silent_ns=50_000_000, age_ns=4_000_000,
+    received=500, recent_received=100, drops={}, recent_drops={}, missed=0, recent_missed=0,
+)  # fmt: skip
+NEVER = replace(HEALTHY, since_ns=None, offset_ns=None, rate_hz=0.0, silent_ns=None, age_ns=None, received=0)
+
+
+def silent(seconds: float) -> CameraStatus:
+    return replace(HEALTHY, silent_ns=round(seconds * 1e9))
 
 
 def moment(counts: dict | None = None, sets: dict | None = None, **changes) -> Moment:
@@ -42,10 +50,10 @@ def moment(counts: dict | None = None, sets: dict | None = None, **changes) -> M
         last_processed=NOW - 0.1,
         busy_since=None,
         percentiles={"processing": (80.0, 120.0)},
-        cameras={name: camera() for name in CAMERAS},
     )
     numbers = SetCounts(received=3000, delivered=3000, pending=0, drops={}, sets={"complete": 500}, missing={})
     known = {"active_since": NOW - 100, "sets": replace(numbers, **sets or {})}
+    known["cameras"] = dict.fromkeys(CAMERAS, HEALTHY)
     return Moment(replace(snapshot, **counts or {}), **known | changes)
 
 
@@ -95,24 +103,47 @@ def test_faults_of_now_are_told_with_their_cause(counts, component, level, messa
 
 
 def test_dead_cameras_are_not_all_cameras():
-    one = moment({"cameras": {"front": camera(), "back": camera(age=5.0)}})
+    one = moment(cameras={"front": HEALTHY, "back": silent(5.0)})
     assert level_and_message(one, "synchronization") == (Level.WARN, "no images from back")
     assert level_and_message(one, "camera back") == (Level.WARN, "no image for 5 s")
     assert verdict(one, "camera front").level == Level.OK
-    every = moment({"cameras": {name: camera(age=5.0) for name in CAMERAS}})
+    every = moment(cameras=dict.fromkeys(CAMERAS, silent(5.0)))
     assert level_and_message(every, "synchronization") == (Level.ERROR, "no images from any camera")
     assert verdict(every, "inference").level == Level.WARN
-    never = moment({"cameras": {}})
+    never = moment(cameras=dict.fromkeys(CAMERAS, NEVER))
     assert level_and_message(never, "synchronization") == (Level.ERROR, "no images from any camera")
 
 
 def test_the_time_right_after_an_activation_is_no_fault():
     """Whatever the node did before: an hour of pause is no hour without output."""
     fresh = {"active_since": NOW - 0.5 * CAMERA_SILENT_AFTER}
-    quiet = {"cameras": {name: camera(age=3600.0) for name in CAMERAS}, "last_processed": NOW - 3600}
-    for counts in (quiet, {"cameras": {}, "last_processed": None, "processed": 0}):
-        now = moment(counts, uncalibrated=CAMERAS, **fresh)
+    for counts in ({"last_processed": NOW - 3600}, {"last_processed": None, "processed": 0}):
+        now = moment(counts, uncalibrated=CAMERAS, cameras=dict.fromkeys(CAMERAS, NEVER), **fresh)
         assert {c.level for c in assess(now, now, CAMERAS, FACTS)} == {Level.OK}
+
+
+def test_a_quarantined_camera_is_named_with_the_reason_and_its_figures():
+    reason = "stamps 3600.000 s ahead of the other cameras"
+    drops = {"quarantined": 40, "clock": 3}
+    bad = replace(HEALTHY, state="quarantined", reason=reason, offset_ns=3600 * 10**9, drops=drops, missed=43)
+    now = moment(cameras={"front": HEALTHY, "back": replace(bad, recent_drops={"quarantined": 9})})
+    assert level_and_message(now, "synchronization") == (Level.WARN, f"back is quarantined: {reason}")
+    assert level_and_message(now, "camera back") == (Level.WARN, f"quarantined: {reason}")
+    assert verdict(now, "camera back").values == {
+        "images": 500,
+        "rate_hz": "10.00",
+        "age_s": "0.05",
+        "quarantined": f"yes: {reason}",
+        "sets_without_it": 43,
+        "clock_offset_ms": "3600000.0",
+        "stamp_to_arrival_ms": "4.0",
+        "dropped.clock": 3,
+        "dropped.quarantined": 40,
+        "dropped_lately.quarantined": 9,
+    }
+    front = verdict(now, "camera front")
+    assert front.level == Level.OK and front.values["quarantined"] == "no"
+    assert front.values["clock_offset_ms"] == "-1.5"
 
 
 def test_a_camera_without_calibration_is_named():

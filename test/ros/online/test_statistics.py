@@ -45,17 +45,6 @@ def test_the_rate_is_that_of_the_last_seconds(statistics, time):
     assert statistics.snapshot().processed == 120
 
 
-def test_a_camera_has_its_rate_age_and_the_median_of_its_offsets(statistics, time):
-    for offset in (5.0, 7.0, 900.0):
-        time.now += 1.0
-        statistics.count_image("front", offset)
-    statistics.count_image_drop("front", "late")
-    time.now += 0.25
-    camera = statistics.snapshot().cameras["front"]
-    assert (camera.images, camera.age, camera.offset_ms) == (3, 0.25, 7.0)
-    assert camera.rate_hz == pytest.approx(1, rel=0.4) and camera.dropped == {"late": 1}
-
-
 def test_the_set_in_work_is_over_with_its_outcome(statistics, time):
     assert statistics.snapshot().busy_since is None
     processed = partial(statistics.count_processed, {"decode": 1.0})

@@ -8,8 +8,9 @@ import pytest
 
 from sparse4d_ros.online.health import Level, Moment, SetCounts
 from sparse4d_ros.online.log_throttle import REPEAT_AFTER, LogThrottle
-from sparse4d_ros.online.statistics import CameraCounts, Statistics
-from sparse4d_ros.online.watch import EXPLANATIONS, WINDOW_SECONDS, Watch
+from sparse4d_ros.online.statistics import Statistics
+from sparse4d_ros.online.watch import EXPLANATIONS, FAULTS_OF_A_CAMERA, WINDOW_SECONDS, Watch
+from sparse4d_ros.perception.camera_statistics import CameraStatus
 from sparse4d_ros.perception.rig import Rig, parse_rig
 from sparse4d_ros.perception.synchronizer import CAUSES
 
@@ -49,15 +50,16 @@ def watch(rig, logger, time) -> Watch:
     return Watch(rig, LogThrottle(logger, time))
 
 
-def moment(second: float, age: float = 0.1, refused: int = 0, uncalibrated=(), **sets) -> Moment:
-    """Active since second 0; images come all the time."""
-    counts = replace(
-        Statistics(clock=lambda: second).snapshot(),
-        last_processed=second - 0.1,
-        cameras={name: CameraCounts(10, 10.0, age, 1.0, {"late": refused}) for name in ("front", "back")},
-    )
+def moment(second: float, age: float = 0.1, back_drops=None, uncalibrated=(), **sets) -> Moment:
+    """Active since second 0; images come all the time. back_drops: of that camera, cause -> images."""
+    counts = replace(Statistics(clock=lambda: second).snapshot(), last_processed=second - 0.1)
     numbers = {"received": 0, "delivered": 0, "pending": 0, "drops": {}, "sets": {}, "missing": {}}
-    return Moment(counts, 0.0, SetCounts(**numbers | sets), uncalibrated)
+    front = CameraStatus(
+        state="healthy", since_ns=0, reason="", offset_ns=0, rate_hz=10.0, silent_ns=round(age * 1e9), age_ns=0,
+        received=9, recent_received=9, drops={}, recent_drops={}, missed=0, recent_missed=0,
+    )  # fmt: skip
+    cameras = {"front": front, "back": replace(front, drops=back_drops or {})}
+    return Moment(counts, 0.0, SetCounts(**numbers | sets), cameras, uncalibrated)
 
 
 def test_incomplete_sets_are_logged_with_the_camera_that_they_lacked(watch, logger):
@@ -67,12 +69,14 @@ def test_incomplete_sets_are_logged_with_the_camera_that_they_lacked(watch, logg
     assert line == f"5 images dropped, timeout: {EXPLANATIONS['timeout']}; sets lacked: back 5"
 
 
-def test_what_the_callback_has_logged_is_not_logged_again(watch, logger):
+@pytest.mark.parametrize("cause", CAUSES)
+def test_every_cause_is_logged_once_and_a_camera_s_own_with_its_name(watch, logger, cause):
     watch.look(moment(0))
-    watch.look(moment(1, drops={"late": 8}, refused=4))  # four of each camera
-    assert logger.lines == []
-    watch.look(moment(2, drops={"late": 11}, refused=4))
-    assert logger.lines == [f"3 images dropped, late: {EXPLANATIONS['late']}"]
+    watch.look(moment(1, drops={cause: 8}, back_drops={cause: 8}))
+    watch.look(moment(1.5, drops={cause: 8}, back_drops={cause: 8}))
+    (line,) = logger.lines
+    assert line.removeprefix("camera back: ") == f"8 images dropped, {cause}: {EXPLANATIONS[cause]}"
+    assert line.startswith("camera back") == (cause in FAULTS_OF_A_CAMERA)
 
 
 def test_a_camera_without_calibration_is_logged_in_time(watch, logger):

@@ -44,7 +44,7 @@ def moving_rig(until: int = 1) -> TransformBuffer:
 
 def ego_pose(k: int):
     """k tenths of a second after the stamp."""
-    return transform("map", "base_link", STAMP + k * 100 * MS, (100 + k, 0, 0))
+    return transform("odom", "base_link", STAMP + k * 100 * MS, (100 + k, 0, 0))
 
 
 def a_set(stamps: dict[str, int], infos: dict | None = None) -> SyncedSet:
@@ -105,7 +105,7 @@ def test_missing_camera_is_none(build):
     ("synced", "rig", "error", "message"),
     [
         (a_set(BOTH, {"cam_front": None}), RIG, ConversionError, "camera cam_front: image without CameraInfo"),
-        (a_set(BOTH | {"cam_front": STAMP + 10**9}), RIG, ExtrapolationFailed, "map <- base_link"),
+        (a_set(BOTH | {"cam_front": STAMP + 10**9}), RIG, ExtrapolationFailed, "odom <- base_link"),
         (a_set(BOTH), RigFrames(dict.fromkeys(CAMERAS, "cam_side")), LookupFailed, "cam_side"),
         (a_set(BOTH | {"cam_front": 0}), RIG, ConversionError, "time of exposure"),
     ],

@@ -26,6 +26,7 @@ def test_the_nuscenes_rig_has_the_cameras_in_the_order_of_the_model():
     )
     assert rig.frames.cameras == {name: name for name in rig.names}
     assert (rig.frames.global_frame, rig.frames.base_frame, rig.frames.model_frame) == ("map", "base_link", "lidar_top")
+    assert parse_rig({"cameras": [{"name": "front"}]}).frames.global_frame == "odom", "which does not jump: REP-105"
     assert rig.frames.T_base_from_model is None
     camera = rig.cameras[0]
     assert (camera.image_topic, camera.info_topic) == ("/cam_front/image_rect/compressed", "/cam_front/camera_info")
@@ -36,6 +37,15 @@ def test_a_raw_topic_is_taken_as_raw_with_the_camera_info_beside_it():
     rig = parse_rig({"cameras": [{"name": "a", "image_topic": "/robot/a/image_rect", "frame": "a_optical"}]})
     assert rig.cameras[0].transport == "raw" and rig.cameras[0].info_topic == "/robot/a/camera_info"
     assert rig.frames.cameras == {"a": "a_optical"}
+
+
+def test_topics_may_lie_below_a_namespace():
+    cameras = [{"name": "a", "image_topic": "a/image_rect/compressed"}, {"name": "b", "image_topic": "image_raw"}]
+    rig = parse_rig({"cameras": cameras})
+    assert [camera.info_topic for camera in rig.cameras] == ["a/camera_info", "camera_info"]
+    renamed = rig.with_topics(lambda topic: f"/robot/{topic}")
+    assert [camera.image_topic for camera in renamed.cameras] == ["/robot/a/image_rect/compressed", "/robot/image_raw"]
+    assert [camera.info_topic for camera in renamed.cameras] == ["/robot/a/camera_info", "/robot/camera_info"]
 
 
 def test_what_streams_are_rectified():

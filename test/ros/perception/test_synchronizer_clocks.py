@@ -105,6 +105,14 @@ def test_stamps_that_stand_still_are_noticed_on_every_camera_at_once():
     assert {camera for kind, camera in kinds(sync) if kind == "quarantined"} == set(rig.names)
 
 
+def test_a_lone_camera_s_stamps_that_stand_still_are_noticed():
+    """It agrees with itself; the stamps alone give it away."""
+    rig = Rig(1, 10.0)
+    sync = synchronizer(rig)
+    feed(sync, [i._replace(stamp_ns=min(i.stamp_ns, EPOCH + SECOND)) for i in streams.stream(rig, 3.0, seed=1)])
+    assert kinds(sync) == [("quarantined", "cam_0")]
+
+
 def test_a_camera_is_taken_back_when_it_agrees_again():
     sync = synchronizer()
     sets = feed(sync, bad_clock(streams.offset(HOUR), end=3.0, seconds=6.0))
