@@ -54,6 +54,7 @@ PROGRAMS = [
     "write_submission = sparse4d_ros.write_submission:main",
     "nuscenes_to_rosbag = sparse4d_ros.nuscenes_to_rosbag:main",
     "rosbag_to_nuscenes = sparse4d_ros.rosbag_to_nuscenes:main",
+    "check_rig = sparse4d_ros.check_rig.__main__:main",
     "demo = sparse4d_ros.demo.__main__:main",
     "models = sparse4d_core.models:main",
     "checkpoint = sparse4d_core.checkpoint.__main__:main",

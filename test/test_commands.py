@@ -24,6 +24,7 @@ COMMANDS = {
     "write_submission": "sparse4d_ros.write_submission",
     "nuscenes_to_rosbag": "sparse4d_ros.nuscenes_to_rosbag",
     "rosbag_to_nuscenes": "sparse4d_ros.rosbag_to_nuscenes",
+    "check_rig": "sparse4d_ros.check_rig",
     "demo": "sparse4d_ros.demo",
     "models": "sparse4d_core.models",
     "checkpoint": "sparse4d_core.checkpoint",

@@ -20,6 +20,7 @@ import numpy
 
 UNDERLAY = pathlib.Path(__file__).resolve().parent
 PREFIX = pathlib.Path(sys.prefix)
+PACKAGES = ("vision_msgs", "tf2_msgs", "autoware_perception_msgs")
 
 # The wheels' exported CMake targets name header folders of the machine they were built on, or of an earlier numpy.
 HEADER_FOLDERS = (
@@ -70,7 +71,7 @@ def build(work: pathlib.Path) -> None:
     }
     command = [
         sys.executable, "-m", "colcon", "--log-base", str(work / "log"), "build",
-        "--base-paths", str(UNDERLAY / "vision_msgs"), str(UNDERLAY / "tf2_msgs"),
+        "--base-paths", *(str(UNDERLAY / name) for name in PACKAGES),
         "--build-base", str(work / "build"), "--merge-install", "--install-base", str(PREFIX),
         "--event-handlers", "console_direct-",
         "--cmake-args", "-DCMAKE_BUILD_TYPE=Release", "-DPython3_FIND_VIRTUALENV=ONLY", "-DBUILD_TESTING=OFF",

@@ -1,0 +1,160 @@
+"""Detections and tracks for Autoware: autoware_perception_msgs DetectedObjects and TrackedObjects.
+
+Only imported where the parameter `autoware` asks for it: the messages are Autoware's, no ROS distribution has them.
+Everything is in the header's frame. What is not known is marked as absent: covariances unless deviations are given,
+acceleration, the direction of what has none.
+"""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from autoware_perception_msgs.msg import (
+    DetectedObject,
+    DetectedObjectKinematics,
+    DetectedObjects,
+    ObjectClassification,
+    Shape,
+    TrackedObject,
+    TrackedObjectKinematics,
+    TrackedObjects,
+)
+from geometry_msgs.msg import Vector3
+from std_msgs.msg import Header
+from unique_identifier_msgs.msg import UUID
+
+from sparse4d_core.types import Detections
+
+from .detections import pose_of_box
+
+
+@dataclass(frozen=True)
+class Deviations:
+    """Standard deviations of the boxes, for their covariances: the model does not estimate them, an evaluation does."""
+
+    position: float  # m, of x, y and z
+    yaw: float  # rad
+    velocity: float  # m/s, of vx and vy
+
+    def fill(self, kinematics: Kinematics) -> None:
+        """Sets the diagonals of both covariances, [6, 6] row by row: x y z, then the rotations about them."""
+        pose, twist = kinematics.pose_with_covariance.covariance, kinematics.twist_with_covariance.covariance
+        pose[0] = pose[7] = pose[14] = self.position**2
+        pose[35] = self.yaw**2
+        twist[0] = twist[7] = self.velocity**2
+
+
+Kinematics = TypeVar("Kinematics", DetectedObjectKinematics, TrackedObjectKinematics)
+
+LABELS = {
+    "car": ObjectClassification.CAR,
+    "truck": ObjectClassification.TRUCK,
+    "construction_vehicle": ObjectClassification.TRUCK,
+    "bus": ObjectClassification.BUS,
+    "trailer": ObjectClassification.TRAILER,
+    "motorcycle": ObjectClassification.MOTORCYCLE,
+    "bicycle": ObjectClassification.BICYCLE,
+    "pedestrian": ObjectClassification.PEDESTRIAN,
+    "animal": ObjectClassification.ANIMAL,
+}
+"""Class -> Autoware's; others (barrier, traffic_cone, a model's own) are UNKNOWN, which Autoware keeps clear of."""
+
+ORIENTATIONS = {
+    "barrier": DetectedObjectKinematics.SIGN_UNKNOWN,  # front and back look the same
+    "traffic_cone": DetectedObjectKinematics.UNAVAILABLE,
+}
+STATIONARY_SPEED = 0.3  # m/s; slower tracks stand
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def to_detected_objects(
+    detections: Detections, boxes: np.ndarray, header: Header, deviations: Deviations | None = None
+) -> DetectedObjects:
+    """Detections ► DetectedObjects.
+
+    Args:
+        detections: scores and classes.
+        boxes: [M, 10] float64, the same boxes in the header's frame.
+        header: frame and stamp of the set.
+        deviations: None: covariances are marked as absent.
+    """
+    known, objects = deviations is not None, []
+    for box, score, name in zip(boxes.tolist(), detections.scores.tolist(), detections.names(), strict=True):
+        kinematics = DetectedObjectKinematics(has_twist=True, has_position_covariance=known, has_twist_covariance=known)
+        objects.append(
+            DetectedObject(
+                existence_probability=score,
+                classification=_classification(name),
+                kinematics=_filled(kinematics, box, name, deviations),
+                shape=_shape(box),
+            )
+        )
+    return DetectedObjects(header=header, objects=objects)
+
+
+def to_tracked_objects(
+    tracks: Detections,
+    boxes: np.ndarray,
+    header: Header,
+    deviations: Deviations | None = None,
+    identities: uuid.UUID | None = None,
+) -> TrackedObjects:
+    """Tracks ► TrackedObjects. A track keeps its UUID as long as it lives; no other gets it.
+
+    Args:
+        tracks: scores, classes and ids.
+        boxes: [M, 10] float64, the same boxes in the header's frame.
+        header: frame and stamp of the set.
+        deviations: None: covariances are zero; the message has no flags for them.
+        identities: what the UUIDs are made from, besides the ids; None: this boot of this machine.
+    """
+    space = identities or boot_identity()
+    ids = np.zeros(0, np.int64) if tracks.ids is None else tracks.ids
+    objects = []
+    for box, score, name, number in zip(
+        boxes.tolist(), tracks.scores.tolist(), tracks.names(), ids.tolist(), strict=True
+    ):
+        standing = math.hypot(box[7], box[8]) < STATIONARY_SPEED
+        objects.append(
+            TrackedObject(
+                object_id=UUID(uuid=list(uuid.uuid5(space, str(number)).bytes)),
+                existence_probability=score,
+                classification=_classification(name),
+                kinematics=_filled(TrackedObjectKinematics(is_stationary=standing), box, name, deviations),
+                shape=_shape(box),
+            )
+        )
+    return TrackedObjects(header=header, objects=objects)
+
+
+def boot_identity() -> uuid.UUID:
+    """The kernel's number of this boot: ids never repeat within one, so with it they never repeat at all."""
+    try:
+        return uuid.UUID(_BOOT_ID.read_text().strip())
+    except OSError:  # no Linux, or a sandbox without /proc
+        return uuid.NAMESPACE_OID
+
+
+def _filled(kinematics: Kinematics, box: Sequence[float], name: str, deviations: Deviations | None) -> Kinematics:
+    kinematics.pose_with_covariance.pose = pose_of_box(box)
+    kinematics.twist_with_covariance.twist.linear = Vector3(x=box[7], y=box[8], z=box[9])
+    kinematics.orientation_availability = ORIENTATIONS.get(name, kinematics.AVAILABLE)
+    if deviations is not None:
+        deviations.fill(kinematics)
+    return kinematics
+
+
+def _classification(name: str) -> list[ObjectClassification]:
+    """Of the best class alone: the model's other scores are not probabilities of the rest."""
+    return [ObjectClassification(label=LABELS.get(name, ObjectClassification.UNKNOWN), probability=1.0)]
+
+
+def _shape(box: Sequence[float]) -> Shape:
+    return Shape(type=Shape.BOUNDING_BOX, dimensions=Vector3(x=box[3], y=box[4], z=box[5]))
