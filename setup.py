@@ -74,6 +74,7 @@ PROGRAMS = [
     "benchmark_transport = sparse4d_ros.benchmark.transport:main",
     "benchmark_intake = sparse4d_ros.benchmark.intake:main",
     "benchmark_preprocessing = sparse4d_ros.benchmark.preprocessing:main",
+    "benchmark_throughput = sparse4d_ros.benchmark.throughput:main",
 ]
 
 setup(

@@ -14,6 +14,8 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
+import torch
+
 from . import toolchain
 from .library import (
     CSRC,
@@ -30,7 +32,16 @@ from .library import (
 )
 from .toolchain import CUDA_ARCHITECTURES, BuildError, CudaCompiler, find_nvcc
 
-__all__ = ["CSRC", "CUDA_ARCHITECTURES", "BuildError", "build", "compile_cuda_kernels", "find_nvcc", "prepare"]
+__all__ = [
+    "CSRC",
+    "CUDA_ARCHITECTURES",
+    "BuildError",
+    "build",
+    "compile_cuda_kernels",
+    "find_nvcc",
+    "missing",
+    "prepare",
+]
 
 CPU_SOURCES = ("torch/bindings.cpp", "torch/cpu_ops.cpp", "cpu/generic.cpp", "cpu/avx2.cpp", "cpu/avx512.cpp")
 CUDA_SOURCES = ("torch/cuda_ops.cpp", "cuda/kernels.cu")
@@ -68,6 +79,16 @@ def build(progress: Progress | None = None, retry: bool = True) -> Library:
             return _build(root, cuda, say)
         except OSError as error:
             raise BuildError(f"{root}: {error}") from error
+
+
+def missing(device: str) -> bool:
+    """Whether there are no kernels for tensors on this device, which is there. Nothing is loaded, logged or built."""
+    wanted, library = torch.device(device), find_library()
+    if wanted.type != "cuda":
+        return wanted.type == "cpu" and library is None
+    if (wanted.index or 0) >= torch.cuda.device_count():
+        return False
+    return library is None or not library.runs_on(torch.cuda.get_device_capability(wanted))
 
 
 def prepare(device: str = "cpu", progress: Progress | None = None) -> bool:

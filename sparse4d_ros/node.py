@@ -1,6 +1,6 @@
 """The live node: images, calibration and transforms in; detections and tracks out. No mathematics in here.
 
-    subscriptions (executor thread, only store) ─► Synchronizer ─► worker thread: SetProcessor ─► Outputs
+    subscriptions (executor thread, only store) ─► Synchronizer ─► Worker (a thread a stage): SetProcessor ─► Outputs
 
 Managed (lifecycle) node: `configure` loads rig and model, `activate` subscribes to the images and starts the worker.
 """
@@ -33,6 +33,7 @@ from .online import watch
 from .online.diagnostics import to_diagnostics
 from .online.health import ComponentHealth, Moment, SetCounts
 from .online.log_throttle import LogThrottle
+from .online.operator_build import OperatorBuild
 from .online.outputs import Outputs
 from .online.statistics import Statistics
 from .online.subscriptions import CameraIntake, TransformIntake, image_type
@@ -73,6 +74,7 @@ class DetectorNode(LifecycleNode):
     def _forget_configuration(self) -> None:
         self._values = None
         self._rig: Rig | None = None
+        self._operator: OperatorBuild | None = None
         self.processor: SetProcessor | None = None
         self.outputs: Outputs | None = None
         self.transform_intake: TransformIntake | None = None
@@ -97,6 +99,8 @@ class DetectorNode(LifecycleNode):
             parameters.check_together(values)
             self._rig = load_rig(values.rig).with_topics(self._expand_topic)
             buffer = TransformBuffer(values.tf_cache)
+            self._operator = OperatorBuild(values.device, self.get_logger(), self._publish_components)
+            self._operator.prepare(values.build_operator)
             self.processor = self._load_processor(values, buffer)
             config = self.processor.pipeline.config
             header = make_header(self._rig.frames.base_frame, self.get_clock().now().nanoseconds)
@@ -160,7 +164,7 @@ class DetectorNode(LifecycleNode):
             self.trigger_activate()
 
     def _give_up(self, reason: str) -> None:
-        """In the worker's thread, which cannot end itself."""
+        """In a thread of the worker, which cannot end itself."""
         self._gave_up = reason
         self._give_up_signal.trigger()
 
@@ -251,9 +255,9 @@ class DetectorNode(LifecycleNode):
     def _on_parameters(self, changes):
         return parameters.check(changes, self._values, configured=self._values is not None)
 
-    def _moment(self) -> Moment:
+    def _moment(self, percentiles: bool = True) -> Moment:
         """The counters now."""
-        counts = self.statistics.snapshot()
+        counts = self.statistics.snapshot(percentiles)
         if self.synchronizer is None:
             return Moment(counts, gave_up=self._gave_up)
         intake = self.camera_intake
@@ -264,7 +268,7 @@ class DetectorNode(LifecycleNode):
     def look_after_losses(self) -> None:
         """Once a second: logs what was lost since the last time, and remembers the counters."""
         self.camera_intake.look_for_silence()
-        self._watch.look(self._moment())
+        self._watch.look(self._moment(percentiles=False))
 
     def health(self) -> list[ComponentHealth]:
         """How the node is, by component; it must be configured."""
@@ -277,12 +281,17 @@ class DetectorNode(LifecycleNode):
             "precision": values.precision,
             "memory_mib": round(psutil.Process().memory_info().rss / 2**20),
         }
-        return (self._watch or Watch(self._rig, self._log)).health(self._moment(), facts)
+        verdicts = (self._watch or Watch(self._rig, self._log)).health(self._moment(), facts)
+        return [*verdicts, self._operator.health()]
 
     def _publish_diagnostics(self) -> None:
+        self._publish_components(self.health())
+
+    def _publish_components(self, components: Sequence[ComponentHealth]) -> None:
         name = self.get_fully_qualified_name().lstrip("/")
         header = make_header("", self.get_clock().now().nanoseconds)
-        self._diagnostics.publish(to_diagnostics(self.health(), name, self._values.device, header))
+        device = self.get_parameter("device").value
+        self._diagnostics.publish(to_diagnostics(components, name, device, header))
 
 
 def check_arguments(arguments: Sequence[str]) -> None:

@@ -37,6 +37,9 @@ class NodeParameters:
         False, "Run random weights where no trained ones are found, for tests and benchmarks; otherwise refuse"
     )
     device: str = _parameter("cpu", "Where the model runs: cpu, cuda or cuda:N")
+    build_operator: bool = _parameter(
+        True, "Compile the operator in configure where it is missing: a minute, once; otherwise the slower PyTorch path"
+    )
     precision: str = _parameter("float32", "Of the image encoder", choices=("float32", "bfloat16", "float16"))
     compile: bool = _parameter(
         False, "torch.compile for the image encoder, on a GPU a CUDA graph of the whole step (slow first frames)"
@@ -110,8 +113,13 @@ class NodeParameters:
     overlay_quality: int = _parameter(80, "JPEG quality of the overlay", (1, 100), live=True)
     torch_threads: int = _parameter(0, "Threads of one operation on the CPU; 0: torch's own choice", (0, 256))
     decode_threads: int = _parameter(2, "Threads that decode images", (1, 32))
+    look_ahead: str = _parameter(
+        "auto",
+        "Prepare the next set while the network has one; auto: where it leaves processors idle, as on a GPU",
+        choices=("auto", "always", "never"),
+    )
     worker_nice_increment: int = _parameter(
-        0, "Added to the niceness of the threads that decode and run the model: they yield to others", (0, 19)
+        0, "Added to the niceness of the threads that decode, run the model, publish and draw: they yield", (0, 19)
     )
     max_internal_errors: int = _parameter(
         10,

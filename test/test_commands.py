@@ -44,6 +44,7 @@ COMMANDS = {
     "benchmark_transport": "sparse4d_ros.benchmark.transport",
     "benchmark_intake": "sparse4d_ros.benchmark.intake",
     "benchmark_preprocessing": "sparse4d_ros.benchmark.preprocessing",
+    "benchmark_throughput": "sparse4d_ros.benchmark.throughput",
 }
 ALIASES = {"detector": "node"}  # the executable that the launch files start
 

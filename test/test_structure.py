@@ -20,9 +20,10 @@ from sparse4d_core.types import Frame
 MAX_WIDTH = 15  # modules of a folder, __init__ aside
 MAX_HOPS = 4  # calls
 
-# The calls from where a set has left the synchronizer, which the image subscribers' callbacks fill, to the network.
-ROS_WAY = ("Worker._process", "SetProcessor.process", "Pipeline.step")
-CORE_WAY = ("Pipeline.step", "Sparse4D.decode_usable", "RecurrentDecoder.forward")
+# The calls of the network's thread, from a prepared set to the network. Threads before it store what comes (callbacks)
+# and prepare it (`Worker._prepare`).
+ROS_WAY = ("Worker._run_network", "SetProcessor.run", "Pipeline.run")
+CORE_WAY = ("Pipeline.run", "Sparse4D.decode_usable", "RecurrentDecoder.forward")
 
 
 # --- Imports ----------------------------------------------------------------------------------------------------------
@@ -151,11 +152,12 @@ def test_a_set_is_four_calls_from_the_network():
 
 
 def test_the_node_goes_this_way():
-    """Read off the source: the node needs ROS to run. The set comes from the synchronizer, its callers are threads."""
+    """Read off the source: the node needs ROS to run. What comes before are other threads."""
     known = methods("sparse4d_ros")
     for caller, callee in zip(ROS_WAY, ROS_WAY[1:], strict=False):
         assert callee.rpartition(".")[2] in calls(known[caller]), f"{caller} does not call {callee}"
-    assert any({"take_newest", "_process"} <= calls(function) for function in known.values())
+    assert {"take_newest", "_prepare"} <= calls(known["Worker._prepare_sets"])
+    assert {"prepare", "put"} <= calls(known["Worker._prepare"]) and "take" in calls(known["Worker._run_network"])
 
 
 def test_the_pipeline_goes_this_way():
@@ -168,5 +170,5 @@ def test_the_pipeline_goes_this_way():
     seen: list[list[str]] = []
     decoder = pipeline.model.decoder
     decoder.register_forward_pre_hook(lambda *_: seen.append(callers(inspect.currentframe())))
-    pipeline.step(frame)
+    pipeline.run(pipeline.prepare(frame))
     assert seen == [[*CORE_WAY[:-1]]] and f"{type(decoder).__name__}.forward" == CORE_WAY[-1]

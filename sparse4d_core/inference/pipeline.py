@@ -41,6 +41,15 @@ class NonFiniteOutputError(RuntimeError):
 
 
 @dataclass(frozen=True)
+class PreparedFrame:
+    """A frame that only waits for the network, and for the memory that the frame before leaves there."""
+
+    frame: Frame
+    inputs: ModelInput  # on the device
+    clock: StageClock  # paused
+
+
+@dataclass(frozen=True)
 class StepResult:
     """What one frame gave."""
 
@@ -53,6 +62,8 @@ class StepResult:
 
 class Pipeline:
     """A model ready to run. Holds no recurrent state: it goes through `step`.
+
+    `step` is `prepare` and then `run`; one thread may prepare a frame while another one runs the frame before.
 
     Args:
         model: in evaluation mode and on its device from here on.
@@ -161,7 +172,6 @@ class Pipeline:
             stamp_ns = round(index * max(self.temporal_stride, WARM_UP_INTERVAL) * 1e9)
             state = self.step(grey_frame(image_sizes, stamp_ns), state).state
 
-    @torch.inference_mode()
     def step(self, frame: Frame, state: TemporalState | None = None) -> StepResult:
         """One frame; `state` is what the last step returned, None at the start.
 
@@ -169,10 +179,30 @@ class Pipeline:
             ValueError: for a frame that cannot be used; names the field.
             NonFiniteOutputError: NaN or infinity in the boxes or scores.
         """
+        return self.run(self.prepare(frame), state)
+
+    @torch.inference_mode()
+    def prepare(self, frame: Frame) -> PreparedFrame:
+        """What a frame needs before the network, and before anybody knows what the network remembers.
+
+        On a GPU nothing here waits for the device. Threads that choose no stream share one, the device's default
+        stream, so that what is queued here is done when the network reads it, and after what was queued before.
+
+        Raises:
+            ValueError: for a frame that cannot be used; names the field.
+        """
         clock = StageClock(self.device)
         inputs = self._preprocess(frame)
         clock.mark("preprocess")
-        seconds = frame.stamp_ns * 1e-9
+        clock.pause()
+        return PreparedFrame(frame, inputs, clock)
+
+    @torch.inference_mode()
+    def run(self, prepared: PreparedFrame, state: TemporalState | None = None) -> StepResult:
+        """The network on a prepared frame, once; for `state` and errors see `step`."""
+        inputs, clock = prepared.inputs, prepared.clock
+        clock.resume()
+        seconds = prepared.frame.stamp_ns * 1e-9
         age = memory_age(state, seconds)
         state, reset = self._begin(state, age)
         age = age if reset is None else None

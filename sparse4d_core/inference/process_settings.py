@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 
 import torch
@@ -28,3 +29,8 @@ def limit_threads(count: int) -> None:
     """Lets torch use `count` threads for one operation on the CPU; 0 leaves its own choice."""
     if count > 0:
         torch.set_num_threads(count)
+
+
+def spare_processors(count: int) -> int:
+    """Processors of this process that an operation on `count` threads (0: torch's own choice) leaves to others."""
+    return len(os.sched_getaffinity(0)) - (count or torch.get_num_threads())

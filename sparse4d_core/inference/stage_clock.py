@@ -12,36 +12,43 @@ class StageClock:
 
     On a GPU the host runs ahead of the device, and waiting for it after each stage would cost the lead. There, marks
     are events in the device's stream, read when the frame is done; the last stage ends on the host, which then has the
-    result.
+    result. What another thread gives the same stream between two marks counts as well.
     """
 
     def __init__(self, device: torch.device):
         self._device = device if device.type == "cuda" else None
-        self._stages: list[str] = []
-        self._moments: list[torch.cuda.Event | float] = []
-        self._start = time.perf_counter()
-        self._note()
+        self._stages: list[tuple[str, torch.cuda.Event | float, torch.cuda.Event | float]] = []
+        self._before = 0.0  # s, before the last pause
+        self.resume()
 
     def mark(self, stage: str) -> None:
         """The stage of this name ends here."""
-        self._stages.append(stage)
-        self._note()
+        end = self._moment()
+        self._stages.append((stage, self._begin, end))
+        self._begin = end
+
+    def pause(self) -> None:
+        """A frame that waits, between two stages, is in none of them."""
+        self._before += time.perf_counter() - self._start
+
+    def resume(self) -> None:
+        """The next stage begins here, maybe in another thread."""
+        self._start = time.perf_counter()
+        self._begin = self._moment()
 
     def finish(self, stage: str) -> dict[str, float]:
         """Ends the last stage, whose result the host holds: milliseconds of all stages."""
-        total = (time.perf_counter() - self._start) * 1e3
-        pairs = zip(self._moments, self._moments[1:], strict=False)
-        if self._device is None:
-            spent = [(after - before) * 1e3 for before, after in pairs]
-        else:
-            spent = [before.elapsed_time(after) for before, after in pairs]
-        return dict(zip(self._stages, spent, strict=True)) | {stage: max(total - sum(spent), 0.0)}
+        total = (self._before + time.perf_counter() - self._start) * 1e3
+        spent = {name: self._milliseconds(begin, end) for name, begin, end in self._stages}
+        return spent | {stage: max(total - sum(spent.values()), 0.0)}
 
-    def _note(self) -> None:
+    def _milliseconds(self, begin: torch.cuda.Event | float, end: torch.cuda.Event | float) -> float:
+        return (end - begin) * 1e3 if self._device is None else begin.elapsed_time(end)
+
+    def _moment(self) -> torch.cuda.Event | float:
         if self._device is None:
-            self._moments.append(time.perf_counter())
-            return
+            return time.perf_counter()
         with torch.cuda.device(self._device):  # an event belongs to the device that is current when it is recorded
             event = torch.cuda.Event(enable_timing=True)
             event.record(torch.cuda.current_stream(self._device))
-        self._moments.append(event)
+        return event

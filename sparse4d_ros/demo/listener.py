@@ -35,9 +35,9 @@ class DiagnosticsListener:
         rclpy.try_shutdown()
 
     def wait(self, seconds: float) -> bool:
-        """True as soon as anything has come from the detector."""
+        """True as soon as the detector is configured: before that it tells at most how far it is."""
         with self._news:
-            return self._news.wait_for(lambda: bool(self._statuses), seconds)
+            return self._news.wait_for(lambda: "inference" in self._statuses, seconds)
 
     def wait_until_idle(self, seconds: float) -> None:
         """Return once no set is waiting or in the model from one message to the next, or time is up."""

@@ -21,7 +21,7 @@ SLOW_STEPS = 3.0
 FIRST_STEP = 120.0  # s that the first set may take: kernels are chosen, compiled, captured
 CAMERA_SILENT_AFTER = 2.0  # s without an image of a camera
 CALIBRATION_AFTER = 2.0  # s after activation without a camera's CameraInfo
-USUAL_DROPS = ("superseded",)  # the newest set wins: no fault of anybody's
+USUAL_DROPS = ("superseded", "stopped")  # the newest set wins; sets on their way at the end: no fault of anybody's
 
 
 class Level(IntEnum):
@@ -127,6 +127,7 @@ def _inference_verdict(
     if now.active_since is None:
         return (Level.OK, "not active") if now.gave_up is None else (Level.ERROR, f"gave up: {now.gave_up}")
     dropped = recent(now.counts.dropped, before.counts.dropped)
+    dropped = {cause: n for cause, n in dropped.items() if cause not in USUAL_DROPS}
     without_output = _without_output(now)
     if len(silent_cameras(now, cameras)) == len(cameras):
         return Level.WARN, "no images: check the topics of the rig file and the reliability"

@@ -29,7 +29,7 @@ class Snapshot:
     resets: Mapping[str, int]  # reason -> times
     rate_hz: float  # sets processed
     last_processed: float | None  # moment
-    busy_since: float | None  # moment at which the set in work was taken; None: no set is in work
+    busy_since: float | None  # moment at which the oldest set in work was taken; None: no set is in work
     percentiles: Mapping[str, tuple[float, float]]  # stage -> (median, 99th percentile) of the newest measurements
 
 
@@ -46,7 +46,7 @@ class Statistics:
         self.clock = clock
         self._measured: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=window))
         self._processed_at: deque[float] = deque(maxlen=WINDOW)
-        self._busy_since: float | None = None
+        self._begun: list[float] = []  # moments at which the sets in work were taken
         self.processed = 0
         self.dropped: Counter[str] = Counter()
         self.rejected: Counter[str] = Counter()
@@ -62,25 +62,26 @@ class Statistics:
         with self._lock:
             return list(self._measured[stage])
 
-    def begin_set(self) -> None:
-        """The worker has taken a set."""
+    def begin_set(self) -> float:
+        """The worker has taken a set. Returns what names it when its outcome is counted."""
         with self._lock:
-            self._busy_since = self.clock()
+            self._begun.append(self.clock())
+            return self._begun[-1]
 
-    def count_processed(self, timings_ms: Mapping[str, float]) -> None:
-        """The set in work was published."""
+    def count_processed(self, timings_ms: Mapping[str, float], begun: float | None = None) -> None:
+        """A set was published; `begun` is what `begin_set` returned for it."""
         with self._lock:
             self.processed += 1
-            self._busy_since = None
+            self._end_set(begun)
             self._processed_at.append(self.clock())
             for stage, value in timings_ms.items():
                 self._measured[stage].append(value)
 
-    def count_drop(self, cause: str) -> None:
-        """The set in work gave no output."""
+    def count_drop(self, cause: str, begun: float | None = None) -> None:
+        """A set gave no output; `begun` is what `begin_set` returned for it."""
         with self._lock:
             self.dropped[cause] += 1
-            self._busy_since = None
+            self._end_set(begun)
 
     def count_rejected(self, cause: str) -> None:
         """A message was refused on arrival."""
@@ -92,24 +93,33 @@ class Statistics:
         with self._lock:
             self.resets[kind_of_reset(reason)] += 1
 
-    def snapshot(self) -> Snapshot:
-        """All counters at this moment; nothing changes in it later."""
+    def snapshot(self, percentiles: bool = True) -> Snapshot:
+        """All counters at this moment; nothing changes in it later.
+
+        Args:
+            percentiles: with those of the stages, which cost more than all the rest.
+        """
         with self._lock:
             now = self.clock()
-            measured = {stage: np.array(values) for stage, values in self._measured.items()}
+            measured = {stage: np.array(values) for stage, values in self._measured.items()} if percentiles else {}
             counters = {name: dict(getattr(self, name)) for name in ("dropped", "rejected", "resets")}
-            processed, busy_since, rate_hz = self.processed, self._busy_since, _rate(self._processed_at, now)
+            processed, busy_since = self.processed, min(self._begun, default=None)
+            rate_hz = _rate(self._processed_at, now)
             last_processed = self._processed_at[-1] if self._processed_at else None
-        percentiles = {stage: tuple(np.percentile(values, (50, 99)).tolist()) for stage, values in measured.items()}
+        found = {stage: tuple(np.percentile(values, (50, 99)).tolist()) for stage, values in measured.items()}
         return Snapshot(
             moment=now,
             processed=processed,
             rate_hz=rate_hz,
             last_processed=last_processed,
             busy_since=busy_since,
-            percentiles=percentiles,
+            percentiles=found,
             **counters,
         )
+
+    def _end_set(self, begun: float | None) -> None:
+        if begun in self._begun:
+            self._begun.remove(begun)
 
 
 def _rate(moments: deque[float], now: float) -> float:

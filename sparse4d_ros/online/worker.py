@@ -1,26 +1,55 @@
-"""The thread that takes sets, runs them through the model, publishes what comes out, and counts what became of each."""
+"""The threads that sets go through, one stage each, and what became of every set.
+
+    synchronizer ─► prepare ─Lookahead─► network ─► publish ─► overlay
+                    (decode,                        (messages)  (only the newest set, and only if somebody looks)
+                     preprocess)
+
+Neighbouring sets overlap: the rate is that of the slowest stage. The network gets sets in the order of their stamps,
+one after another, so its memory advances as in a replay. A network that waits for the publisher holds at most one
+result; nothing that it gave is lost.
+"""
 
 from __future__ import annotations
 
 import os
+import queue
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from rclpy.lifecycle import LifecycleNode
 
 from sparse4d_core.inference.process_settings import limit_threads
 
 from ..parameters import NodeParameters
-from ..perception.set_processor import FrameDropped, SetProcessor
+from ..perception.set_processor import FrameDropped, PreparedSet, Processed, SetProcessor
 from ..perception.synchronizer import SyncedSet, Synchronizer
 from ..perception.transforms import TransformError
 from .log_throttle import LogThrottle
+from .lookahead import Lookahead, looks_ahead
 from .outputs import Outputs
+from .overlay_painter import OverlayPainter
 from .statistics import Statistics
 
 WAIT_SECONDS = 0.1  # between two looks at whether to stop
+
+
+@dataclass
+class SetInWork:
+    """A set between the synchronizer and its outcome. Holds no message, so that images live no longer than needed."""
+
+    begun: float  # of the statistics
+    start: float  # s, performance counter
+    arrived: float  # s, monotonic: its last image
+    stamp_ns: int
+    spread_ns: int
+    ready: float = 0.0  # s, performance counter: prepared
+    waited_ms: float = 0.0  # prepared, for the network
+    prepared: PreparedSet | None = None  # until the network has run
+    processed: Processed | None = None
 
 
 class Worker:
@@ -33,7 +62,7 @@ class Worker:
         processor: runs them.
         outputs: publish what comes out.
         statistics, log: what became of each set.
-        give_up: called with the reason, in the worker's thread, after too many internal errors in a row.
+        give_up: called with the reason, in a thread of the worker, after too many internal errors in a row.
     """
 
     def __init__(
@@ -51,21 +80,44 @@ class Worker:
         self._synchronizer, self._processor, self._outputs = synchronizer, processor, outputs
         self._statistics, self._log, self._give_up = statistics, log, give_up
         self._errors_in_a_row = 0
+        self._error_lock = threading.Lock()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
-        self._thread.start()
+        ahead = looks_ahead(
+            parameters.look_ahead, parameters.device, parameters.torch_threads, parameters.decode_threads
+        )
+        self._lookahead: Lookahead[SetInWork] = Lookahead(ahead)
+        self._results: queue.Queue[SetInWork | None] = queue.Queue(1)
+        self._painter = OverlayPainter(outputs.publish_overlay, statistics, log)
+        stages = {
+            "prepare": self._prepare_sets,
+            "network": self._run_network,
+            "publish": self._publish_results,
+            "overlay": self._painter.run,
+        }
+        self._threads = [
+            threading.Thread(target=self._run, args=(stage,), name=name, daemon=True) for name, stage in stages.items()
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
-        """Returns when the set in work is done."""
-        self._stop.set()
-        self._thread.join()
+        """Returns when the set that the network has is published; sets behind it are given up."""
+        self._end()
+        for thread in self._threads:
+            thread.join()
 
-    def _run(self) -> None:
+    def _end(self) -> None:
+        """Nothing is begun any more. From any thread."""
+        self._stop.set()
+        left = self._lookahead.close()
+        if left is not None:
+            self._give_up_set(left)
+
+    def _run(self, stage: Callable[[], None]) -> None:
+        """A thread's life."""
         self._be_nice(self._parameters.worker_nice_increment)
-        limit_threads(self._parameters.torch_threads)
-        while not self._stop.is_set():
-            if self._synchronizer.wait(WAIT_SECONDS) and (synced := self._synchronizer.take_newest()) is not None:
-                self._process(synced)
+        limit_threads(self._parameters.torch_threads)  # each thread that computes has a team of its own
+        stage()
 
     def _be_nice(self, increment: int) -> None:
         """Raises this thread's niceness, and with it that of the threads that it will start."""
@@ -75,47 +127,99 @@ class Worker:
         try:
             os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + increment)
         except OSError as error:
-            self._node.get_logger().warning(f"worker_nice_increment: {increment} had no effect: {error.strerror}")
+            self._log.warning("nice", f"worker_nice_increment: {increment} had no effect: {error.strerror}")
 
-    def _process(self, synced: SyncedSet) -> None:
-        self._statistics.begin_set()
-        start = time.perf_counter()
-        try:
-            processed = self._processor.process(synced)
-            timings = self._outputs.publish(processed)
-        except (FrameDropped, TransformError) as error:
-            self._drop(error.cause, str(error))
-        except Exception as error:  # the node lives on, whatever a frame does
-            self._on_internal_error(error)
-        else:
-            self._errors_in_a_row = 0
-            if processed.reset:
-                self._statistics.count_reset(processed.reset)
-                self._node.get_logger().warning(f"memory cleared: {processed.reset}")
-            timings["processing"] = (time.perf_counter() - start) * 1e3
-            self._statistics.count_processed(processed.timings_ms | timings | self._delays_ms(synced))
+    # ---------------------------------------------------------------------------------------------------- the stages
 
-    def _on_internal_error(self, error: Exception) -> None:
-        if not self._node.context.ok():  # interrupted in between: the publishers are gone
-            self._statistics.count_drop("shutdown")
-            self._stop.set()
-            return
-        self._drop("internal_error", traceback.format_exc())
-        self._errors_in_a_row += 1
-        # A broken GPU context, say, fails every frame from then on, and only a new process helps.
-        if self._errors_in_a_row == self._parameters.max_internal_errors:
-            self._stop.set()
-            self._give_up(f"{self._errors_in_a_row} internal errors in a row, the last: {error!r}")
+    def _prepare_sets(self) -> None:
+        while not self._stop.is_set():
+            # First a set, then the moment: what is taken is the newest at that moment.
+            if self._synchronizer.wait(WAIT_SECONDS) and self._lookahead.wait_until_due():
+                synced = self._synchronizer.take_newest()
+                if synced is not None:
+                    self._prepare(synced)
 
-    def _delays_ms(self, synced: SyncedSet) -> dict[str, float]:
-        """What a set took from its images to its messages."""
+    def _prepare(self, synced: SyncedSet) -> None:
         arrived = max(item.monotonic for _, item in synced.images.values())
+        begun, start = self._statistics.begin_set(), time.perf_counter()
+        work = SetInWork(begun, start, arrived, synced.stamp_ns, synced.spread_ns)
+        with self._counting_losses(work):
+            work.prepared = self._processor.prepare(synced)
+            work.ready = time.perf_counter()
+            left = self._lookahead.put(work, work.ready - work.start)
+            if left is not None:
+                self._give_up_set(left)
+
+    def _run_network(self) -> None:
+        while (work := self._lookahead.take()) is not None:
+            with self._counting_losses(work):
+                work.waited_ms = (time.perf_counter() - work.ready) * 1e3
+                work.processed, work.prepared = self._processor.run(work.prepared), None
+                self._results.put(work)
+            del work  # its images need not live until the next set comes
+        self._results.put(None)
+
+    def _publish_results(self) -> None:
+        while (work := self._results.get()) is not None:
+            with self._counting_losses(work):
+                self._publish(work)
+            del work
+        self._painter.stop()
+
+    def _publish(self, work: SetInWork) -> None:
+        processed = work.processed
+        timings = self._outputs.publish(processed)
+        self._painter.offer(processed)
+        with self._error_lock:
+            self._errors_in_a_row = 0
+        if processed.reset:
+            self._statistics.count_reset(processed.reset)
+            self._node.get_logger().warning(f"memory cleared: {processed.reset}")
+        self._statistics.count_processed(processed.timings_ms | timings | self._delays_ms(work), work.begun)
+
+    def _delays_ms(self, work: SetInWork) -> dict[str, float]:
+        """What a set took from its images to its messages."""
         return {
-            "arrival_to_publish": (time.monotonic() - arrived) * 1e3,
-            "stamp_to_publish": (self._node.get_clock().now().nanoseconds - synced.stamp_ns) * 1e-6,
-            "sync_spread": synced.spread_ns * 1e-6,
+            "wait_for_network": work.waited_ms,
+            "processing": (time.perf_counter() - work.start) * 1e3,
+            "arrival_to_publish": (time.monotonic() - work.arrived) * 1e3,
+            "stamp_to_publish": (self._node.get_clock().now().nanoseconds - work.stamp_ns) * 1e-6,
+            "sync_spread": work.spread_ns * 1e-6,
         }
 
-    def _drop(self, cause: str, message: str) -> None:
-        self._statistics.count_drop(cause)
+    # --------------------------------------------------------------------------------------- sets that give no output
+
+    @contextmanager
+    def _counting_losses(self, work: SetInWork) -> Iterator[None]:
+        """The node lives on, whatever a set does in a stage."""
+        try:
+            yield
+        except (FrameDropped, TransformError) as error:
+            self._drop(error.cause, str(error), work)
+        except Exception as error:
+            self._on_internal_error(work, error)
+
+    def _on_internal_error(self, work: SetInWork, error: Exception) -> None:
+        if not self._node.context.ok():  # interrupted in between: the publishers are gone
+            self._statistics.count_drop("shutdown", work.begun)
+            self._end()
+            return
+        self._drop("internal_error", traceback.format_exc(), work)
+        with self._error_lock:
+            self._errors_in_a_row += 1
+            too_many = self._errors_in_a_row == self._parameters.max_internal_errors and not self._stop.is_set()
+        # A broken GPU context, say, fails every frame from then on, and only a new process helps.
+        if too_many:
+            self._end()
+            self._give_up(f"{self._parameters.max_internal_errors} internal errors in a row, the last: {error!r}")
+
+    def _give_up_set(self, work: SetInWork) -> None:
+        """A prepared set that the network does not get."""
+        if self._stop.is_set():
+            self._statistics.count_drop("stopped", work.begun)
+        else:
+            self._drop("superseded", "a newer set was ready before the network was free", work)
+
+    def _drop(self, cause: str, message: str, work: SetInWork) -> None:
         self._log.warning(cause, f"set dropped, {cause}: {message}")
+        self._statistics.count_drop(cause, work.begun)  # whoever sees the count finds the reason in the log

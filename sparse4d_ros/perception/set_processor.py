@@ -1,6 +1,9 @@
 """A synchronized set ► frame ► tracks, and the memory in between. The node and the replay both run this.
 
-Whatever can go wrong with a set ends in one exception, `FrameDropped`, with the cause to count it under.
+    process = prepare (decode, preprocess; knows no memory) ─► run (the network, on the memory of the set before)
+
+The node calls the two from two threads, so that a set is decoded while the network has the one before. Whatever can go
+wrong with a set ends in one exception, `FrameDropped`, with the cause to count it under.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-from sparse4d_core.inference.pipeline import NonFiniteOutputError, Pipeline, StepResult
+from sparse4d_core.inference.pipeline import NonFiniteOutputError, Pipeline, PreparedFrame, StepResult
 from sparse4d_core.types import Frame
 
 from .frame_builder import FrameBuilder
@@ -27,6 +30,16 @@ class FrameDropped(Exception):
 
 
 @dataclass(frozen=True)
+class PreparedSet:
+    """A set on its way to the network. The messages that its images came in are not kept."""
+
+    frame: PreparedFrame
+    epoch: int  # of the set
+    status: SetStatus  # which cameras the set saw
+    timings_ms: dict[str, float]  # decode_images, transforms
+
+
+@dataclass(frozen=True)
 class Processed:
     """What one set gave."""
 
@@ -37,14 +50,18 @@ class Processed:
     status: SetStatus  # which cameras the set saw
 
 
-def _place(error: Exception) -> str:
-    """File and line that raised it: an error of the code's own is then told from one of the frame."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{Path(frame.filename).name}:{frame.lineno}"
+def _unusable(error: ValueError) -> FrameDropped:
+    """ValueError is the pipeline's word for a frame that cannot be used. File and line that raised it tell an error of
+    the code's own from one of the frame."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return FrameDropped("unusable_frame", f"{error} ({Path(place.filename).name}:{place.lineno})")
 
 
 class SetProcessor:
-    """Runs sets through the model, one after another. Not for two threads at once, except `request_reset`."""
+    """Runs sets through the model, one after another.
+
+    One thread may `prepare` while another one runs a set; no two may do the same. `request_reset` is for any thread.
+    """
 
     def __init__(self, pipeline: Pipeline, builder: FrameBuilder):
         self.pipeline, self._builder = pipeline, builder
@@ -54,7 +71,7 @@ class SetProcessor:
         self._unreported: str | None = None  # reason of the last reset, until a set gives output
 
     def request_reset(self, reason: str) -> None:
-        """Forget all instances before the next set."""
+        """Forget all instances before the next set that the network gets."""
         self._requested = reason
 
     def close(self) -> None:
@@ -67,20 +84,39 @@ class SetProcessor:
         Raises:
             FrameDropped: nothing came out; the memory is that of the frame before (or empty after bad output).
         """
-        self._apply_resets(synced.epoch)
+        return self.run(self.prepare(synced))
+
+    def prepare(self, synced: SyncedSet) -> PreparedSet:
+        """The network's input; touches no memory.
+
+        Raises:
+            FrameDropped: the set cannot be used.
+        """
         try:
             frame, timings = self._builder.build(synced)
-            result = self.pipeline.step(frame, self._state)
+            return PreparedSet(self.pipeline.prepare(frame), synced.epoch, synced.status, timings)
         except (ConversionError, TransformError) as error:
             raise FrameDropped(error.cause, str(error)) from error
+        except ValueError as error:
+            raise _unusable(error) from error
+
+    def run(self, prepared: PreparedSet) -> Processed:
+        """The network on a prepared set, in the order of the sets.
+
+        Raises:
+            FrameDropped: nothing came out; the memory is that of the frame before (or empty after bad output).
+        """
+        self._apply_resets(prepared.epoch)
+        try:
+            result = self.pipeline.run(prepared.frame, self._state)
         except NonFiniteOutputError as error:
             self.request_reset("the network's output was not finite")
             raise FrameDropped("non_finite_output", str(error)) from error
-        except ValueError as error:  # the pipeline's word for a frame that cannot be used
-            raise FrameDropped("unusable_frame", f"{error} ({_place(error)})") from error
+        except ValueError as error:
+            raise _unusable(error) from error
         self._state = result.state
         reset, self._unreported = self._unreported or result.reset, None
-        return Processed(frame, result, reset, timings | result.timings_ms, synced.status)
+        return Processed(prepared.frame.frame, result, reset, prepared.timings_ms | result.timings_ms, prepared.status)
 
     def _apply_resets(self, epoch: int) -> None:
         reason, self._requested = self._requested, None

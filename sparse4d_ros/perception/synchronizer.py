@@ -123,8 +123,7 @@ class Synchronizer:
                 self._counts.drop(camera, cause)
             for images in self._former.form():
                 self._make_ready(images)
-            if self._ready is not None:
-                self._changed.notify_all()
+            self._tell()
             return cause
 
     def add_info(self, camera: str, info: Any, stamp_ns: int = 0) -> None:
@@ -136,7 +135,7 @@ class Synchronizer:
             infos[stamp_ns] = info
             if len(infos) > INFOS_KEPT:
                 del infos[next(iter(infos))]
-            self._changed.notify_all()
+            self._tell()
 
     def clear(self, cause: str = "reset") -> None:
         """Forgets all images (counted under `cause`), what time it was and whose clock was wrong; calibrations stay."""
@@ -330,6 +329,11 @@ class Synchronizer:
         if state == "quarantined" or (self._held[camera] and state == "healthy"):
             return Missing("quarantined" if state == "quarantined" else "clock", self._watch.offset_ns(camera))
         return Missing("late" if state == "healthy" and self._counts[camera].last_cause == "late" else "absent")
+
+    def _tell(self) -> None:
+        """Wakes the thread that waits for a set, if there is one: threads that wake for nothing hold up this one."""
+        if self._has_set():
+            self._changed.notify_all()
 
     def _has_set(self) -> bool:
         if self._ready is None:

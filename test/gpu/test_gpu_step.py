@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -64,6 +65,25 @@ def test_step_equals_the_cpu(device):
     for expected, actual in zip(on_cpu, on_device, strict=True):
         np.testing.assert_allclose(actual.detections.scores, expected.detections.scores, atol=2e-3)
         assert set(actual.timings_ms) == set(expected.timings_ms) and min(actual.timings_ms.values()) >= 0
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_frames_prepared_by_another_thread_give_the_same_results(device, captured):
+    """As in the node: a frame goes up while the network has the one before."""
+    frames = drive(12 if device.startswith("cuda") else 4)
+    pipeline = Pipeline.from_preset("demo", device=device)
+    if captured:
+        capture = cuda_capture if device.startswith("cuda") else run_again
+        pipeline._graph = StepGraph(pipeline._network, pipeline._settled, capture)
+    state = None
+    with ThreadPoolExecutor(1) as other:
+        prepared = [other.submit(pipeline.prepare, frame) for frame in frames]
+        for expected, future in zip(results(pipeline, frames), prepared, strict=True):
+            actual = pipeline.run(future.result(), state)
+            state = actual.state
+            np.testing.assert_allclose(actual.detections.scores, expected.detections.scores, atol=1e-4)
+            confident = expected.detections.scores > 0.3
+            np.testing.assert_array_equal(actual.detections.ids[confident], expected.detections.ids[confident])
 
 
 def test_step_compiles_and_captures_in_the_warm_up(gpu):

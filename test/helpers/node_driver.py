@@ -14,12 +14,12 @@ from tf2_msgs.msg import TFMessage
 from sparse4d_ros.node import DetectorNode
 from sparse4d_ros.online.statistics import Statistics
 
-DEFAULTS = {"model": "demo", "allow_untrained": True}
+DEFAULTS = {"model": "demo", "allow_untrained": True, "look_ahead": "always"}
 PATIENCE = 30.0  # s for something that must happen
 
 
 class WatchedPipeline:
-    """Keeps the frames that a pipeline is given and what it gives; holds it up while `free` is not set."""
+    """Keeps the frames that the network is given and what it gives; holds it up while `free` is not set."""
 
     def __init__(self, pipeline):
         self._pipeline = pipeline
@@ -30,10 +30,10 @@ class WatchedPipeline:
     def __getattr__(self, name):
         return getattr(self._pipeline, name)
 
-    def step(self, frame, state=None):
-        self.frames.append(frame)
+    def run(self, prepared, state=None):
+        self.frames.append(prepared.frame)
         assert self.free.wait(PATIENCE)
-        self.results.append(self._pipeline.step(frame, state))
+        self.results.append(self._pipeline.run(prepared, state))
         return self.results[-1]
 
     @property
@@ -76,6 +76,12 @@ class Driver:
         """The node's pipeline, watched from here on."""
         self.node.processor.pipeline = WatchedPipeline(self.node.processor.pipeline)
         return self.node.processor.pipeline
+
+    @property
+    def waiting_stamp_ns(self) -> int | None:
+        """Of the set that is ready for the network, which has another one."""
+        waiting = self.node._worker._lookahead.waiting
+        return None if waiting is None else waiting.stamp_ns
 
     @property
     def drops(self) -> dict[str, int]:

@@ -249,6 +249,21 @@ def test_prepare_never_raises(machine):
     assert "the kernels cannot be built, the slower PyTorch path is taken: no C++ compiler" in machine.said[-1]
 
 
+def test_what_is_missing_for_a_device(machine):
+    """Nothing is for a GPU that is not there."""
+    assert build.missing("cpu") and not build.missing("cuda:0")
+    machine.monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    machine.monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
+    assert build.missing("cuda") and not build.missing("cuda:1")
+    machine.build()
+    assert not build.missing("cpu") and build.missing("cuda:0")
+    machine.nvcc()
+    machine.build()
+    assert not build.missing("cuda:0")
+    machine.monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
+    assert build.missing("cuda:0")
+
+
 def test_a_package_that_cannot_be_written_is_built_in_the_users_cache(machine):
     machine.roots[0].write_text("a file, in which nothing can be made even by root")
     made = machine.build()

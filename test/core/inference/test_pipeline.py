@@ -59,6 +59,18 @@ def test_same_frames_give_the_same_result(untrained):
         assert list(a.timings_ms) == ["preprocess", "backbone", "decoder", "decode"]
 
 
+def test_frames_prepared_ahead_give_the_same_results(untrained):
+    """Preparing needs nothing of the frame before; the results are those of `step`, in order."""
+    frames = [rig_frame(0.5 * i, seed=i) for i in range(3)]
+    prepared = [untrained.prepare(frame) for frame in frames]
+    state = ahead = None
+    for frame, ready in zip(frames, prepared, strict=True):
+        expected, result = untrained.step(frame, state), untrained.run(ready, ahead)
+        state, ahead = expected.state, result.state
+        np.testing.assert_array_equal(result.detections.boxes, expected.detections.boxes)
+        np.testing.assert_array_equal(result.detections.ids, expected.detections.ids)
+
+
 def test_untrained_weights_are_deterministic_and_said_to_be_untrained(caplog, monkeypatch, tmp_path):
     monkeypatch.setattr("sparse4d_core.checkpoint.published.SHIPPED", tmp_path)
     with caplog.at_level(logging.WARNING):

@@ -45,6 +45,28 @@ def test_stages_of_a_gpu_are_read_from_events_at_the_end(monkeypatch, cuda):
     assert cuda == [("device", "cuda:1"), ("record", "stream of cuda:1")] * 3
 
 
+def test_a_pause_is_in_no_stage_on_a_gpu(monkeypatch, cuda):
+    moments = iter([1.0, 1.003, 7.0, 7.020])
+    monkeypatch.setattr(stage_clock.time, "perf_counter", lambda: next(moments))
+    clock = StageClock(torch.device("cuda:1"))  # at 0 ms of the device
+    clock.mark("preprocess")  # 1
+    clock.pause()
+    clock.resume()  # 4
+    clock.mark("network")  # 9
+    assert clock.finish("decode") == {"preprocess": 1.0, "network": 5.0, "decode": pytest.approx(23 - 6)}
+
+
+def test_a_pause_is_in_no_stage(monkeypatch):
+    moments = iter([1.0, 1.0, 1.25, 1.25, 9.0, 9.0, 9.5, 10.0])
+    monkeypatch.setattr(stage_clock.time, "perf_counter", lambda: next(moments))
+    clock = StageClock(torch.device("cpu"))
+    clock.mark("preprocess")
+    clock.pause()
+    clock.resume()
+    clock.mark("backbone")
+    assert clock.finish("decode") == {"preprocess": 250.0, "backbone": 500.0, "decode": 500.0}
+
+
 def test_stages_of_the_cpu_are_read_from_the_clock(monkeypatch):
     moments = iter([1.0, 1.0, 1.25, 2.0])
     monkeypatch.setattr(stage_clock.time, "perf_counter", lambda: next(moments))

@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("rclpy")
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from node_driver import Driver
 from rclpy.lifecycle import TransitionCallbackReturn
 from vision_msgs.msg import Detection3DArray
@@ -19,7 +20,7 @@ from sparse4d_core.config import PRESETS, Sparse4DConfig
 from sparse4d_ros.bags.box_record import read_box_record
 from sparse4d_ros.bags.sets import BagFrames
 from sparse4d_ros.demo.__main__ import main as demo
-from sparse4d_ros.demo.listener import unfinished_sets
+from sparse4d_ros.demo.listener import DiagnosticsListener, unfinished_sets
 from sparse4d_ros.replay import main as replay
 from sparse4d_ros.write_submission import main as write_submission
 
@@ -156,6 +157,7 @@ def test_node(context, name):
         listener.until(lambda: all(driver.node.count_subscribers(f"/sparse4d/{topic}") for topic in TOPICS))
         driver.feed(0)
         listener.until(lambda: all(listener.heard.values()))
+        driver.wait(1)  # counted once it is published
         assert driver.statistics.processed == 1 and not driver.drops
     finally:
         driver.node.close()
@@ -175,3 +177,12 @@ def test_the_demo_waits_for_sets_in_work():
     }
     assert unfinished_sets(statuses) == 2
     assert unfinished_sets({}) == 0
+
+
+@pytest.mark.ros
+def test_the_demo_waits_for_a_node_that_builds_the_operator():
+    """What it publishes on the way is no sign that it is ready."""
+    listener = DiagnosticsListener()
+    for component, ready in (("operator", False), ("inference", True)):
+        listener._store(DiagnosticArray(status=[DiagnosticStatus(name=f"sparse4d: {component}")]))
+        assert listener.wait(0.0) is ready

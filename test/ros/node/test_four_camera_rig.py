@@ -123,15 +123,18 @@ def small_pipeline() -> Pipeline:
 
 
 class Frames:
-    """A pipeline that keeps the frames that it is given."""
+    """A pipeline that keeps the frames that its network is given."""
 
     def __init__(self):
         self.pipeline, self.frames, self.results = small_pipeline(), [], []
         self.config = self.pipeline.config
 
-    def step(self, frame, state=None):
-        self.frames.append(frame)
-        self.results.append(self.pipeline.step(frame, state))
+    def prepare(self, frame):
+        return self.pipeline.prepare(frame)
+
+    def run(self, prepared, state=None):
+        self.frames.append(prepared.frame)
+        self.results.append(self.pipeline.run(prepared, state))
         return self.results[-1]
 
 

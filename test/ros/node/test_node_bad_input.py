@@ -177,12 +177,13 @@ def test_an_error_nobody_thought_of_costs_its_set_only(driver, monkeypatch):
         (TypeError("no number"), "internal_error", "Traceback"),
     ],
 )
-def test_an_error_of_the_pipeline_is_logged_with_its_place(driver, monkeypatch, capfd, error, cause, logged):
+@pytest.mark.parametrize("stage", ["prepare", "run"])
+def test_an_error_of_the_pipeline_is_logged_with_its_place(driver, monkeypatch, capfd, stage, error, cause, logged):
     def fail(*_):
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(driver.node.processor.pipeline, "step", fail)
+        patch.setattr(driver.node.processor.pipeline, stage, fail)
         assert driver.run(0) == cause
     assert logged in capfd.readouterr().err
     assert driver.run(1) == "ok"

@@ -7,16 +7,55 @@ from dataclasses import replace
 import pytest
 import rclpy
 import torch
+from ops.pretended_machine import Machine
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 
+from cuda_ops import library
 from sparse4d_core.config import preset
 from sparse4d_core.network.sparse4d import Sparse4D
 from sparse4d_ros import node
 
 pytestmark = pytest.mark.ros
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """Without the compiled operator, and with a C++ compiler that pretends."""
+    yield Machine(tmp_path, monkeypatch)
+    library.forget_library()  # what was found there
+
+
+def configure(driver) -> list[tuple[str, str]]:
+    """Configures the node; name and message of every status that it publishes on the way, before its executor runs."""
+    published = []
+    driver.node._diagnostics.publish = published.append
+    assert driver.node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    return [(status.name, status.message) for message in published for status in message.status]
+
+
+def test_a_missing_operator_is_built_and_told_on_the_way(make_driver, machine, capfd):
+    statuses = configure(make_driver())
+    assert {name for name, _ in statuses} == {"sparse4d: operator"}
+    assert any(message.endswith("(5 of 5)") for _, message in statuses)
+    assert library.find_library() is not None
+    log = capfd.readouterr().err
+    assert all(f"operator: {message}" in log for _, message in statuses)
+
+
+def test_without_a_compiler_the_node_runs_and_says_what_it_lacks(make_driver, machine):
+    (machine.bin / "c++").unlink()
+    driver = make_driver()
+    assert configure(driver)[-1][1].startswith("the kernels cannot be built, the slower PyTorch path is taken: no C++")
+    driver.node.trigger_cleanup()
+    driver.start()
+    assert driver.run(0) == "ok"
+
+
+def test_the_operator_is_not_built_where_that_is_not_wanted(make_driver, machine):
+    assert configure(make_driver(build_operator=False)) == [] and not machine.calls("c++")
 
 
 def checkpoint_of_another_model(folder):

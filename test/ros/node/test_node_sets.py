@@ -58,6 +58,23 @@ def test_the_newest_complete_set_wins_while_the_worker_is_busy(driver):
     driver.until(lambda: len(watched.frames) == 2)
     for k in range(2, 9):
         driver.feed(k)
+    driver.until(lambda: driver.waiting_stamp_ns == set_stamp(8))  # prepared, in place of those that waited before
+    watched.free.set()
+    driver.until(lambda: driver.statistics.processed == 3)
+    assert [frame.stamp_ns for frame in watched.frames] == [set_stamp(0), set_stamp(1), set_stamp(8)]
+    prepared = driver.drops.pop("superseded", 0)
+    assert driver.node.synchronizer.sets["superseded"] + prepared == 6 and not driver.drops.keys() - {"superseded"}
+
+
+def test_without_looking_ahead_the_newest_set_is_taken_when_the_network_is_free(make_driver):
+    driver = make_driver(look_ahead="never").start()
+    watched = driver.watch()
+    assert driver.run(0) == "ok"
+    watched.free.clear()
+    driver.feed(1)
+    driver.until(lambda: len(watched.frames) == 2)
+    for k in range(2, 9):
+        driver.feed(k)
     watched.free.set()
     driver.wait(3)
     assert [frame.stamp_ns for frame in watched.frames] == [set_stamp(0), set_stamp(1), set_stamp(8)]

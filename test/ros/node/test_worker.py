@@ -1,4 +1,4 @@
-"""The thread that runs the model: its priority, and what becomes of its errors."""
+"""The threads that sets go through: that they overlap, their priority, and what becomes of their errors."""
 
 from __future__ import annotations
 
@@ -7,24 +7,135 @@ import threading
 
 import pytest
 import rclpy
-from node_driver import Driver
+from node_driver import PATIENCE, Driver
 from rclpy.executors import SingleThreadedExecutor
+from rig_messages import compressed, image_stamps, set_stamp
 
 from sparse4d_ros.online.health import Level
+from sparse4d_ros.online.outputs import Outputs
 
 pytestmark = pytest.mark.ros
 
 
-def niceness_of_the_worker(make_driver, start_at: int, **parameters) -> int:
-    """Of a node that is started by a thread of this niceness, as `nice` or systemd would start it."""
+def held(monkeypatch, owner, name: str, wait) -> None:
+    """Lets a stage wait each time before it does its work."""
+    stage = getattr(owner, name)
+
+    def call(*arguments):
+        wait()
+        return stage(*arguments)
+
+    monkeypatch.setattr(owner, name, call)
+
+
+def test_three_neighbouring_sets_are_in_work_at_once(driver, monkeypatch):
+    """Each of the three stages goes on only when the two others are at work as well."""
+    assert driver.run(0) == "ok"
+    meeting, met = threading.Barrier(3), threading.Event()
+
+    def meet() -> None:
+        if not met.is_set():
+            meeting.wait(PATIENCE)
+            met.set()
+
+    held(monkeypatch, driver.node.outputs, "publish", meet)
+    driver.feed(1)
+    driver.until(lambda: meeting.n_waiting == 1)
+    held(monkeypatch, driver.node.processor, "run", meet)
+    driver.feed(2)
+    driver.until(lambda: meeting.n_waiting == 2)
+    held(monkeypatch, driver.node.processor, "prepare", meet)
+    driver.feed(3)
+    driver.wait(4)
+    assert met.is_set() and driver.statistics.processed == 4 and not driver.drops
+
+
+def test_a_set_that_is_being_prepared_waits_for_the_network_and_keeps_its_order(driver):
+    watched = driver.watch()
+    assert driver.run(0) == "ok"
+    watched.free.clear()
+    driver.feed(1)
+    driver.until(lambda: len(watched.frames) == 2)
+    driver.feed(2)
+    driver.until(lambda: driver.waiting_stamp_ns == set_stamp(2))
+    assert len(watched.frames) == 2 and driver.statistics.processed == 1
+    watched.free.set()
+    driver.wait(3)
+    assert [frame.stamp_ns for frame in watched.frames] == [set_stamp(k) for k in range(3)] and not driver.drops
+
+
+def test_a_set_that_fails_while_the_network_is_at_work_costs_itself_alone(driver):
+    watched = driver.watch()
+    assert driver.run(0) == "ok"
+    watched.free.clear()
+    driver.feed(1)
+    driver.until(lambda: len(watched.frames) == 2)
+    driver.feed(2, {"cam_back": compressed("cam_back", image_stamps(2)["cam_back"], data=b"no JPEG")})
+    driver.until(lambda: driver.drops)
+    driver.feed(3)
+    watched.free.set()
+    driver.wait(4)
+    assert driver.drops == {"encoding": 1} and driver.statistics.processed == 3
+
+
+def test_the_worker_stops_with_the_set_that_the_network_has(driver):
+    """The one behind it is given up, and counted."""
+    watched = driver.watch()
+    assert driver.run(0) == "ok"
+    watched.free.clear()
+    driver.feed(1)
+    driver.until(lambda: len(watched.frames) == 2)
+    driver.feed(2)
+    driver.until(lambda: driver.waiting_stamp_ns == set_stamp(2))
+    stopping = threading.Thread(target=driver.node.trigger_deactivate)
+    stopping.start()
+    driver.until(lambda: driver.drops)
+    watched.free.set()
+    stopping.join(PATIENCE)
+    assert not stopping.is_alive() and driver.statistics.snapshot().busy_since is None
+    assert driver.drops == {"stopped": 1} and driver.statistics.processed == 2
+
+
+def test_a_slow_overlay_holds_up_nobody_and_the_newest_set_is_next(make_driver, monkeypatch):
+    drawn, free = [], threading.Event()
+
+    def draw(outputs, processed) -> float:
+        drawn.append(processed.frame.stamp_ns)
+        assert free.wait(PATIENCE)
+        return 1.0
+
+    monkeypatch.setattr(Outputs, "publish_overlay", draw)
+    driver = make_driver().start()
+    assert driver.run(0) == "ok"
+    driver.until(lambda: drawn)
+    assert driver.run(1) == driver.run(2) == driver.run(3) == "ok"
+    free.set()
+    driver.until(lambda: len(drawn) == 2)
+    assert drawn == [set_stamp(0), set_stamp(3)] and not driver.drops
+
+
+def test_an_overlay_that_fails_costs_no_set(make_driver, monkeypatch, capfd):
+    monkeypatch.setattr(Outputs, "publish_overlay", fail)
+    driver, log = make_driver(max_internal_errors=1).start(), ""
+    assert driver.run(0) == driver.run(1) == "ok"
+    while "no overlay for a set, internal error" not in log:
+        log += capfd.readouterr().err
+    assert "ZeroDivisionError: out of the blue" in log and not driver.drops
+
+
+THREADS = ("prepare", "network", "publish", "overlay")
+
+
+def niceness_of_the_worker(make_driver, start_at: int, **parameters) -> dict[str, int]:
+    """Of each of its threads, in a node that a thread of this niceness starts, as `nice` or systemd would."""
     found = []
 
     def run() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), start_at)
         driver = make_driver(**parameters).start()
         assert driver.run(0) == "ok"
-        (worker,) = (thread for thread in threading.enumerate() if thread.name == "worker")
-        found.append(os.getpriority(os.PRIO_PROCESS, worker.native_id))
+        threads = driver.node._worker._threads
+        found.append({thread.name: os.getpriority(os.PRIO_PROCESS, thread.native_id) for thread in threads})
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -36,7 +147,7 @@ def niceness_of_the_worker(make_driver, start_at: int, **parameters) -> int:
 def test_the_increment_is_added_to_the_niceness_that_the_process_was_started_with(make_driver, increment, expected):
     start_at = max(5, os.getpriority(os.PRIO_PROCESS, 0))
     found = niceness_of_the_worker(make_driver, start_at, worker_nice_increment=increment)
-    assert found == min(expected + start_at - 5, 19)
+    assert found == dict.fromkeys(THREADS, min(expected + start_at - 5, 19))
 
 
 def test_a_priority_that_is_refused_is_logged_and_the_worker_goes_on(make_driver, monkeypatch, capfd):
@@ -49,11 +160,19 @@ def test_a_priority_that_is_refused_is_logged_and_the_worker_goes_on(make_driver
     assert "worker_nice_increment: 5 had no effect: Permission denied" in capfd.readouterr().err
 
 
-def break_publishing(driver: Driver, monkeypatch) -> None:
-    def fail(*_):
-        raise ZeroDivisionError("out of the blue")
+def fail(*_):
+    raise ZeroDivisionError("out of the blue")
 
+
+def break_publishing(driver: Driver, monkeypatch) -> None:
     monkeypatch.setattr(driver.node.outputs, "publish", fail)
+
+
+STAGES = {
+    "prepare": lambda node: (node.processor.pipeline, "prepare"),
+    "network": lambda node: (node.processor.pipeline, "run"),
+    "publish": lambda node: (node.outputs, "publish"),
+}
 
 
 def test_the_row_of_internal_errors_ends_with_a_good_set(make_driver, monkeypatch):
@@ -65,12 +184,13 @@ def test_the_row_of_internal_errors_ends_with_a_good_set(make_driver, monkeypatc
         assert driver.run(k + 2) == "ok"
 
 
-def test_after_too_many_internal_errors_the_node_deactivates_and_says_so(make_driver, monkeypatch, capfd):
+@pytest.mark.parametrize("stage", STAGES)
+def test_after_too_many_internal_errors_the_node_deactivates_and_says_so(make_driver, monkeypatch, capfd, stage):
     driver = make_driver(max_internal_errors=3).start()
     executor = SingleThreadedExecutor(context=driver.node.context)
     executor.add_node(driver.node)
     with monkeypatch.context() as patch:
-        break_publishing(driver, patch)
+        patch.setattr(*STAGES[stage](driver.node), fail)
         for k in range(3):
             assert driver.run(k) == "internal_error"
         driver.until(lambda: executor.spin_once(timeout_sec=0.01) or driver.node.synchronizer is None)

@@ -182,6 +182,13 @@ def test_superseded_images_are_no_fault():
     assert level_and_message(dropped, "synchronization") == (Level.WARN, "images dropped lately: incomplete 5")
 
 
+def test_prepared_sets_that_a_newer_one_or_the_end_overtook_are_no_fault():
+    usual = {"superseded": 3, "stopped": 1}
+    assert verdict(moment({"dropped": usual}), "inference").level == Level.OK
+    dropped = moment({"dropped": usual | {"encoding": 2}})
+    assert level_and_message(dropped, "inference")[1].endswith("; sets dropped lately: encoding 2")
+
+
 def test_untrained_weights_are_told():
     level, message = level_and_message(moment(), "inference", facts={"weights": "untrained"})
     assert level == Level.WARN and "UNTRAINED" in message

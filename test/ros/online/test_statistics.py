@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -45,12 +47,24 @@ def test_the_rate_is_that_of_the_last_seconds(statistics, time):
 
 def test_the_set_in_work_is_over_with_its_outcome(statistics, time):
     assert statistics.snapshot().busy_since is None
-    for finish in (lambda: statistics.count_processed({"decode": 1.0}), lambda: statistics.count_drop("encoding")):
-        statistics.begin_set()
+    processed = partial(statistics.count_processed, {"decode": 1.0})
+    for finish in (processed, partial(statistics.count_drop, "encoding")):
+        begun = statistics.begin_set()
         assert statistics.snapshot().busy_since == time.now
-        finish()
+        finish(begun)
         assert statistics.snapshot().busy_since is None
     assert statistics.snapshot().dropped == {"encoding": 1}
+
+
+def test_of_sets_that_overlap_the_oldest_counts(statistics, time):
+    """The second one ends first."""
+    first, time.now = statistics.begin_set(), 101.0
+    second = statistics.begin_set()
+    assert statistics.snapshot().busy_since == first == 100.0
+    statistics.count_drop("encoding", second)
+    assert statistics.snapshot().busy_since == first
+    statistics.count_processed({}, first)
+    assert statistics.snapshot().busy_since is None
 
 
 def test_percentiles_are_of_the_newest_measurements(statistics):
@@ -62,6 +76,12 @@ def test_percentiles_are_of_the_newest_measurements(statistics):
     for value in range(WINDOW * 2):
         everything.measure("decode", float(value))
     assert len(everything.measured("decode")) == WINDOW * 2 and len(statistics.measured("decode")) == WINDOW
+
+
+def test_a_snapshot_without_percentiles_has_everything_else(statistics):
+    statistics.count_processed({"decode": 1.0})
+    whole, without = statistics.snapshot(), statistics.snapshot(percentiles=False)
+    assert whole.percentiles and without == replace(whole, percentiles={})
 
 
 def test_reasons_that_differ_in_their_numbers_alone_are_one(statistics):

@@ -280,6 +280,21 @@ def test_a_waiting_thread_wakes_when_a_set_is_there():
     assert sync.take_newest() is not None
 
 
+def test_messages_that_complete_no_set_wake_nobody(monkeypatch):
+    """Every waking costs the thread that takes messages in a switch."""
+    sync, woken = Synchronizer(CAMERAS, 60 * MS, 250 * MS), []
+    monkeypatch.setattr(sync._changed, "notify_all", lambda: woken.append("set"))
+    for camera in CAMERAS[:-1]:
+        sync.add_info(camera, "info")
+    feed(sync, stream(1), take=False)
+    assert not woken, "the last camera has no CameraInfo"
+    sync.add_info(CAMERAS[-1], "info")
+    assert woken == ["set"] and sync.take_newest() is not None
+    feed(sync, stream(2)[6:-1])
+    sync.add_info(CAMERAS[0], "newer")
+    assert woken == ["set"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

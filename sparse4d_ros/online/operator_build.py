@@ -1,0 +1,48 @@
+"""The compiled operator: built while the node is configured, if it is missing and a compiler is there.
+
+The executor is busy with the transition meanwhile, so every step is published from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cuda_ops.build import missing, prepare
+from cuda_ops.library import BUILD_COMMAND, kernels_loaded
+
+from .health import ComponentHealth, Level
+
+COMPONENT = "operator"
+
+
+class OperatorBuild:
+    """Of one configuration.
+
+    Args:
+        device: of the model.
+        logger: of rclpy.
+        publish: diagnostics of these components, at once.
+    """
+
+    def __init__(self, device: str, logger: Any, publish: Callable[[Sequence[ComponentHealth]], None]):
+        self._device, self._logger, self._publish = device, logger, publish
+        self._last = f"not compiled for {device}; run: {BUILD_COMMAND}"
+
+    def prepare(self, allowed: bool) -> None:
+        """Builds the operator for the device, if it is missing and that is allowed. Whatever fails, a sentence says so,
+        and the slower PyTorch path is taken."""
+        if allowed and missing(self._device):
+            self._report(f"no compiled operator for {self._device} yet: building it, which takes about a minute, once")
+            prepare(self._device, self._report)
+
+    def health(self) -> ComponentHealth:
+        """Which path the model takes on its device."""
+        if kernels_loaded(self._device):
+            return ComponentHealth(COMPONENT, Level.OK, "compiled kernels")
+        return ComponentHealth(COMPONENT, Level.WARN, f"the slower PyTorch path; {self._last}")
+
+    def _report(self, text: str) -> None:
+        self._last = text.splitlines()[0]  # behind it comes all that the compiler wrote
+        self._logger.info(f"operator: {self._last}")
+        self._publish([ComponentHealth(COMPONENT, Level.WARN, self._last)])
