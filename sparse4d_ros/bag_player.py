@@ -115,7 +115,7 @@ class BagPlayer:
         self._types = {c.topic: c.msgtype for c in connections}
         self._publishers: dict[str, Publisher] = {
             c.topic: node.create_publisher(message_class(c.msgtype), c.topic, self._quality_of_service(c))
-            for c in connections
+            for c in {c.topic: c for c in connections}.values()  # a bag of several files may have them several times
         }
         self._clock = node.create_publisher(Clock, "/clock", 1) if options.clock_hz else None
 
@@ -154,8 +154,8 @@ class BagPlayer:
             time.sleep(0.02)
         time.sleep(SETTLE_SECONDS)
 
-    def play(self, messages: Callable[[], Iterator[tuple[str, int, bytes]]], total: int) -> PlayReport:
-        """Publishes all messages `loops` times, each at its time."""
+    def play(self, messages: Callable[[], Iterator[tuple[str, int, bytes]]], total: int | None) -> PlayReport:
+        """Publishes all messages `loops` times, each at its time; `total` None: unknown."""
         report, start = PlayReport(), time.monotonic()
         played = self._options.log.open("w", encoding="utf-8") if self._options.log else None
         try:
@@ -224,7 +224,7 @@ def play_bag(bag: str | Path, options: PlayOptions) -> PlayReport:
                 for connection, log_ns, data in reader.messages(connections=connections):
                     yield connection.topic, log_ns, bytes(data)
 
-            return player.play(messages, sum(c.msgcount for c in connections))
+            return player.play(messages, sum(c.msgcount for c in connections) or None)
     finally:
         node.destroy_node()
 

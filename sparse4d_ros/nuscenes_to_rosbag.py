@@ -138,7 +138,7 @@ def write_scenes(
     """
     events = [event for scene in tables.scenes for event in scene_events(tables, scene, keyframes_only, annotations)]
     with create_bag(out, storage, force) as bag:
-        for event in tqdm(sorted(events), desc="messages", unit="msg", disable=not progress):
+        for event in tqdm(sorted(events), desc="messages", unit="msg", disable=None if progress else True):
             bag.write(event.topic, event.stamp_ns, event.make())
         return bag.count
 

@@ -12,9 +12,10 @@ import argparse
 import json
 import logging
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,8 @@ class Replay:
     """One pass over a bag.
 
     Attributes:
-        drops: cause -> sets that gave no output.
+        count: sets that gave output.
+        drops: cause -> sets that gave none.
         synchronizer: its counts of images.
     """
 
@@ -55,7 +57,7 @@ class Replay:
         self._score_threshold = parameters.score_threshold
         self._first_id = max(0, parameters.first_id)  # a replay is the same whenever it runs
         self.synchronizer = self._frames.synchronizer
-        self.drops: Counter[str] = Counter()
+        self.count, self.drops = 0, Counter[str]()
 
     def run(self, only: set[int] | None = None) -> Iterator[SetRecord]:
         """What the node would publish for every set, or for those with the stamps `only` (nanoseconds).
@@ -68,6 +70,7 @@ class Replay:
                 if only is None or synced.stamp_ns in only:
                     record = self._process(synced)
                     if record is not None:
+                        self.count += 1
                         yield record
         finally:
             self._processor.close()
@@ -180,18 +183,37 @@ def run(options: argparse.Namespace) -> str:
     pipeline = load_pipeline(parameters, rig)
     replay = Replay(options.bag, rig, pipeline, parameters)
     only = read_stamps(options.sets) if options.sets else None
-    records = list(tqdm(replay.run(only), desc=parameters.model, unit="set", total=len(only) if only else None))
+    records: Iterator[SetRecord] = iter(
+        tqdm(replay.run(only), desc=parameters.model, unit="set", total=len(only) if only else None, disable=None)
+    )
     if options.record:
-        with BoxRecordWriter(options.record) as file:
-            for record in records:
-                file.write(record)
-    text = f"{len(records)} sets"
-    if options.out or options.tracking_out:
-        text += "; " + write_results(
-            records, options.bag, options.out, options.tracking_out, _notes(parameters, pipeline)
-        )
+        records = recorded(records, options.record)
+    try:
+        outcome = _consume(records, options, _notes(parameters, pipeline))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"{replay.count} sets" + (f" are in {options.record}" if options.record else "")
+        ) from None
     dropped = dict(replay.drops + replay.synchronizer.drops)
-    return text + (f"; dropped {dropped}" if dropped else "") + ("" if pipeline.trained else "; weights are UNTRAINED")
+    dropped_text = f"; dropped {dropped}" if dropped else ""
+    return f"{replay.count} sets{outcome}{dropped_text}" + ("" if pipeline.trained else "; weights are UNTRAINED")
+
+
+def recorded(records: Iterator[SetRecord], path: str | Path) -> Iterator[SetRecord]:
+    """Writes records to a file as they pass by, so that none has to be kept."""
+    first = next(records, None)  # a bag that cannot be used does not cost the file of an earlier run
+    with BoxRecordWriter(path) as file:
+        for record in chain([] if first is None else [first], records):
+            file.write(record)
+            yield record
+
+
+def _consume(records: Iterator[SetRecord], options: argparse.Namespace, notes: dict[str, str]) -> str:
+    """Runs through the records, and writes the results asked for; what to say about them."""
+    if options.out or options.tracking_out:
+        return "; " + write_results(records, options.bag, options.out, options.tracking_out, notes)
+    deque(records, maxlen=0)
+    return ""
 
 
 def _notes(parameters: NodeParameters, pipeline: Pipeline) -> dict[str, str]:
@@ -201,13 +223,16 @@ def _notes(parameters: NodeParameters, pipeline: Pipeline) -> dict[str, str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status: 2 for input that cannot be used."""
+    """Command line; returns the exit status: 2 for input that cannot be used, 130 for Ctrl-C."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     try:
         print(run(parse_arguments(arguments)))
     except (BagError, BoxRecordError, RigError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt as interrupt:
+        print(f"interrupted: {str(interrupt) or 'nothing was written'}", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -41,7 +42,7 @@ def write_dataset(
     Raises:
         BagError: nothing to write, or `out` exists.
         ConversionError: cameras that are not rectified or not calibrated.
-        TransformError: a pose is missing.
+        TransformError: a frame is missing. Where only the time is not covered the set is left out and counted.
     """
     if out.exists():
         raise BagError(f"out: {out} exists; choose another name")
@@ -83,8 +84,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status: 2 for input that cannot be used."""
+    """Command line; returns the exit status: 2 for input that cannot be used, 130 for Ctrl-C."""
     options = parse_arguments(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated: no dataset was written"))  # unwinds, so cleans up
     try:
         exporter = write_dataset(
             options.bag,
@@ -98,6 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (BagError, RigError, ConversionError, TransformError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted: no dataset was written", file=sys.stderr)
+        return 130
     left_out = f"; left out {dict(exporter.skipped)}" if exporter.skipped else ""
     print(f"{options.out}: {exporter.samples} samples, {exporter.boxes} boxes{left_out}")
     return 0

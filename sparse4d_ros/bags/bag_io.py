@@ -5,22 +5,28 @@ A bag appears under its name only when it is complete: it is written to a hidden
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from rosbags.highlevel import AnyReader
-from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
+from rosbags.interfaces import Connection, Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from ..share import PARENT, share_folders
+from ..units import NANOSECONDS
+from .cut_bag import is_unfinished, open_cut_bag
+
+log = logging.getLogger(__name__)
 
 STORAGE = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
 _BAG_VERSION = 8  # the newest metadata layout that every distribution from Humble on reads
@@ -122,25 +128,97 @@ def check_replaceable(out: Path, force: bool) -> None:
         raise BagError(f"out: {out} exists; choose another name or replace it with --force")
 
 
+class BagReader:
+    """An open bag. Where it is damaged, reading ends, with a warning; the bag's own message definitions are used where
+    it has some.
+
+    Attributes:
+        connections: topics with their types and how they were offered, of rosbags.
+        topics: name -> its type and counts, of rosbags.
+    """
+
+    def __init__(self, path: Path, reader: AnyReader):
+        self._path, self._reader = path, reader
+        self.connections, self.topics = list(reader.connections), reader.topics
+
+    def messages(self, connections: Sequence[Connection] = ()) -> Iterator[tuple[Connection, int, bytes]]:
+        """(connection, log time in nanoseconds, serialized message) in log order; no connections = all."""
+        count, last_ns = 0, 0
+        messages = self._reader.messages(connections=connections)
+        while True:
+            try:
+                row = next(messages, None)
+            except Exception as error:  # the reader's errors have no common base
+                _say(f"bag: {self._path} is damaged: {error}; {_extent(count, last_ns)} could be read")
+                return
+            if row is None:
+                return
+            count, last_ns = count + 1, row[1]
+            yield row
+
+    def deserialize(self, topic: str, data: bytes, message_type: str) -> Any:
+        """
+        Raises:
+            BagError: the message is not of the type that the bag gives it.
+        """
+        try:
+            return self._reader.deserialize(data, message_type)
+        except Exception as error:
+            raise BagError(f"bag: {self._path}: a message on {topic} is no {message_type}: {error}") from error
+
+
 @contextmanager
-def open_bag(path: str | Path) -> Iterator[AnyReader]:
-    """An open reader; the bag's own message definitions are used where it has some.
+def open_bag(path: str | Path) -> Iterator[BagReader]:
+    """An open reader. A bag that was cut off while it was recorded is read as far as it goes, with a warning.
 
     Raises:
-        BagError: no such folder, not a bag, or a damaged one.
+        BagError: no such folder, not a bag, or nothing left of it.
     """
     path = Path(path)
     if not path.exists():
         raise BagError(f"bag: {path} does not exist")
     try:
-        reader = AnyReader([path], default_typestore=typestore())
-        reader.open()
+        reader = _open(path)
     except Exception as error:  # the reader's errors have no common base
         raise BagError(f"bag: {path} cannot be read: {error}") from error
     try:
-        yield reader
+        yield BagReader(path, reader)
     finally:
         reader.close()
+
+
+def _open(path: Path) -> AnyReader:
+    reason = None
+    if not is_unfinished(path):
+        try:
+            reader = AnyReader([path], default_typestore=typestore())
+            reader.open()
+            return reader
+        except Exception as error:
+            reason = error
+    try:
+        reader, missing = open_cut_bag(path, typestore())
+    except Exception as error:
+        raise error from reason
+    if not reader.message_count:
+        reader.close()
+        raise BagError(f"{missing or reason}; no message is left of it")
+    _say(f"bag: {path}: {missing or reason}; {_extent(reader.message_count, reader.end_time - 1)} can be read")
+    return reader
+
+
+@cache
+def _say(text: str) -> None:
+    """Once, however often a command opens the bag."""
+    log.warning(text)
+
+
+def _extent(count: int, last_ns: int) -> str:
+    """`12 messages, the last of 2026-11-26 00:00:00.000 UTC,`"""
+    if not count:
+        return "no message"
+    last = datetime.fromtimestamp(last_ns / NANOSECONDS, timezone.utc)
+    return f"{count} messages, the last of {last:%Y-%m-%d %H:%M:%S}.{last.microsecond // 1000:03} UTC,"
 
 
 def read_messages(path: str | Path, topics: Sequence[str] | None = None) -> Iterator[tuple[str, int, Any]]:
@@ -150,4 +228,4 @@ def read_messages(path: str | Path, topics: Sequence[str] | None = None) -> Iter
         if not connections:
             return
         for connection, log_ns, data in reader.messages(connections=connections):
-            yield connection.topic, log_ns, reader.deserialize(data, connection.msgtype)
+            yield connection.topic, log_ns, reader.deserialize(connection.topic, data, connection.msgtype)

@@ -19,7 +19,7 @@ from ..perception.camera_model import camera_model
 from ..perception.image_decoding import JPEG_START, ConversionError, check_complete, decode_image
 from ..perception.rig import Rig
 from ..perception.synchronizer import SyncedSet, Synchronizer
-from ..perception.transforms import TransformError
+from ..perception.transforms import ExtrapolationFailed, TransformError
 from ..units import MICROSECOND, NANOSECONDS
 from .annotation_records import annotation_record, category_of, is_token, pose_of, problem_of
 from .bag_io import BagError
@@ -52,7 +52,7 @@ class DatasetExporter:
         """Reads the images of the bag, split into scenes where nothing comes for longer than `max_gap_ns`."""
         incoming = self._out / ".incoming"
         incoming.mkdir(parents=True)
-        for synced in tqdm(self._synchronized(bag, incoming, slop_ns), desc="sets", unit="set"):
+        for synced in tqdm(self._synchronized(bag, incoming, slop_ns), desc="sets", unit="set", disable=None):
             if self._sets and (synced.stamp_ns - self._sets[-1].stamp_ns > max_gap_ns or self._begins_scene(synced)):
                 self._finish_scene()
             self._sets.append(synced)
@@ -89,14 +89,16 @@ class DatasetExporter:
             raise BagError(
                 f"bag: none of the {len(self._truth.annotations)} annotated stamps is that of a set of images; "
                 "annotations must carry the stamp of the newest image of their set"
+                + (f"; left out: {dict(self.skipped)}" if self.skipped else "")
             )
         self._writer.write(self._out, version)
 
     def _finish_scene(self) -> None:
-        sets, self._sets = self._sets, []
+        sets, self._sets = self._with_poses(self._sets), []
         keyframes = [s.stamp_ns for s in sets if s.stamp_ns in self._truth.annotations]
         if not keyframes:
-            self.skipped["sets of a scene without annotations"] += len(sets)
+            for synced in sets:
+                self._leave_out(synced, "set: of a scene without annotations")
             return
         scene = self._truth.samples.get(keyframes[0], {}).get("scene", f"{self._name}-{len(self._scenes):04d}")
         if scene in self._scenes:  # interrupted by a silence
@@ -108,6 +110,39 @@ class DatasetExporter:
         self._add_lidar(scene, tokens)
         self._add_annotations(scene, tokens)
         self.samples += len(keyframes)
+
+    def _with_poses(self, sets: list[SyncedSet]) -> list[SyncedSet]:
+        """The sets for which the bag has every transform; before its first and after its last one it has none."""
+        kept = []
+        for synced in sets:
+            try:
+                self._look_up_all(synced)
+            except ExtrapolationFailed as error:
+                self._leave_out(synced, f"set: {error.cause}")
+            else:
+                kept.append(synced)
+        return kept
+
+    def _look_up_all(self, synced: SyncedSet) -> None:
+        """
+        Raises:
+            ExtrapolationFailed: a transform at one of the set's stamps lies outside of those of the bag.
+            TransformError: a frame is not there at all.
+        """
+        frames, lookup, stamp_ns = self._rig.frames, self._truth.buffer.lookup, synced.stamp_ns
+        for time_ns, _ in synced.images.values():
+            self._ego_pose(time_ns)
+        for frame in frames.cameras.values():
+            lookup(frames.base_frame, frame, stamp_ns)
+        if frames.T_base_from_model is None:
+            lookup(frames.base_frame, frames.model_frame, stamp_ns)
+        if stamp_ns in self._truth.annotations:
+            lookup(frames.global_frame, self._truth.annotations[stamp_ns].header.frame_id, stamp_ns)
+
+    def _leave_out(self, synced: SyncedSet, cause: str) -> None:
+        self.skipped[cause] += 1
+        for _, path in synced.images.values():
+            path.unlink()
 
     def _sample(self, scene: str, stamp_ns: int) -> tuple[str, int]:
         """(token, timestamp in microseconds)"""

@@ -48,7 +48,7 @@ def write_results(
     """Writes the submissions asked for; returns a sentence about how many samples have results.
 
     Args:
-        records: boxes by set.
+        records: boxes by set; those that are of no sample are not kept.
         bag: as nuscenes_to_rosbag wrote it.
         out: detection results to write; None writes none.
         tracking_out: tracking results to write; None writes none.
@@ -58,15 +58,15 @@ def write_results(
         BagError: the bag has no samples.
         BoxRecordError: a tracking submission of a record without ids.
     """
-    records = list(records)
-    if tracking_out and records and all(_without_ids(record) for record in records):
+    truth = read_truth(bag, annotation_topic=None)
+    if not truth.samples:
+        raise BagError(f"bag: {bag} has no {SAMPLE_TOPIC}; only bags of nuscenes_to_rosbag can be scored")
+    scored = [record for record in records if record.stamp_ns in truth.samples]
+    if tracking_out and scored and all(map(_without_ids, scored)):
         raise BoxRecordError(
             "tracking-out: the record has detections without ids (a model of v1 or v2): nothing to track"
         )
-    truth = read_truth(bag)
-    if not truth.samples:
-        raise BagError(f"bag: {bag} has no {SAMPLE_TOPIC}; only bags of nuscenes_to_rosbag can be scored")
-    writer, missing = submissions(records, truth)
+    writer, missing = submissions(scored, truth)
     writer.notes = dict(notes or {})
     if out:
         writer.write_detection(out)

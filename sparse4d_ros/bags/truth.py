@@ -28,14 +28,18 @@ class Truth:
     annotations: dict[int, Any] = field(default_factory=dict)  # stamp -> Detection3DArray
 
 
-def read_truth(bag: str | Path, annotation_topic: str = ANNOTATION_TOPIC) -> Truth:
+def read_truth(bag: str | Path, annotation_topic: str | None = ANNOTATION_TOPIC) -> Truth:
     """Reads a bag once; transforms that cannot be right are logged and left out.
+
+    Args:
+        annotation_topic: of the annotations; None: without them.
 
     Raises:
         BagError: the bag cannot be read.
     """
     truth = Truth()
-    for topic, _, message in read_messages(bag, ("/tf", "/tf_static", annotation_topic, SAMPLE_TOPIC)):
+    topics = ["/tf", "/tf_static", SAMPLE_TOPIC, *([annotation_topic] if annotation_topic else [])]
+    for topic, _, message in read_messages(bag, topics):
         if topic == annotation_topic:
             truth.annotations[ns_from_stamp(message.header.stamp)] = message
         elif topic == SAMPLE_TOPIC:

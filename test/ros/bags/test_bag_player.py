@@ -136,12 +136,16 @@ def test_nobody_listens(play, tiny_bag):
 
 
 @pytest.mark.ros
-def test_a_camera_that_the_rig_leaves_out_is_played_to_nobody(play, ros_domain, tiny_bag):
+def test_a_camera_that_the_rig_leaves_out_is_played_to_nobody(play, ros_domain, tiny_bag, tmp_path):
+    """Of a bag whose recorder died, too, before it wrote the metadata."""
+    (path,) = tiny_bag.glob("*.mcap")
+    (tmp_path / path.name).write_bytes(path.read_bytes()[:-100])
     listener = Listener({"/cam_front/camera_info": "sensor_msgs/msg/CameraInfo"}, ros_domain)
     try:
-        result = play(tiny_bag, "--wait", "5", "--rate", "20", "--topics", "/cam_front/camera_info", "/tf")
+        result = play(tmp_path, "--wait", "5", "--rate", "20", "--topics", "/cam_front/camera_info", "/tf")
     finally:
         listener.close()
+    assert f"metadata.yaml is missing, {path.name} was cut off; " in result.stderr
     assert result.returncode == 0 and "no subscriber within 5 s on /tf; playing on" in result.stderr
     assert len(listener.received["/cam_front/camera_info"]) == 15
 

@@ -7,8 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+import time
+import weakref
 from collections import defaultdict
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -21,6 +24,7 @@ from sparse4d_core.geometry import transform_boxes
 from sparse4d_core.inference.pipeline import Pipeline
 from sparse4d_core.network.sparse4d import Sparse4D
 from sparse4d_core.types import CLASS_NAMES, Detections, Tracks
+from sparse4d_ros import replay as replay_module
 from sparse4d_ros.bags.bag_io import create_bag, read_messages
 from sparse4d_ros.bags.box_record import SetRecord, differences, read_box_record
 from sparse4d_ros.bags.submission import submissions, write_results
@@ -94,6 +98,59 @@ def test_command_line(tiny_dataset, tiny_bag, tmp_path, capsys):
     (tmp_path / "sets").write_text(f"{first}\n")
     assert main([*command, "--sets", str(tmp_path / "sets")]) == 0
     assert [r.stamp_ns for r in read_box_record(record)] == [first]
+
+
+def test_what_was_processed_is_not_kept(tiny_bag, tmp_path, monkeypatch):
+    """However long the bag: neither sets nor records of the past are alive while it goes on."""
+    seen, most = {"sets": [], "records": []}, {"sets": 0, "records": 0}
+    process, to_record = Replay._process, replay_module.record_from_messages
+
+    def watch(kind, thing):
+        seen[kind].append(weakref.ref(thing))
+        most[kind] = max(most[kind], sum(reference() is not None for reference in seen[kind]))
+
+    def watched_process(self, synced):
+        watch("sets", synced)
+        return process(self, synced)
+
+    def watched_record(**messages):
+        record = to_record(**messages)
+        watch("records", record)
+        return record
+
+    monkeypatch.setattr(Replay, "_process", watched_process)
+    monkeypatch.setattr(replay_module, "record_from_messages", watched_record)
+    command = [str(tiny_bag), "--model", "demo", "--record", str(tmp_path / "record.jsonl")]
+    assert main(command) == 0
+    assert len(seen["records"]) == len(seen["sets"]) == 15
+    assert most["sets"] <= 2 and most["records"] <= 3
+
+
+def test_an_interrupted_replay_keeps_its_record(tiny_bag, tmp_path, monkeypatch, capsys):
+    process, record = Replay._process, tmp_path / "record.jsonl"
+
+    def interrupted(self, synced):
+        if self.count == 2:
+            raise KeyboardInterrupt
+        return process(self, synced)
+
+    monkeypatch.setattr(Replay, "_process", interrupted)
+    command = [str(tiny_bag), "--model", "demo", "--record", str(record), "--out", str(tmp_path / "results.json")]
+    assert main(command) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == f"interrupted: 2 sets are in {record}"
+    assert len(list(read_box_record(record))) == 2 and not (tmp_path / "results.json").exists()
+
+
+def test_a_bag_that_was_cut_off(tiny_bag, tmp_path, pipeline, caplog):
+    """Sets as far as the bag goes, the same as of the whole bag."""
+    (tmp_path / "cut").mkdir()
+    (path,) = tiny_bag.glob("*.mcap")
+    (tmp_path / "cut" / path.name).write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    records = list(replay(tmp_path / "cut", pipeline).run())
+    assert 3 < len(records) < 12
+    assert differences(records, islice(replay(tiny_bag, pipeline).run(), len(records))) == []
+    (warning,) = (r.getMessage() for r in caplog.records if "cut off" in r.getMessage())
+    assert "messages, the last of" in warning
 
 
 def annotated_record(tiny_bag) -> list[SetRecord]:
@@ -209,6 +266,9 @@ def test_node_and_replay_agree_to_the_last_digit(start, ros_domain, tiny_bag, tm
         recorder = start("box_recorder", "--out", online)
         node = start("node", "--ros-args", "-p", "model:=demo", "-p", "autostart:=true", "-p", "first_id:=0")
         try:
+            while not online.exists():  # the player waits for the node, but nobody for the recorder
+                assert recorder.poll() is None
+                time.sleep(0.05)
             assert start("bag_player", tiny_bag, "--rate", "0.2", "--wait", 90).wait(150) == 0
             listener.wait_until_idle(60)
         finally:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 from collections import defaultdict
 from pathlib import Path
 
@@ -14,6 +16,7 @@ pytest.importorskip("rclpy")
 from nuscenes import NuScenes
 
 from sparse4d_core.data.nuscenes.tables import load_scenes
+from sparse4d_ros.bags import dataset_exporter
 from sparse4d_ros.bags.bag_io import create_bag, read_messages
 from sparse4d_ros.nuscenes_to_rosbag import write_scenes
 from sparse4d_ros.rosbag_to_nuscenes import main
@@ -125,6 +128,56 @@ def test_unlearnable_boxes_are_counted(tiny_bag, tmp_path, capsys):
         assert f"'{cause}': 3" in printed
     nusc = NuScenes(VERSION, str(tmp_path / "world"), verbose=False)
     assert len(nusc.scene) == 1 and nusc.scene[0]["name"] == "bag-0000" and len(nusc.sample) == 3
+
+
+def test_images_before_the_first_and_after_the_last_transform(tiny_bag, tmp_path, capsys):
+    """A recorder never starts everything at one moment: those sets are left out and counted."""
+    bag, out = tmp_path / "bag", tmp_path / "world"
+    stamps = [log_ns for _, log_ns, _ in read_messages(tiny_bag, ["/nuscenes/sample"])]
+    with create_bag(bag) as writer:
+        for topic, log_ns, message in read_messages(tiny_bag):
+            if topic != "/tf" or stamps[0] < log_ns < stamps[-1]:
+                writer.write(topic, log_ns, message)
+    assert main([str(bag), "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "1 samples" in printed and "'set: tf_extrapolation_past': " in printed
+    assert "'set: tf_extrapolation_future': " in printed
+    nusc = NuScenes(VERSION, str(out), verbose=False)
+    assert [s["timestamp"] for s in nusc.sample] == [json.loads(m.data)["timestamp"] for _, t, m in read_messages(
+        tiny_bag, ["/nuscenes/sample"]) if t == stamps[1]]  # fmt: skip
+    files = {str(path.relative_to(out)) for path in out.rglob("*.jpg")}
+    assert files == {data["filename"] for data in nusc.sample_data if data["fileformat"] != "pcd"}
+
+
+def test_a_frame_that_is_not_there_is_an_error(tiny_bag, tmp_path, capsys):
+    with create_bag(tmp_path / "bag") as writer:
+        for topic, log_ns, message in read_messages(tiny_bag):
+            if topic != "/tf_static":
+                writer.write(topic, log_ns, message)
+    assert main([str(tmp_path / "bag"), "--out", str(tmp_path / "world")]) == 2
+    assert "unknown frame" in capsys.readouterr().err and not (tmp_path / "world").exists()
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_interrupted(tiny_bag, tmp_path, monkeypatch, capsys, how):
+    store = dataset_exporter.store_image
+
+    def interrupted(message, stem):
+        os.kill(os.getpid(), how)
+        return store(message, stem)
+
+    monkeypatch.setattr(dataset_exporter, "store_image", interrupted)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs without it
+    try:
+        assert main([str(tiny_bag), "--out", str(tmp_path / "world")]) == 130
+        assert "interrupted: no dataset was written" in capsys.readouterr().err
+    except SystemExit as stop:
+        assert how == signal.SIGTERM and "no dataset was written" in str(stop.code)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_bad_bags(tiny_bag, tmp_path, capsys):
