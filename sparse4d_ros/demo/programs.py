@@ -26,12 +26,13 @@ class Processes:
     Args:
         logs: folder of the log files.
         domain: ROS domain of all of them.
+        large: with the transport profile for raw images.
     """
 
-    def __init__(self, logs: Path, domain: int):
+    def __init__(self, logs: Path, domain: int, large: bool = True):
         self._logs = logs
         python_path = [str(PARENT), *filter(None, [os.environ.get("PYTHONPATH")])]  # wherever the demo is started from
-        self.middleware = isolated(domain) | large_messages()
+        self.middleware = isolated(domain) | (large_messages() if large else {})
         self._environment = {
             **os.environ,
             **self.middleware,
