@@ -10,7 +10,8 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 
 import psutil
 import rclpy
@@ -20,7 +21,6 @@ from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValu
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.expand_topic_name import expand_topic_name
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
-from rclpy.serialization import deserialize_message
 from std_srvs.srv import Trigger
 
 from sparse4d_core.inference.process_settings import keep_freed_memory
@@ -32,11 +32,12 @@ from .messages.stamps import make_header
 from .online import watch
 from .online.diagnostics import to_diagnostics
 from .online.health import ComponentHealth, Moment, SetCounts
+from .online.image_messages import image_deserializer
 from .online.log_throttle import LogThrottle
 from .online.operator_build import OperatorBuild
 from .online.outputs import Outputs
 from .online.statistics import Statistics
-from .online.subscriptions import CameraIntake, TransformIntake, image_type
+from .online.subscriptions import CameraIntake, TransformIntake
 from .online.watch import Watch
 from .online.worker import Worker
 from .perception.rig import Rig, load_rig
@@ -185,9 +186,18 @@ class DetectorNode(LifecycleNode):
     def _expand_topic(self, topic: str) -> str:
         return expand_topic_name(topic, self.get_name(), self.get_namespace())
 
-    def _create_timer(self, period: float, callback):
+    def _create_timer(self, period: float, callback: Callable[[], None]):
         """On a steady clock: it goes on where /clock stands still."""
-        return self.create_timer(period, callback, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        return self.create_timer(
+            period, lambda: self._without_failing(callback), clock=Clock(clock_type=ClockType.STEADY_TIME)
+        )
+
+    def _without_failing(self, look: Callable[[], None]) -> None:
+        """An error while the node looks at itself (no file is left to open, say) costs that look, not the node."""
+        try:
+            look()
+        except Exception:
+            self._log.warning("look", f"the node cannot look after itself: {traceback.format_exc()}")
 
     def _stop_intake(self) -> None:
         if self.camera_intake is not None:
@@ -199,7 +209,7 @@ class DetectorNode(LifecycleNode):
             self._epoch = self.synchronizer.epoch
             self._log_summary()
             if self.context.ok():
-                self._publish_diagnostics()
+                self._without_failing(self._publish_diagnostics)
         self._forget_activation()
 
     def _log_summary(self) -> None:
@@ -233,13 +243,12 @@ class DetectorNode(LifecycleNode):
             log.warning(f"model {values.model}: the weights are UNTRAINED (random), as allow_untrained permits")
         if not pipeline.config.tracking:
             log.info(f"model {values.model} gives no ids: ~/tracks stays empty, markers and overlay show detections")
-        types = {camera.name: image_type(camera.transport) for camera in self._rig.cameras}
         builder = make_frame_builder(
             values,
             self._rig,
             buffer,
             tf_timeout=values.tf_timeout,
-            to_message=lambda camera, arrival: deserialize_message(arrival.data, types[camera]),
+            to_message=image_deserializer(self._rig),
         )
         return SetProcessor(pipeline, builder)
 

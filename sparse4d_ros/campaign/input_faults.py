@@ -86,9 +86,12 @@ def cut_bytes(message: Any) -> Sequence[Any]:
 
 
 def lying_length(message: Any) -> Sequence[Any]:
-    """The length of the frame's name, as serialized, becomes four billion."""
-    data = bytearray(serialize_message(message))
-    data[12:16] = b"\xff\xff\xff\xff"
+    """The first length in the serialized message becomes four billion: of a frame's name, or of a list of transforms.
+
+    The message begins with four bytes about the encoding; eight more of a header are its stamp.
+    """
+    data, start = bytearray(serialize_message(message)), 12 if hasattr(message, "header") else 4
+    data[start : start + 4] = b"\xff\xff\xff\xff"
     return [bytes(data)]
 
 

@@ -77,10 +77,10 @@ class Observer:
         with self._news:
             return "\n".join(f"{name}: {text}" for name, text in self._texts.items())
 
-    def outputs(self) -> list[int]:
-        """Stamps of the newest results, nanoseconds."""
+    def is_there_output(self, since: float, after_ns: int, before_ns: int) -> bool:
+        """Whether a result has come since a moment (s, monotonic) of images with stamps in an interval."""
         with self._news:
-            return [stamp_ns for stamp_ns, _ in self._outputs]
+            return any(moment >= since and after_ns <= stamp_ns < before_ns for stamp_ns, moment in self._outputs)
 
     def wait_for(self, condition: Callable[[], bool], seconds: float) -> bool:
         """Looks at every message; False if time runs out."""
@@ -92,10 +92,6 @@ class Observer:
                     return False
                 self._news.wait(min(left, 0.1))
         return True
-
-    def wait_for_output(self, after_ns: int, seconds: float) -> bool:
-        """Until a result of images comes that were taken after this time."""
-        return self.wait_for(lambda: any(stamp_ns >= after_ns for stamp_ns in self.outputs()), seconds)
 
 
 def growth(now: Mapping[str, int], before: Mapping[str, int]) -> dict[str, int]:

@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 import pytest
 from node_driver import Driver
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.serialization import serialize_message
 from rig_messages import (
     CAMERAS,
     MS,
@@ -62,6 +64,31 @@ def test_raw_images_of_wrong_encoding_or_length_cost_their_set(make_driver, tmp_
     short.data = short.data[:1000]
     assert driver.run(2, raw_set(2) | {"cam_front": short}) == "image_data"
     assert driver.run(3, raw_set(3)) == "ok"
+
+
+def test_bytes_that_are_no_image_cost_their_set(driver, capfd):
+    """However often: no error of the node's own, after some of which it gives up."""
+    data = bytes(serialize_message(compressed("cam_front", FRONT_STAMP)))
+    driver.feed(1, {"cam_front": None})
+    driver.node.camera_intake.take_image("cam_front", data[: len(data) // 2])
+    driver.wait(1)
+    assert driver.drops == {"image_message": 1}
+    assert driver.run(2) == "ok"
+    logged = capfd.readouterr().err
+    assert "camera cam_front: bytes that are no CompressedImage" in logged and "Traceback" not in logged
+
+
+def test_a_node_that_cannot_look_at_itself_lives_on(driver, monkeypatch, capfd):
+    """As where every file that it may open is open."""
+
+    def fail():
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("sparse4d_ros.node.psutil.Process", fail)
+    executor = SingleThreadedExecutor(context=driver.node.context)
+    executor.add_node(driver.node)
+    driver.until(lambda: executor.spin_once(timeout_sec=0.1) or "cannot look after itself" in capfd.readouterr().err)
+    assert driver.run(0) == "ok"
 
 
 def raw_rig(folder):
