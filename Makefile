@@ -31,7 +31,7 @@ LARGE_MESSAGES := FASTDDS_DEFAULT_PROFILES_FILE=$(PROFILES) FASTRTPS_DEFAULT_PRO
 # Set by the start-up file of the ROS 2 wheels of another environment; there it would stop ours from finding its libraries.
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
-.PHONY: help setup operator demo quick test bench gpu lint format clean
+.PHONY: help setup operator demo quick test bench faults soak gpu lint format clean
 .DELETE_ON_ERROR:
 
 help:
@@ -41,6 +41,8 @@ help:
 	@echo "               PROCESSES=0 for one after the other; by default one process a core)"
 	@echo "make bench     measure operator, model, transport and intake; JSON in $(OUT)/bench"
 	@echo "               (KEEP=amd-epyc-2-cores: also in benchmarks/results, under that name of the machine)"
+	@echo "make faults    put faults on the running node, one after another; outcomes in $(OUT)/faults and docs/faults.md"
+	@echo "make soak      run the node for long on full-size images; figures and picture in $(OUT)/soak  (MINUTES=60)"
 	@echo "make gpu       on a GPU: build, run the tests that need one, measure; with the PYTHON at hand (torch, nvcc, pytest)"
 	@echo "make lint      style of Python and C++                           (make format corrects it)"
 	@echo "make setup     the environment alone: $(VENV)                    (make operator compiles the kernels as well)"
@@ -113,6 +115,16 @@ bench: $(VENV)/.dev operator
 	$(PY) -m sparse4d_core.benchmark --out $(OUT)/bench/model.json
 	$(PY) -m sparse4d_core.benchmark.loader_throughput --model demo --out $(OUT)/bench/loader.json
 	$(foreach part,$(if $(KEEP),$(PARTS)),cp $(OUT)/bench/$(part).json benchmarks/results/$(KEEP)-$(part).json &&) true
+
+faults: operator
+	@mkdir -p $(OUT)/faults
+	$(PY) -m sparse4d_ros.campaign.faults --out $(OUT)/faults --table docs/faults.md
+
+MINUTES ?= 60
+
+soak: operator
+	@mkdir -p $(OUT)/soak
+	$(PY) -m sparse4d_ros.campaign.soak --minutes $(MINUTES) --out $(OUT)/soak
 
 # No environment of ours: a GPU host has its own torch, and needs nvcc, NumPy, OpenCV, Pillow, SciPy and pytest beside it.
 # GPU_ARGS='--device cpu --quick' rehearses it without a GPU.

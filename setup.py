@@ -73,6 +73,8 @@ PROGRAMS = [
     "benchmark_loader = sparse4d_core.benchmark.loader_throughput:main",
     "benchmark_transport = sparse4d_ros.benchmark.transport:main",
     "benchmark_intake = sparse4d_ros.benchmark.intake:main",
+    "faults = sparse4d_ros.campaign.faults:main",
+    "soak = sparse4d_ros.campaign.soak:main",
     "benchmark_preprocessing = sparse4d_ros.benchmark.preprocessing:main",
     "benchmark_throughput = sparse4d_ros.benchmark.throughput:main",
 ]

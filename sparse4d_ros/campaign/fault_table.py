@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import date
 
-from .fault import Outcome
+from .catalogue.fault import Outcome
 
 HEAD = """# Faults
 
@@ -13,9 +13,9 @@ What `make faults` put on the running node, and how it bore it: node, player and
 published live at 5 Hz, one fault after another on one node. Made by that command on {day:%Y-%m-%d},
 on {hardware}.
 
-A fault is survived if the node lives on (or ends as asked and is started again), counts what was lost under a cause that
-tells why, logs no traceback, and gives good output again. The last column is the time from the end of the fault to the
-first result of images taken after it; of a node that was started again it begins with the new process.
+A fault is survived if the node lives on (or ends as asked and is started again), counts what was lost under a cause
+that tells why, logs no traceback, and gives good output again. The last column is the time from the end of the fault to
+the first result of images taken after it; of a node that was started again it begins with the new process.
 
 {survived} of {tried} survived{skipped}.
 

@@ -27,12 +27,12 @@ from sparse4d_core.benchmark import machine
 
 from ..middleware import claimed_domain
 from ..perception.rig import load_rig
-from .clock_faults import CLOCK_FAULTS
-from .fault import Fault, Outcome, try_fault
+from .catalogue.clock_faults import CLOCK_FAULTS
+from .catalogue.fault import Fault, Outcome, try_fault
+from .catalogue.input_faults import CALIBRATION_FAULTS, IMAGE_FAULTS, TRANSFORM_FAULTS
+from .catalogue.machine_faults import MACHINE_FAULTS
+from .catalogue.process_faults import PROCESS_FAULTS
 from .fault_table import document
-from .input_faults import CALIBRATION_FAULTS, IMAGE_FAULTS, TRANSFORM_FAULTS
-from .machine_faults import MACHINE_FAULTS
-from .process_faults import PROCESS_FAULTS
 from .running_system import CampaignError, RunningSystem
 
 FAULTS = (*IMAGE_FAULTS, *CALIBRATION_FAULTS, *TRANSFORM_FAULTS, *CLOCK_FAULTS, *MACHINE_FAULTS, *PROCESS_FAULTS)

@@ -22,7 +22,7 @@ IMAGE, INFO, TF = "image", "info", "tf"
 QUEUE_DEPTH = 12  # messages
 
 Change = Callable[[str, str, Any], Sequence[Any]]
-"""(IMAGE, INFO or TF; camera, of TF the child frame; message) -> what goes out instead, messages or serialized bytes."""
+"""(IMAGE, INFO or TF; camera, of TF the child frame; message) -> what goes out, messages or serialized bytes."""
 
 
 def unchanged(kind: str, source: str, message: Any) -> Sequence[Any]:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import psutil
 
-from ..bags.box_record import read_box_record
+from ...bags.box_record import read_box_record
+from ..running_system import RunningSystem
 from .fault import Fault, NotPossible, NotSurvived
-from .running_system import RunningSystem
 
 SHARED_MEMORY = Path("/dev/shm")
 SMALL = 2**28  # bytes; a larger shared memory may be others' as well, and is not filled

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from ..messages.stamps import ns_from_stamp, stamp_from_ns
-from ..units import NANOSECONDS, nanoseconds
+from ...messages.stamps import ns_from_stamp, stamp_from_ns
+from ...units import NANOSECONDS, nanoseconds
+from ..streams import IMAGE, TF, Change
+from .alterations import restamped
 from .fault import Fault
-from .input_faults import LOST, altered, changed, restamped
-from .streams import IMAGE, TF, Change
+from .input_faults import LOST, altered, changed
 
 YEAR = 365.25 * 86400.0  # s
 QUARANTINED = ("images_dropped.quarantined", "images_dropped.clock", *LOST)

@@ -14,10 +14,10 @@ from sensor_msgs.msg import CompressedImage
 from std_srvs.srv import Trigger
 from vision_msgs.msg import Detection3DArray
 
+from ..running_system import DETECTOR, RunningSystem
+from ..stream_bag import write_stream_bag
 from .fault import Fault, NotSurvived
 from .machine_faults import WAIT_SECONDS, check_record
-from .running_system import DETECTOR, RunningSystem
-from .stream_bag import write_stream_bag
 
 CYCLES = 100
 STOPS = (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
-from .observer import any_of, growth
-from .running_system import CampaignError, RunningSystem
+from ..observer import any_of, growth
+from ..running_system import CampaignError, RunningSystem
 
 CAUSE_SECONDS = 15.0  # until a cause must have been counted
 RECOVERY_SECONDS = 60.0  # until there must be good output again
