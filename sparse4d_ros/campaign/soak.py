@@ -34,7 +34,6 @@ from .soak_picture import draw
 RATE = 10.0  # sets a second
 SIZE_WH = (1600, 900)  # pixels
 MOST_SAMPLES = 600  # of one kind of images
-DRAIN_SECONDS = 5.0  # after the last image
 PARAMETERS = {"model": "demo", "image_reliability": "reliable", "camera_info_reliability": "reliable"}
 KINDS = ("raw", "jpeg")
 
@@ -62,7 +61,7 @@ class Run:
         return found
 
 
-def soak(images: str, seconds: float, folder: Path, parameters: Mapping[str, Any], size_wh=SIZE_WH) -> Run:
+def soak(images: str, seconds: float, folder: Path, parameters: Mapping[str, Any]) -> Run:
     """One node under one kind of images.
 
     Raises:
@@ -72,16 +71,25 @@ def soak(images: str, seconds: float, folder: Path, parameters: Mapping[str, Any
     path = write_rig(images, folder)
     with (
         claimed_domain() as domain,
-        RunningSystem(folder, domain, load_rig(path), RATE, size_wh, {**parameters, "rig": path}, large=True) as system,
+        RunningSystem(folder, domain, load_rig(path), RATE, SIZE_WH, {**parameters, "rig": path}, large=True) as system,
     ):
-        received = int(system.observer.values("synchronization").get("images_received", 0))
-        before = system.streams.sets
-        samples = _watch(system, seconds, images)
-        system.streams.paused.set()
-        published = (system.streams.sets - before) * len(system.rig.cameras)
-        _drain(system)
-        received = int(system.observer.values("synchronization")["images_received"]) - received
-        lost = unexplained(system.observer)
+        return measure(system, images, seconds)
+
+
+def measure(system: RunningSystem, images: str, seconds: float) -> Run:
+    """Watches a system that runs, and stops its streams.
+
+    Raises:
+        CampaignError: the node ends.
+    """
+    received = int(system.observer.values("synchronization").get("images_received", 0))
+    before = system.streams.sets
+    samples = _watch(system, seconds, images)
+    system.streams.paused.set()
+    published = (system.streams.sets - before) * len(system.rig.cameras)
+    _drain(system)
+    received = int(system.observer.values("synchronization")["images_received"]) - received
+    lost = unexplained(system.observer)
     return Run(images, published, max(0, published - received), *lost, growth(samples), tuple(samples))
 
 

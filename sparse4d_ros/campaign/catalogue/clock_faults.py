@@ -24,17 +24,17 @@ def offset(seconds: float) -> Callable[[Any], Sequence[Any]]:
     return partial(restamped, lambda stamp_ns: stamp_ns + nanoseconds(seconds))
 
 
-def drift(rate: float) -> Callable[[Any], Sequence[Any]]:
+def drift(rate: float, now_ns: Callable[[], int] = time.time_ns) -> Callable[[Any], Sequence[Any]]:
     """Stamps that gain so many seconds a second, from now on."""
-    start_ns = time.time_ns()
+    start_ns = now_ns()
     return partial(restamped, lambda stamp_ns: stamp_ns + round(rate * (stamp_ns - start_ns)))
 
 
 class Jumping:
     """Stamps of one camera that jump ahead by 5 s and back, every half second."""
 
-    def __init__(self) -> None:
-        self._start_ns = time.time_ns()
+    def __init__(self, now_ns: Callable[[], int] = time.time_ns) -> None:
+        self._start_ns = now_ns()
 
     def __call__(self, message: Any) -> Sequence[Any]:
         return restamped(self._claim, message)
