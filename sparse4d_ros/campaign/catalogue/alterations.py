@@ -123,6 +123,10 @@ def padded(data: Any) -> bytes:
     return bytes(data) + bytes(20_000_000)
 
 
+def many_zeros(values: Any) -> list[float]:
+    return [0.0] * 1_000_000
+
+
 def strangers(message: Any) -> Sequence[Any]:
     """Thousands of transforms that are no concern of the rig's, beside the one that is."""
     stamp_ns = ns_from_stamp(message.transforms[0].header.stamp)

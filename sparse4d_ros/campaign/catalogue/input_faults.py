@@ -25,6 +25,7 @@ from .alterations import (
     huge_picture,
     loop,
     lying_length,
+    many_zeros,
     nothing,
     older_pose,
     padded,
@@ -192,6 +193,10 @@ CALIBRATION_FAULTS = (
     Fault(
         "calibration late", "CameraInfo comes 0.7 s after its image", altered(INFO, lambda: Delayed(0.7)), seconds=2.0
     ),
+    Fault(
+        "calibration huge", "a million distortion coefficients", altered(INFO, lambda: partial(field, "d", many_zeros))
+    ),
+    Fault("calibration out of order", "every second CameraInfo overtakes the one before", altered(INFO, Swapped)),
     Fault("calibration repeated", "each CameraInfo twice", altered(INFO, lambda: repeated)),
     Fault("calibration message truncated", "half of the serialized message", altered(INFO, lambda: cut_bytes)),
     Fault("calibration message lying", "a serialized length of four billion", altered(INFO, lambda: lying_length)),
