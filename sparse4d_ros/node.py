@@ -193,7 +193,7 @@ class DetectorNode(LifecycleNode):
         )
 
     def _without_failing(self, look: Callable[[], None]) -> None:
-        """An error while the node looks at itself (no file is left to open, say) costs that look, not the node."""
+        """An error while the node looks at itself costs that look, not the node."""
         try:
             look()
         except Exception:
@@ -288,7 +288,7 @@ class DetectorNode(LifecycleNode):
             "track_ids": "yes" if pipeline.config.tracking else "no (a model of v1 or v2)",
             "scene_reset": values.scene_reset,
             "precision": values.precision,
-            "memory_mib": round(psutil.Process().memory_info().rss / 2**20),
+            "memory_mib": _memory_mib(),
         }
         verdicts = (self._watch or Watch(self._rig, self._log)).health(self._moment(), facts)
         return [*verdicts, self._operator.health()]
@@ -301,6 +301,14 @@ class DetectorNode(LifecycleNode):
         header = make_header("", self.get_clock().now().nanoseconds)
         device = self.get_parameter("device").value
         self._diagnostics.publish(to_diagnostics(components, name, device, header))
+
+
+def _memory_mib() -> int | str:
+    """Resident; a word where the system does not tell, as when no file can be opened any more."""
+    try:
+        return round(psutil.Process().memory_info().rss / 2**20)
+    except (OSError, psutil.Error):
+        return "unknown"
 
 
 def check_arguments(arguments: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ import io
 import shutil
 import sqlite3
 import tempfile
+import tracemalloc
 from pathlib import Path
 
 import lz4.frame
@@ -18,7 +19,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, ReaderError, Wri
 from rosbags.rosbag2.storage_mcap import McapReader
 
 from sparse4d_ros.bags import cut_mcap
-from sparse4d_ros.bags.bag_io import STORAGE, BagError, read_messages, typestore
+from sparse4d_ros.bags.bag_io import STORAGE, BagError, create_bag, read_messages, typestore
 from sparse4d_ros.bags.cut_mcap import CHUNK as CHUNK_RECORD
 from sparse4d_ros.bags.cut_mcap import DATA_END, MAGIC, MESSAGE_INDEX, CutMcap
 
@@ -331,3 +332,27 @@ def test_an_sqlite3_file_without_its_last_pages(tmp_path):
         assert found == [text(number) for number in range(len(found))]
         counts.append(len(found))
     assert counts == sorted(counts, reverse=True) and counts[0] > COUNT and counts[-1] == 0
+
+
+# -------------------------------------------------------------------------------------------------------------- memory
+
+
+@pytest.mark.parametrize("damage", ["none", "cut"])
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_memory_does_not_grow_with_the_bag(tmp_path, storage, damage):
+    """32 MB of messages pass through less than a quarter of that."""
+    bag, size = tmp_path / "bag", 2**18
+    with create_bag(bag, storage) as writer:
+        message_type = typestore().types["std_msgs/msg/String"]
+        for number in range(128):
+            writer.write("/text", START_NS + number, message_type(data="x" * size))
+    if damage == "cut":
+        bag = cut(bag, tmp_path / "cut", storage_file(bag).stat().st_size - 2**16)
+    tracemalloc.start()
+    try:
+        count = sum(1 for _ in read_messages(bag))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert count >= 100
+    assert peak < 128 * size / 4

@@ -78,13 +78,21 @@ def test_bytes_that_are_no_image_cost_their_set(driver, capfd):
     assert "camera cam_front: bytes that are no CompressedImage" in logged and "Traceback" not in logged
 
 
-def test_a_node_that_cannot_look_at_itself_lives_on(driver, monkeypatch, capfd):
-    """As where every file that it may open is open."""
+def test_health_does_not_need_a_file(driver, monkeypatch):
+    """Where every file that the process may open is open."""
 
     def fail():
         raise OSError(24, "Too many open files")
 
     monkeypatch.setattr("sparse4d_ros.node.psutil.Process", fail)
+    assert driver.node.health()[0].values["memory_mib"] == "unknown"
+
+
+def test_a_node_that_cannot_look_at_itself_lives_on(driver, monkeypatch, capfd):
+    def fail(*_):
+        raise ZeroDivisionError("out of the blue")
+
+    monkeypatch.setattr("sparse4d_ros.node.to_diagnostics", fail)
     executor = SingleThreadedExecutor(context=driver.node.context)
     executor.add_node(driver.node)
     driver.until(lambda: executor.spin_once(timeout_sec=0.1) or "cannot look after itself" in capfd.readouterr().err)
