@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .camera_model import CameraModel, DistortionPolicy, camera_model, image_wh
-from .image_decoding import ConversionError, decode_image, jpeg_reduction
+from .image_decoding import ConversionError, compressed_wh, decode_image, jpeg_reduction
 from .lens import MAX_FIELD_OF_VIEW_DEG
 
 
@@ -50,13 +50,25 @@ class CameraReader:
             raise ConversionError(
                 "camera_info", f"camera {self._name}: image without CameraInfo: publish its calibration"
             )
-        reduction = jpeg_reduction(message, self._reduction(image_wh(info, self._name)))
+        size_wh = image_wh(info, self._name)
+        self._check_pixels(message, size_wh)
+        reduction = jpeg_reduction(message, self._reduction(size_wh))
         try:
             image = decode_image(message, reduction)
         except ConversionError as error:
             raise ConversionError(error.cause, f"camera {self._name}: {error}") from error
         model = self._model(info, reduction)
         return model.rectify(image), replace(model, maps=None)
+
+    def _check_pixels(self, message: Any, size_wh: tuple[int, int]) -> None:
+        """Few bytes can unpack to gigabytes: more pixels than the CameraInfo states are refused before that."""
+        found = compressed_wh(message)
+        if found is not None and found[0] * found[1] > size_wh[0] * size_wh[1]:
+            raise ConversionError(
+                "image_size",
+                f"image of {self._name}: {found[0]}x{found[1]} pixels; its CameraInfo says {size_wh[0]}x{size_wh[1]} "
+                "(after region of interest and binning): publish the CameraInfo of this resolution",
+            )
 
     def _model(self, info: Any, reduction: int) -> CameraModel:
         """Made anew only when the calibration changes: undistortion maps take a while."""

@@ -62,6 +62,22 @@ def jpeg_reduction(message: Any, wanted: int) -> int:
     return wanted if is_jpeg else 1
 
 
+def compressed_wh(message: Any) -> tuple[int, int] | None:
+    """Width and height that JPEG or PNG data give at their beginning; None for raw images and other data."""
+    data = b"" if hasattr(message, "encoding") else bytes(message.data)
+    if data[:8] == _PNG_START:
+        return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+    position = 2
+    while data[:2] == JPEG_START and position + 9 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in _NOT_FRAMES:
+            height, width = data[position + 5 : position + 7], data[position + 7 : position + 9]
+            return int.from_bytes(width, "big"), int.from_bytes(height, "big")
+        length = int.from_bytes(data[position + 2 : position + 4], "big")
+        position += 1 if marker == 0xFF else 2 + length  # a fill byte, or a segment
+    return None
+
+
 # ----------------------------------------------------------------------------------------------------------------- raw
 
 

@@ -100,7 +100,9 @@ IN_CODE = {
     "Cameras that a set went without": lambda: set(get_args(MissingReason)),
     "What happens to cameras and to time": lambda: set(get_args(EventKind)),
     "Sets that give no output": lambda: (
-        conversion_causes(ROS / "perception") | first_words(ROS, "FrameDropped", "count_drop", "_drop")
+        conversion_causes(ROS / "perception")
+        | conversion_causes(ROS / "online")
+        | first_words(ROS, "FrameDropped", "count_drop", "_drop")
     ),
     "Messages that are refused": lambda: (
         first_words(ROS, "count_rejected") | conversion_causes(ROS / "messages") - conversion_causes(ROS / "perception")

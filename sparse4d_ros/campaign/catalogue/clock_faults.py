@@ -12,10 +12,10 @@ from ...units import NANOSECONDS, nanoseconds
 from ..streams import IMAGE, TF, Change
 from .alterations import restamped
 from .fault import Fault
-from .input_faults import LOST, altered, changed
+from .input_faults import altered, changed
 
 YEAR = 365.25 * 86400.0  # s
-QUARANTINED = ("images_dropped.quarantined", "images_dropped.clock", *LOST)
+QUARANTINED = ("images_dropped.quarantined",)
 JUMPED = ("images_dropped.time_jump", "resets.time jumped back", "resets.time went back", "resets.time gap")
 
 

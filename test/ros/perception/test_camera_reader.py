@@ -13,7 +13,7 @@ from sparse4d_ros.messages.stamps import make_header  # noqa: E402
 from sparse4d_ros.perception import camera_model as camera_model_module  # noqa: E402
 from sparse4d_ros.perception.camera_reader import CameraReader  # noqa: E402
 from sparse4d_ros.perception.frame_builder import FrameBuilder  # noqa: E402
-from sparse4d_ros.perception.image_decoding import ConversionError  # noqa: E402
+from sparse4d_ros.perception.image_decoding import ConversionError, compressed_wh  # noqa: E402
 from sparse4d_ros.perception.rig import RigFrames  # noqa: E402
 from sparse4d_ros.perception.synchronizer import SyncedSet  # noqa: E402
 from sparse4d_ros.perception.transforms import TransformBuffer  # noqa: E402
@@ -104,6 +104,26 @@ def test_maps_are_made_when_the_calibration_changes_and_only_then(monkeypatch):
         fields |= change
         reader.read(raw(picture()), camera_info(**fields))
         assert len(made) == 2 + number, change
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".png"])
+def test_data_that_unpack_to_more_than_the_camera_has_are_not_unpacked(monkeypatch, ending):
+    """Few bytes can be gigabytes of pixels."""
+    data = cv2.imencode(ending, picture(320, 90))[1].tobytes()
+    monkeypatch.setattr("sparse4d_ros.perception.camera_reader.decode_image", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(ConversionError, match="image of front: 320x90 pixels; its CameraInfo says 160x90") as caught:
+        CameraReader("front", False).read(CompressedImage(format="", data=data), camera_info())
+    assert caught.value.cause == "image_size"
+
+
+def test_the_size_that_compressed_data_give():
+    for parameters in ((), (cv2.IMWRITE_JPEG_PROGRESSIVE, 1)):
+        data = cv2.imencode(".jpg", picture(70, 30), parameters)[1].tobytes()
+        assert compressed_wh(CompressedImage(data=data)) == (70, 30)
+        assert compressed_wh(CompressedImage(data=data[:2] + b"\xff" + data[2:])) == (70, 30)  # a fill byte
+        assert compressed_wh(CompressedImage(data=data[:30])) is None
+    assert compressed_wh(CompressedImage(data=cv2.imencode(".png", picture(70, 30))[1].tobytes())) == (70, 30)
+    assert compressed_wh(CompressedImage(data=b"nothing")) is compressed_wh(raw(picture())) is None
 
 
 @pytest.mark.parametrize(
