@@ -53,3 +53,10 @@ def test_measurements_give_every_fast_dds_its_profile():
     variables = dict(word.split("=", 1) for word in line.split() if "=" in word)
     assert variables.keys() == {"FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"}
     assert {pathlib.Path(path) for path in variables.values()} == {ROOT / "config" / "fastdds_shm.xml"}
+
+
+def test_campaigns_leave_what_they_promise():
+    (line,) = [line for line in dry_run("faults").stdout.splitlines() if "campaign.faults" in line]
+    assert line.endswith("--out out/faults --table docs/faults.md")
+    (line,) = [line for line in dry_run("soak", "MINUTES=2").stdout.splitlines() if "campaign.soak" in line]
+    assert line.endswith("--minutes 2 --out out/soak")

@@ -62,7 +62,12 @@ class TransformIntake:
         """Stores the transforms of a serialized message; one that cannot be right is refused, counted and logged."""
         start = time.perf_counter()
         try:
-            if self._transforms.take(transforms_of_serialized(data), static):
+            samples = list(transforms_of_serialized(data))
+        except ValueError as error:
+            _refuse(self._statistics, self._log, f"on {'/tf_static' if static else '/tf'}: {error}")
+            return
+        try:
+            if self._transforms.take(samples, static):
                 self._statistics.count_reset("transforms jumped back in time")
                 self._log.warning("tf jump", "/tf jumped back in time: older transforms are forgotten")
         except TransformError as error:
@@ -116,7 +121,11 @@ class CameraIntake:
     def take_image(self, camera: str, data: bytes) -> None:
         """Stores a serialized image; the worker deserializes it."""
         start = time.perf_counter()
-        stamp_ns = stamp_of_serialized(data)
+        try:
+            stamp_ns = stamp_of_serialized(data)
+        except ValueError as error:
+            _refuse(self._statistics, self._log, f"of camera {camera}: {error}")
+            return
         age_ns = self._ros_now_ns() - stamp_ns if stamp_ns > 0 else None
         self._synchronizer.add_image(camera, stamp_ns, Arrival(data, time.monotonic()), self._arrivals.now_ns(), age_ns)
         self._log_events()
@@ -163,6 +172,12 @@ def _reliability(name: str) -> ReliabilityPolicy:
 def image_type(transport: str) -> type:
     """Message type of a camera's images, by the rig's `transport`."""
     return CompressedImage if transport == "compressed" else Image
+
+
+def _refuse(statistics: Statistics, log: LogThrottle, reason: str) -> None:
+    """Bytes that are not the message that they should be."""
+    statistics.count_rejected("message")
+    log.warning("message", f"message refused {reason}")
 
 
 def _guarded(callback: Callable[[Any], None], statistics: Statistics, log: LogThrottle) -> Callable[[Any], None]:

@@ -233,8 +233,16 @@ TRANSFORM_FAULTS = (
         altered(TF, lambda: strangers, None),
         seconds=2.0,
     ),
-    Fault("pose message truncated", "half of the serialized message", altered(TF, lambda: cut_bytes, None), POSELESS),
     Fault(
-        "pose message lying", "a serialized length of four billion", altered(TF, lambda: lying_length, None), POSELESS
+        "pose message truncated",
+        "half of the serialized message",
+        altered(TF, lambda: cut_bytes, None),
+        ("messages_rejected.message",),
+    ),
+    Fault(
+        "pose message lying",
+        "a serialized length of four billion",
+        altered(TF, lambda: lying_length, None),
+        ("messages_rejected.message",),
     ),
 )

@@ -15,6 +15,7 @@ from rig_messages import (
     START,
     camera_info,
     compressed,
+    ego_pose,
     image_stamps,
     jpeg,
     raw,
@@ -76,6 +77,15 @@ def test_bytes_that_are_no_image_cost_their_set(driver, capfd):
     assert driver.run(2) == "ok"
     logged = capfd.readouterr().err
     assert "camera cam_front: bytes that are no CompressedImage" in logged and "Traceback" not in logged
+
+
+def test_bytes_that_end_early_are_refused_and_counted(driver, capfd):
+    driver.node.camera_intake.take_image("cam_front", bytes(5))
+    driver.node.transform_intake.take(bytes(serialize_message(ego_pose(START)))[:50], static=False)
+    assert driver.statistics.rejected == {"message": 2}
+    assert driver.run(0) == "ok"
+    logged = capfd.readouterr().err
+    assert "message refused of camera cam_front: serialized message: 5 bytes" in logged and "Traceback" not in logged
 
 
 def test_health_does_not_need_a_file(driver, monkeypatch):
