@@ -67,6 +67,19 @@ def test_a_message_that_cannot_be_read_costs_itself_and_not_the_node(driver, cap
     """Seven bytes on an image topic, handed over as the executor does."""
     images = next(s for s in driver.node.subscriptions if s.topic_name == "/cam_front/image_rect/compressed")
     images.callback(bytes(7))
-    assert driver.statistics.rejected == {"internal_error": 1}
+    assert driver.statistics.rejected == {"message": 1}
     assert "7 bytes; a header needs 12" in capfd.readouterr().err
+    assert driver.run(0) == "ok"
+
+
+def test_an_error_in_a_callback_costs_its_message_and_not_the_node(driver, monkeypatch, capfd):
+    def fail(*_):
+        raise ZeroDivisionError("out of the blue")
+
+    images = next(s for s in driver.node.subscriptions if s.topic_name == "/cam_front/image_rect/compressed")
+    with monkeypatch.context() as patch:
+        patch.setattr(driver.node.synchronizer, "add_image", fail)
+        images.callback(bytes(100))
+    assert driver.statistics.rejected == {"internal_error": 1}
+    assert "out of the blue" in capfd.readouterr().err
     assert driver.run(0) == "ok"
