@@ -80,7 +80,7 @@ CLOCK_FAULTS = (
     _one("clock ahead by ten years", "one camera", lambda: offset(10 * YEAR)),
     _one("clock behind by ten years", "one camera", lambda: offset(-10 * YEAR)),
     _one("clock drifting", "one camera gains 0.2 s a second", lambda: drift(0.2)),
-    _one("clock jumping", "one camera, 5 s ahead and back", Jumping),
+    _one("clock jumping", "one camera, 5 s ahead and back", Jumping, ("images_dropped.clock", *QUARANTINED)),
     _one("clock stuck", "one camera repeats its stamp", Stuck, ("images_dropped.duplicate_stamp", *QUARANTINED)),
     _one(
         "clock at zero",
