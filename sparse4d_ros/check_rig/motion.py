@@ -24,6 +24,7 @@ MIN_PAIRS = 3  # of images, before a verdict
 FITS = 2.0  # pixels of a 704 pixels wide image; moving objects and rolling shutters stay below in the median
 BETTER = 0.5  # of its own distance: what another pose must reach to be named
 NOISE = 0.5  # pixels, the same; below it no other pose is asked for
+MOVED_SHARE, BEHIND_SHARE = 0.3, 0.8  # of the points with parallax among all, of those behind the camera among them
 _REFERENCE_WIDTH = 704
 _BEHIND = 1e3  # pixels; a pose that puts most points behind the camera fits not at all
 
@@ -84,7 +85,8 @@ def epipolar_distance(
     a, b = np.cross(rays[1], turned), np.cross(rays[1], np.broadcast_to(t, turned.shape))
     depth = -(a * b).sum(1) / np.maximum((a * a).sum(1), 1e-12)
     moved = np.linalg.norm(a, axis=1) > 2.0 / intrinsics[0, 0]  # two pixels of parallax: the sign of a depth is certain
-    if moved.sum() >= 5 and np.median(depth[moved]) < 0:
+    # Oncoming traffic lies "behind" too; a wrong pose puts nearly everything there.
+    if moved.sum() >= max(5, MOVED_SHARE * len(depth)) and (depth[moved] < 0).mean() > BEHIND_SHARE:
         return _BEHIND
     return float(np.median(distance))
 

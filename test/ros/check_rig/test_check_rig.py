@@ -168,6 +168,15 @@ def test_a_camera_that_is_turned_about_its_axis_fits_no_pose(moving):
     assert (finding.kind, finding.camera) == ("motion", "left")
 
 
+def test_oncoming_traffic_is_no_wrong_pose(moving):
+    """A third of the front camera's points come towards it faster than the vehicle drives."""
+    for step, frame in enumerate(moving):
+        rng = np.random.default_rng(3)
+        car = rng.uniform(-1, 1, (20, 3)) * (2, 1, 0.8) + (20 - 3.0 * step, 3, 0.5)
+        frame.images[0][:20] = project(car, FORWARD)
+    assert list(check_motion(measure_motion(moving))) == []
+
+
 def test_a_vehicle_that_stands_gives_no_verdict(moving):
     standing = [
         Frame(f.images, f.intrinsics, f.T_cam_from_model, np.eye(4), f.stamp_ns, f.camera_names) for f in moving
