@@ -40,6 +40,7 @@ class ExportOptions:
     precision: str = "float32"  # of the image encoder
     operator: Operator = "portable"
     images: interface.Images = "normalized"
+    overlap: int | None = None  # portable operator: cameras that may see one point; None: all
 
     def check(self) -> None:
         """Raises ValueError: a combination that does not exist."""
@@ -51,6 +52,12 @@ class ExportOptions:
             raise ValueError(f"cameras: expected a number from 1 on, or any, got {self.cameras}")
         if self.operator == "native" and self.cameras == interface.ANY_NUMBER:
             raise ValueError("cameras: our operator takes its maps' places as constants; any number needs portable")
+        if self.overlap is not None and (self.operator == "native" or self.overlap < 1):
+            raise ValueError(f"overlap: expected a number from 1 on, with the portable operator, got {self.overlap}")
+        if self.overlap is not None and self.cameras != interface.ANY_NUMBER and self.overlap >= self.cameras:
+            raise ValueError(
+                f"overlap: expected less than the {self.cameras} cameras, got {self.overlap}; leave it out"
+            )
         if self.operator == "native" and self.format == "onnx":
             raise ValueError("operator: no runtime of ONNX has our operator; take portable, or the format aoti")
         if self.precision == "bfloat16" and self.format == "onnx":
@@ -70,11 +77,14 @@ def export_step(pipeline: Pipeline, options: ExportOptions, out: pathlib.Path, p
     """
     options.check()
     config = pipeline.config
-    step = RecurrentStep(pipeline.model, getattr(torch, options.precision), options.operator, options.images).eval()
-    specs, given = interface.inputs(config, options.cameras, options.images), interface.outputs(config)
+    step = RecurrentStep(
+        pipeline.model, getattr(torch, options.precision), options.operator, options.images, options.overlap
+    )
+    specs = interface.inputs(config, options.cameras, options.images)
+    given = interface.outputs(config, options.overlap)
     with atomic_write(out) as folder:
         folder.mkdir()
-        program = trace(step, specs, options.cameras)
+        program = trace(step.eval(), specs, options.cameras)
         path = folder / FILES[options.format]
         if options.format == "onnx":
             write_onnx(program, path, [spec.name for spec in specs], [spec.name for spec in given])
@@ -115,6 +125,7 @@ def describe(
         operator=options.operator,
         images=options.images,
         cameras=options.cameras,
+        overlap=options.overlap,
         scene_reset=pipeline.model.scene_reset,
         device="cpu",
         config=model_dict(config),

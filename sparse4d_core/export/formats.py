@@ -58,7 +58,8 @@ def write_onnx(program: ExportedProgram, path: pathlib.Path, inputs: Sequence[st
 
 def write_aoti(program: ExportedProgram, path: pathlib.Path) -> None:
     """Machine code of this processor; constants are folded and packed for it."""
-    torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs={"freezing": True})
+    with torch.no_grad():  # freezing asks for it
+        torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs={"freezing": True})
 
 
 def write_pt2(program: ExportedProgram, path: pathlib.Path) -> None:

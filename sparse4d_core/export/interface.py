@@ -63,8 +63,8 @@ def inputs(config: Sparse4DConfig, cameras: int, images: Images) -> list[TensorS
     ]  # fmt: skip
 
 
-def outputs(config: Sparse4DConfig) -> list[TensorSpec]:
-    """M boxes, best first, and the memory for the next frame."""
+def outputs(config: Sparse4DConfig, overlap: int | None = None) -> list[TensorSpec]:
+    """M boxes, best first, and the memory for the next frame. overlap: cameras that may see one point; None: all."""
     num = config.num_output
     specs = [
         TensorSpec("boxes", "float32", (1, num, 10), "x y z (centre, m), length width height (m), yaw (rad), "
@@ -81,6 +81,11 @@ def outputs(config: Sparse4DConfig) -> list[TensorSpec]:
         ]  # fmt: skip
     if config.tracking:
         specs.append(TensorSpec("ids", "int64", (1, num), "the same for the same object in every frame"))
+    if overlap is not None:
+        specs.append(
+            TensorSpec("views_left_out", "int64", (1,), f"key points seen by more than {overlap} cameras, of which the "
+                       "others were left out; anything but 0 means that the graph does not fit the rig")
+        )  # fmt: skip
     return specs + [
         TensorSpec(f"new_{spec.name}", spec.dtype, spec.shape, f"{spec.meaning}; the next frame's {spec.name}")
         for spec in memory(config)

@@ -37,6 +37,7 @@ class Manifest:
     operator: str  # "portable" or "native"
     images: str  # "normalized" or "uint8"
     cameras: int  # interface.ANY_NUMBER: as many as come
+    overlap: int | None  # portable operator: cameras that may see one point; None: all
     scene_reset: str
     device: str  # "cpu" or "cuda", for which compiled formats are
     config: dict[str, Any]  # the whole configuration of the model

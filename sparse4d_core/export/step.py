@@ -24,7 +24,7 @@ from ..network.sparse4d import Sparse4D
 from ..network.state import TemporalState
 from ..types import ModelInput, ModelOutput
 from .interface import FIRST_FRAME, Images
-from .portable_aggregation import PortableAggregation
+from .portable_aggregation import PortableAggregation, Tally, picture
 
 Operator = Literal["portable", "native"]
 
@@ -37,6 +37,7 @@ class RecurrentStep(nn.Module):
         dtype: of the image encoder; what follows it computes in float32.
         operator: "portable" samples with GridSample, "native" calls our own operator.
         images: what the caller gives; "uint8" is normalised inside.
+        overlap: portable operator: cameras that may see one point; None: all.
 
     Raises:
         ValueError: a model that cannot be exported; the message has the reason.
@@ -48,6 +49,7 @@ class RecurrentStep(nn.Module):
         dtype: torch.dtype = torch.float32,
         operator: Operator = "portable",
         images: Images = "normalized",
+        overlap: int | None = None,
     ):
         super().__init__()
         check_exportable(model.config)
@@ -55,9 +57,10 @@ class RecurrentStep(nn.Module):
         self.portable = operator == "portable"
         self.encoder = ImageEncoder(model, dtype, fuse=False)
         self.decoder = copy.deepcopy(model.decoder).eval().requires_grad_(False)
+        self.tally = None if overlap is None else Tally()
         if self.portable:
             for layer in self.decoder.layers:
-                layer.aggregation = PortableAggregation(layer.aggregation)
+                layer.aggregation = PortableAggregation(layer.aggregation, overlap, self.tally)
         image = model.config.image
         self.register_buffer("image_wh", torch.tensor(image.input_wh, dtype=torch.float32))
         order = slice(None, None, -1) if image.to_rgb else slice(None)  # statistics in the order of the raw images
@@ -78,7 +81,7 @@ class RecurrentStep(nn.Module):
     ) -> tuple[Tensor, ...]:
         maps = self.encoder(self.planes(images))
         if self.portable:
-            maps = [level.float() for level in maps]
+            maps = [picture(level.float()) for level in maps]
         image_wh = self.image_wh.expand(1, projection.shape[1], 2)
         cameras = CameraFeatures(maps, projection, image_wh.contiguous())
         memory, fresh = self.recall(
@@ -89,7 +92,8 @@ class RecurrentStep(nn.Module):
         # Stamp and pose only pass through, to outputs that nobody takes.
         inputs = ModelInput(images, projection, image_wh, interval, T_now_from_memory)
         output, state = self.decoder.finish(output, feature, None, inputs, memory, TemporalState(next_id=next_id))
-        return self.boxes(output) + memory_tensors(state)
+        left_out = () if self.tally is None else (self.tally.take(),)
+        return self.boxes(output) + left_out + memory_tensors(state)
 
     def planes(self, images: Tensor) -> Tensor:
         """The encoder's input [1, N, 3, H, W] float32."""

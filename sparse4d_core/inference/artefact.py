@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pathlib
 
 import torch
@@ -16,12 +17,15 @@ from ..types import Detections, ModelInput
 from .artefact_checks import check_cameras, check_machine
 from .runtimes import run_by_aoti, run_by_export, run_by_onnxruntime
 
+log = logging.getLogger(__name__)
+
 
 class Artefact:
     """A folder that the export command wrote, ready to run.
 
     Attributes:
         manifest: what it is.
+        views_left_out: views of key points beyond the overlap that it was exported for, so far; the first is logged.
         runs_on: what executes it, for logs and records: "aoti", or "onnxruntime" with its provider.
     """
 
@@ -36,6 +40,7 @@ class Artefact:
         folder = pathlib.Path(folder)
         self.manifest = read_manifest(folder)
         check_machine(self.manifest)
+        self.views_left_out = 0
         path = folder / self.manifest.file
         self.runs_on = self.manifest.format
         if self.manifest.format == "onnx":
@@ -55,6 +60,7 @@ class Artefact:
             known: [] int64: ids from here on are given as -1; None: none are.
         """
         found = dict(zip(self._names(), self._run(self.arguments(inputs, state)), strict=True))
+        self._count_views(found)
         if known is not None and "ids" in found:
             found["ids"] = torch.where(found["ids"] < known.to(found["ids"].device), found["ids"], -1)
         detections = Detections(
@@ -86,6 +92,17 @@ class Artefact:
             given = cached.confidence.new_zeros((), dtype=torch.int64) if state.next_id is None else state.next_id
             tensors += [cached.ids, given.reshape(1)]
         return [tensor.contiguous() for tensor in tensors]
+
+    def _count_views(self, found: dict[str, Tensor]) -> None:
+        left_out = int(found["views_left_out"]) if "views_left_out" in found else 0
+        if left_out and not self.views_left_out:
+            log.warning(
+                "artefact: %d key points were seen by more than %d cameras, and the other views were left out: the rig "
+                "overlaps more than the step was exported for; export it with a larger --overlap, or without",
+                left_out,
+                self.manifest.overlap,
+            )
+        self.views_left_out += left_out
 
     def _names(self) -> list[str]:
         return [entry["name"] for entry in self.manifest.outputs]
