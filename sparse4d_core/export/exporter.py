@@ -64,12 +64,13 @@ class ExportOptions:
             raise ValueError("precision: onnxruntime has no bfloat16 convolution; take float16, or the format aoti")
 
 
-def export_step(pipeline: Pipeline, options: ExportOptions, out: pathlib.Path, proof: bool = True) -> Manifest:
+def export_step(pipeline: Pipeline, options: ExportOptions, out: pathlib.Path, complete: bool = True) -> Manifest:
     """Writes the folder `out`, which must be empty or missing.
 
     Args:
         pipeline: the model, in float32 on PyTorch.
-        proof: False for tests that do the comparison themselves; such a folder says so.
+        complete: False leaves out proof and example, for tests that compare by themselves; such a folder has no
+            `accuracy` in its manifest.
 
     Raises:
         ValueError: a model or a combination of options that cannot be exported; packages that are missing.
@@ -93,9 +94,9 @@ def export_step(pipeline: Pipeline, options: ExportOptions, out: pathlib.Path, p
         manifest = describe(pipeline, options, specs, given)
         manifest = replace(manifest, files={path.name: file_digest(path)})
         write_manifest(folder, manifest)
-        if proof:
+        if complete:
             manifest = replace(manifest, accuracy=proofs(pipeline, Artefact(folder), options.cameras))
-        if options.format == "onnx":
+        if complete and options.format == "onnx":
             shutil.copyfile(EXAMPLE, folder / "detect.py")
             write_frames(folder / "frames", drive(config, options.cameras or 6, EXAMPLE_FRAMES))
         write_manifest(folder, manifest)
