@@ -1,0 +1,59 @@
+"""A small model of the demo's kind and its exported steps, each made once for a whole run of the tests."""
+
+from __future__ import annotations
+
+import fcntl
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from sparse4d_core.config import (
+    PRESETS,
+    AnchorEncoderConfig,
+    BackboneConfig,
+    ImageConfig,
+    Sparse4DConfig,
+    TemporalConfig,
+)
+from sparse4d_core.export.exporter import ExportOptions, export_step
+from sparse4d_core.inference.pipeline import Pipeline
+from sparse4d_core.network.sparse4d import Sparse4D
+
+SMALL: Sparse4DConfig = replace(
+    PRESETS["demo"],
+    image=ImageConfig((88, 32), original_wh=(176, 99)),
+    backbone=BackboneConfig(depth=18, base_width=8),
+    embed_dims=32,
+    num_anchors=32,
+    num_decoder_layers=2,
+    anchor_encoder=AnchorEncoderConfig(dims=(16, 4, 4, 8), out_loops=1),
+    ffn_hidden=64,
+    temporal=TemporalConfig(num_instances=16),
+    num_output=16,
+)
+
+
+def small_pipeline() -> Pipeline:
+    """Random weights everywhere, so that every path carries a signal and no two scores tie."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Sparse4D(SMALL, "clean")
+        for parameter in model.decoder.layers.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)
+    return Pipeline(model, trained=False)
+
+
+def exported(tmp_path_factory, form: str, **options) -> Path:
+    """The folder of the small model's step in that format; with its proof and example."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if root.name.startswith("popen-") else root  # what the processes of one run share
+    name = "-".join([form, *(f"{key}_{value}" for key, value in options.items())])
+    folder = root / "exported_steps" / name
+    folder.parent.mkdir(exist_ok=True)
+    with open(folder.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.is_dir():
+            operator = options.pop("operator", "native" if form == "aoti" else "portable")
+            export_step(small_pipeline(), ExportOptions(form, operator=operator, **options), folder)
+    return folder
