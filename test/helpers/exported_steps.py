@@ -16,7 +16,10 @@ from sparse4d_core.config import (
     Sparse4DConfig,
     TemporalConfig,
 )
+from sparse4d_core.export import interface
 from sparse4d_core.export.exporter import ExportOptions, export_step
+from sparse4d_core.export.step import RecurrentStep
+from sparse4d_core.inference.artefact import Artefact
 from sparse4d_core.inference.pipeline import Pipeline
 from sparse4d_core.network.sparse4d import Sparse4D
 
@@ -57,3 +60,17 @@ def exported(tmp_path_factory, form: str, **options) -> Path:
             operator = options.pop("operator", "native" if form == "aoti" else "portable")
             export_step(small_pipeline(), ExportOptions(form, operator=operator, **options), folder)
     return folder
+
+
+class InPyTorch(Artefact):
+    """A step that was not written: the artefact's arguments and results around the module itself."""
+
+    def __init__(self, pipeline, **options):
+        self._step = RecurrentStep(pipeline.model, **options).eval()
+        self.config, self.views_left_out = pipeline.config, 0
+        images = options.get("images", "normalized")
+        self.manifest = type("Manifest", (), {"images": images, "cameras": 6, "overlap": options.get("overlap")})
+        self._run = lambda tensors: list(self._step(*tensors))
+
+    def _names(self):
+        return [spec.name for spec in interface.outputs(self.config, self.manifest.overlap)]

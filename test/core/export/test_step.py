@@ -7,31 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from exported_steps import SMALL
+from exported_steps import SMALL, InPyTorch
 
 from sparse4d_core.config import PRESETS
 from sparse4d_core.export import interface
 from sparse4d_core.export.drive import MOMENTS, drive
 from sparse4d_core.export.formats import example_arguments
 from sparse4d_core.export.step import RecurrentStep
-from sparse4d_core.inference.artefact import Artefact
 from sparse4d_core.network.sparse4d import Sparse4D
 from sparse4d_core.network.state import TemporalState
 from sparse4d_core.preprocess import preprocess
-
-
-class InPyTorch(Artefact):
-    """A step that was not written: the artefact's arguments and results around the module itself."""
-
-    def __init__(self, pipeline, **options):
-        self._step = RecurrentStep(pipeline.model, **options).eval()
-        self.config, self.views_left_out = pipeline.config, 0
-        images = options.get("images", "normalized")
-        self.manifest = type("Manifest", (), {"images": images, "cameras": 6, "overlap": options.get("overlap")})
-        self._run = lambda tensors: list(self._step(*tensors))
-
-    def _names(self):
-        return [spec.name for spec in interface.outputs(self.config, self.manifest.overlap)]
 
 
 @pytest.fixture(scope="module")
