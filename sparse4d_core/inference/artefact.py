@@ -68,7 +68,8 @@ class Artefact:
                 name: found[name][0].numpy(force=True)
                 for name in ("boxes", "scores", "labels", "class_scores", "ids")
                 if name in found
-            }
+            },
+            class_names=self.config.class_names,
         )
         return detections, _state(found, inputs)
 

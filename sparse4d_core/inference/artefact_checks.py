@@ -62,9 +62,9 @@ def check_format(manifest: Manifest, backend: str) -> None:
         )
 
 
-def check_weights(manifest: Manifest, config: Sparse4DConfig, checkpoint: str | pathlib.Path) -> None:
+def check_weights(manifest: Manifest, checkpoint: str | pathlib.Path) -> None:
     """Raises ArtefactError: the checkpoint holds other weights than those that were exported."""
-    model = Sparse4D(config)
+    model = Sparse4D(manifest.model_config())
     load_checkpoint(checkpoint, model)
     if weights_digest(model) != manifest.weights_sha256:
         raise ArtefactError(
@@ -74,7 +74,7 @@ def check_weights(manifest: Manifest, config: Sparse4DConfig, checkpoint: str | 
 
 
 def check_model(manifest: Manifest, config: Sparse4DConfig, scene_reset: str, precision: str) -> None:
-    """Whether it is a step of this model.
+    """Whether it is a step of this model; classes are its own, as those of a checkpoint are.
 
     Raises:
         ArtefactError: another preset, another shape of it, or other settings; the message names the first difference.
@@ -93,7 +93,7 @@ def check_model(manifest: Manifest, config: Sparse4DConfig, scene_reset: str, pr
     ours = model_dict(config)
     for field in dataclasses.fields(config):
         there, here = manifest.config.get(field.name), ours[field.name]
-        if field.name not in ("published", "assumptions") and there != here:
+        if field.name not in ("class_names", "published", "assumptions") and there != here:
             raise ArtefactError(
                 f"artefact: {field.name} of its {config.name} is {there}, here it is {here}; export the model again"
             )

@@ -94,9 +94,7 @@ def best_instances(
     return BestInstances(boxes, scores, labels, class_scores, rows, ids, order)
 
 
-def _to_arrays(
-    best: BestInstances, kept: Tensor, with_quality: bool, class_names: tuple[str, ...]
-) -> list[Detections]:
+def _to_arrays(best: BestInstances, kept: Tensor, with_quality: bool, class_names: tuple[str, ...]) -> list[Detections]:
     """One transfer to the host, then plain arrays per sample."""
     columns = {
         "boxes": best.boxes,
