@@ -239,7 +239,7 @@ class DetectorNode(LifecycleNode):
         weights = (values.checkpoint or "by name") if pipeline.trained else "random"
         if pipeline.artefact is not None:
             weights = f"of {values.artefact}" if pipeline.trained else "random"
-        log.info(f"model {values.model} on {values.device}, {values.precision}; weights: {weights}")
+        log.info(f"model {values.model} on {values.device}, {pipeline.precision}; weights: {weights}")
         log.info(f"backend: {pipeline.backend}")
         log.info(f"scene reset: {values.scene_reset}")
         if not pipeline.trained:
@@ -290,7 +290,7 @@ class DetectorNode(LifecycleNode):
             "weights": "trained" if pipeline.trained else "untrained",
             "track_ids": "yes" if pipeline.config.tracking else "no (a model of v1 or v2)",
             "scene_reset": values.scene_reset,
-            "precision": values.precision,
+            "precision": pipeline.precision,
             "backend": pipeline.backend,
             "memory_mib": _memory_mib(),
         }

@@ -147,7 +147,7 @@ def artefact_paths(model: str, folders: Sequence[str], threads: int | None = Non
     paths = [PathOptions(model, "cpu", "float32", threads=threads)]
     for folder in folders:
         manifest = read_manifest(folder)
-        check_model(manifest, preset(model), "clean", manifest.precision)
+        check_model(manifest, preset(model), "clean")
         paths.append(PathOptions(model, "cpu", manifest.precision, threads=threads, artefact=folder))
     return paths
 

@@ -6,8 +6,9 @@ import importlib.metadata
 import json
 import pathlib
 import shutil
+import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import cv2
 import torch
@@ -23,10 +24,12 @@ from .drive import drive
 from .formats import trace, write_aoti, write_onnx, write_pt2
 from .manifest import FILES, Manifest, described, file_digest, model_dict, weights_digest, write_manifest
 from .proof import TOLERANCES, prove
+from .quantization import LayerError, check_calibration, quantize, sensitivity
 from .step import Operator, RecurrentStep
 
 EXAMPLE = pathlib.Path(__file__).with_name("onnxruntime_example.py")
 EXAMPLE_FRAMES = 3
+SENSITIVITY_FRAMES = 3
 FEW_CAMERAS = 4  # a graph for any number is proved with these, too
 _PACKAGES = ("torch", "numpy", "onnx", "onnxscript", "onnxruntime")
 
@@ -37,7 +40,7 @@ class ExportOptions:
 
     format: str  # a key of manifest.FILES
     cameras: int = 6  # interface.ANY_NUMBER: as many as come
-    precision: str = "float32"  # of the image encoder
+    precision: str = "float32"  # of the image encoder; "int8" needs frames to calibrate with
     operator: Operator = "portable"
     images: interface.Images = "normalized"
     overlap: int | None = None  # portable operator: cameras that may see one point; None: all
@@ -60,17 +63,26 @@ class ExportOptions:
             )
         if self.operator == "native" and self.format == "onnx":
             raise ValueError("operator: no runtime of ONNX has our operator; take portable, or the format aoti")
+        if self.precision == "int8" and self.format != "onnx":
+            raise ValueError(f"precision: int8 is a form of onnx, got the format {self.format}")
         if self.precision == "bfloat16" and self.format == "onnx":
             raise ValueError("precision: onnxruntime has no bfloat16 convolution; take float16, or the format aoti")
 
 
-def export_step(pipeline: Pipeline, options: ExportOptions, out: pathlib.Path, complete: bool = True) -> Manifest:
+def export_step(
+    pipeline: Pipeline,
+    options: ExportOptions,
+    out: pathlib.Path,
+    complete: bool = True,
+    calibration: Sequence[Frame] = (),
+) -> Manifest:
     """Writes the folder `out`, which must be empty or missing.
 
     Args:
         pipeline: the model, in float32 on PyTorch.
         complete: False leaves out proof and example, for tests that compare by themselves; such a folder has no
             `accuracy` in its manifest.
+        calibration: for int8: frames of one drive, in time order.
 
     Raises:
         ValueError: a model or a combination of options that cannot be exported; packages that are missing.
@@ -78,21 +90,14 @@ def export_step(pipeline: Pipeline, options: ExportOptions, out: pathlib.Path, c
     """
     options.check()
     config = pipeline.config
-    step = RecurrentStep(
-        pipeline.model, getattr(torch, options.precision), options.operator, options.images, options.overlap
-    )
     specs = interface.inputs(config, options.cameras, options.images)
     given = interface.outputs(config, options.overlap)
     with atomic_write(out) as folder:
         folder.mkdir()
-        program = trace(step.eval(), specs, options.cameras)
         path = folder / FILES[options.format]
-        if options.format == "onnx":
-            write_onnx(program, path, [spec.name for spec in specs], [spec.name for spec in given])
-        else:
-            (write_aoti if options.format == "aoti" else write_pt2)(program, path)
+        layers = write_graph(pipeline, options, specs, given, path, calibration)
         manifest = describe(pipeline, options, specs, given)
-        manifest = replace(manifest, files={path.name: file_digest(path)})
+        manifest = replace(manifest, files={path.name: file_digest(path)}, layers=[asdict(row) for row in layers])
         write_manifest(folder, manifest)
         if complete:
             manifest = replace(manifest, accuracy=proofs(pipeline, Artefact(folder), options.cameras))
@@ -101,6 +106,45 @@ def export_step(pipeline: Pipeline, options: ExportOptions, out: pathlib.Path, c
             write_frames(folder / "frames", drive(config, options.cameras or 6, EXAMPLE_FRAMES))
         write_manifest(folder, manifest)
     return manifest
+
+
+def write_graph(
+    pipeline: Pipeline,
+    options: ExportOptions,
+    specs: Sequence[interface.TensorSpec],
+    given: Sequence[interface.TensorSpec],
+    path: pathlib.Path,
+    calibration: Sequence[Frame],
+) -> list[LayerError]:
+    """The file itself; returns what int8 found about the layers."""
+    if options.precision == "int8":
+        check_calibration(calibration)
+        layers = sensitivity(pipeline.model, calibration[:SENSITIVITY_FRAMES])
+        write_int8(pipeline, options, path, calibration, layers)
+        return layers
+    dtype = getattr(torch, options.precision)
+    step = RecurrentStep(pipeline.model, dtype, options.operator, options.images, options.overlap).eval()
+    program = trace(step, specs, options.cameras)
+    if options.format == "onnx":
+        write_onnx(program, path, [spec.name for spec in specs], [spec.name for spec in given])
+    else:
+        (write_aoti if options.format == "aoti" else write_pt2)(program, path)
+    return []
+
+
+def write_int8(
+    pipeline: Pipeline,
+    options: ExportOptions,
+    path: pathlib.Path,
+    calibration: Sequence[Frame],
+    layers: Sequence[LayerError],
+) -> None:
+    """The quantised graph of the same export in float32, which is made for it and left nowhere."""
+    with tempfile.TemporaryDirectory() as scratch:
+        exact = pathlib.Path(scratch) / "step"
+        export_step(pipeline, replace(options, precision="float32"), exact, complete=False)
+        kept = {place for place, layer in enumerate(layers) if layer.kept_float}
+        quantize(Artefact(exact), calibration, path, exact / path.name, kept)
 
 
 def proofs(pipeline: Pipeline, artefact: Artefact, cameras: int) -> list[dict[str, object]]:

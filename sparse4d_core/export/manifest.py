@@ -48,6 +48,7 @@ class Manifest:
     built_with: dict[str, str]  # versions, and what compiled code is bound to: processor, operator library
     files: dict[str, str] = field(default_factory=dict)  # name -> sha256
     accuracy: list[dict[str, Any]] = field(default_factory=list)  # against PyTorch, a row for each proof
+    layers: list[dict[str, Any]] = field(default_factory=list)  # int8: what rounding each convolution alone does
     version: int = VERSION
 
     @property

@@ -30,12 +30,14 @@ class Tolerance:
     boxes: float  # m, rad, m/s
     scores: float
     ids: bool = True  # must be equal
+    lost: float = 0.0  # share of the boxes that may have nothing near on the other side
 
 
 TOLERANCES = {
     "float32": Tolerance(1e-3, 1e-4),
     "float16": Tolerance(0.1, 0.03, ids=False),
-    "bfloat16": Tolerance(0.5, 0.1, ids=False),
+    "bfloat16": Tolerance(0.3, 0.06, ids=False),
+    "int8": Tolerance(0.6, 0.25, ids=False, lost=0.05),
 }
 """Against PyTorch in float32. Lower precisions round the image encoder's maps, and boxes move with them."""
 
@@ -62,7 +64,7 @@ class Difference:
     def within(self, tolerance: Tolerance) -> bool:
         return (
             self.compared > 0
-            and self.lost == 0
+            and self.lost <= tolerance.lost * self.compared
             and self.boxes <= tolerance.boxes
             and self.scores <= tolerance.scores
             and not (tolerance.ids and self.other_ids)

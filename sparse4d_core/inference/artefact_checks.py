@@ -73,7 +73,7 @@ def check_weights(manifest: Manifest, checkpoint: str | pathlib.Path) -> None:
         )
 
 
-def check_model(manifest: Manifest, config: Sparse4DConfig, scene_reset: str, precision: str) -> None:
+def check_model(manifest: Manifest, config: Sparse4DConfig, scene_reset: str) -> None:
     """Whether it is a step of this model; classes are its own, as those of a checkpoint are.
 
     Raises:
@@ -81,15 +81,11 @@ def check_model(manifest: Manifest, config: Sparse4DConfig, scene_reset: str, pr
     """
     if manifest.preset != config.name:
         raise ArtefactError(f"artefact: a step of {manifest.preset}, but model is {config.name}; set model to it")
-    for name, there, here in (
-        ("scene_reset", manifest.scene_reset, scene_reset),
-        ("precision", manifest.precision, precision),
-    ):
-        if there != here:
-            raise ArtefactError(
-                f"artefact: exported with {name} {there}, asked for {here}; set {name} to {there}, or export it with "
-                f"--{name.replace('_', '-')} {here}"
-            )
+    if manifest.scene_reset != scene_reset:
+        raise ArtefactError(
+            f"artefact: exported with scene_reset {manifest.scene_reset}, asked for {scene_reset}; set scene_reset to "
+            f"{manifest.scene_reset}, or export it with --scene-reset {scene_reset}"
+        )
     ours = model_dict(config)
     for field in dataclasses.fields(config):
         there, here = manifest.config.get(field.name), ours[field.name]

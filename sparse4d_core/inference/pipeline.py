@@ -70,7 +70,7 @@ class Pipeline:
     Args:
         model: in evaluation mode and on its device from here on.
         trained: False if the weights are random.
-        precision: of the image encoder; boxes, scores and everything behind the encoder stay float32.
+        precision: of the image encoder (an artefact has its own); what is behind the encoder stays float32.
         compile: run the image encoder through torch.compile and, on a GPU, the whole network as one CUDA graph.
         temporal_stride: seconds between two advances of the instance memory; 0 advances every frame. Published models
             were trained at 2 Hz; at a camera rate of 10 Hz, 0.5 lets frames in between look at the same memory. What
@@ -90,7 +90,7 @@ class Pipeline:
         resize: Resize = "pillow",
         artefact: Artefact | None = None,
     ):
-        if precision not in ("float32", "bfloat16", "float16"):
+        if artefact is None and precision not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"precision: expected 'float32', 'bfloat16' or 'float16', got {precision!r}")
         if resize not in RESIZED_PART:
             raise ValueError(f"resize: expected one of {', '.join(RESIZED_PART)}, got {resize!r}")
@@ -141,13 +141,14 @@ class Pipeline:
         if backend != "torch":
             loaded = Artefact(artefact, providers)
             check_format(loaded.manifest, backend)
-            check_model(loaded.manifest, preset(model), scene_reset, precision)
+            check_model(loaded.manifest, preset(model), scene_reset)
             if checkpoint:
                 check_weights(loaded.manifest, checkpoint)
             with torch.device("meta"):  # for its configuration alone
                 network = Sparse4D(loaded.config, scene_reset)
             log.info("model %s: step of %s, run by %s", model, artefact, loaded.runs_on)
-            return cls(network, loaded.manifest.trained, device, precision, False, temporal_stride, resize, loaded)
+            manifest = loaded.manifest
+            return cls(network, manifest.trained, device, manifest.precision, False, temporal_stride, resize, loaded)
         path = pathlib.Path(checkpoint) if checkpoint else _weights_by_name(model, allow_untrained)
         file = None if path is None else read_checkpoint(path)
         config = with_classes_of(file, preset(model))

@@ -74,7 +74,6 @@ def test_a_folder_that_is_none(tmp_path):
         ({"version": 99}, "is of version 99, expected 1; export the model again"),
         ({"preset": "v3_r50"}, "a step of v3_r50, but model is demo"),
         ({"format": "aoti"}, "unknown format 'aoti'"),
-        ({"precision": "float16"}, "exported with precision float16, asked for float32"),
         ({"scene_reset": "reference"}, "exported with scene_reset reference, asked for clean"),
         ({"surprise": 1}, "damaged"),
     ],
