@@ -139,12 +139,12 @@ def make_paths(model: str, device: str, compile: bool, threads: int | None = Non
 
 
 def artefact_paths(model: str, folders: Sequence[str], threads: int | None = None) -> list[PathOptions]:
-    """The package's own path first, then exported steps.
+    """The package's own paths first, then exported steps.
 
     Raises:
         ValueError: a folder that is no artefact, or of another model.
     """
-    paths = [PathOptions(model, "cpu", "float32", threads=threads)]
+    paths = [PathOptions(model, "cpu", precision, threads=threads) for precision in ("float32", "bfloat16")]
     for folder in folders:
         manifest = read_manifest(folder)
         check_model(manifest, preset(model), "clean")
