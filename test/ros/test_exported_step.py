@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 
 pytest.importorskip("rclpy")
+import rclpy
 from exported_steps import SMALL, exported
 from node_driver import PATIENCE, Driver
 from rclpy.executors import SingleThreadedExecutor
@@ -36,14 +37,24 @@ def parameters(request, tmp_path_factory, monkeypatch) -> NodeParameters:
     pytest.importorskip(package, reason=f"{package} is not installed (requirements/export.txt)")
     monkeypatch.setitem(PRESETS, "demo", SMALL)
     folder = exported(tmp_path_factory, form)
-    return NodeParameters(model="demo", backend=request.param, artefact=str(folder))
+    return NodeParameters(model="demo", backend=request.param, artefact=str(folder), first_id=0)
 
 
-def test_node_over_dds_equals_replay(parameters, module_context, module_domain, tiny_bag):
+@pytest.fixture
+def context(module_domain):
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=module_domain)
+    yield context
+    rclpy.shutdown(context=context)
+
+
+def test_node_over_dds_equals_replay(parameters, context, module_domain, tiny_bag):
     records = []
-    driver = Driver(context=module_context, **{n: getattr(parameters, n) for n in ("model", "backend", "artefact")})
-    recorder = BoxRecorder("/sparse4d", records.append, context=module_context)
-    executor = SingleThreadedExecutor(context=module_context)
+    driver = Driver(
+        context=context, **{n: getattr(parameters, n) for n in ("model", "backend", "artefact", "first_id")}
+    )
+    recorder = BoxRecorder("/sparse4d", records.append, context=context)
+    executor = SingleThreadedExecutor(context=context)
     try:
         assert driver.node.trigger_configure() == TransitionCallbackReturn.SUCCESS
         assert driver.node.trigger_activate() == TransitionCallbackReturn.SUCCESS
