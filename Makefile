@@ -72,8 +72,8 @@ $(VENV)/.ros: $(VENV)/.wheels $(shell find underlay -type f -not -path '*/__pyca
 	@touch $@
 endif
 
-$(VENV)/.dev: $(VENV)/.ros requirements/dev.txt
-	$(PIP) --requirement requirements/dev.txt
+$(VENV)/.dev: $(VENV)/.ros requirements/dev.txt requirements/export.txt
+	$(PIP) --requirement requirements/dev.txt --requirement requirements/export.txt
 	@touch $@
 
 setup: $(VENV)/.ros

@@ -63,6 +63,7 @@ PROGRAMS = [
     "train = sparse4d_core.training.train:main",
     "plot = sparse4d_core.training.plot:main",
     "release = sparse4d_core.training.release:main",
+    "export = sparse4d_core.export.__main__:main",
     "evaluate = sparse4d_core.evaluation.evaluate:main",
     "build_operator = cuda_ops.build:main",
     "benchmark_operator = cuda_ops.benchmark:main",
@@ -104,6 +105,7 @@ setup(
         "runtime": pins("runtime"),  # where neither apt nor conda provides it
         "eval": pins("eval"),
         "train": pins("train"),
+        "export": pins("export"),
         "ros": pins("ros"),  # ROS 2 Kilted without an installation of it
     },
     zip_safe=False,

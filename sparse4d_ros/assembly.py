@@ -37,6 +37,9 @@ def load_pipeline(parameters: NodeParameters, rig: Rig) -> Pipeline:
             temporal_stride=parameters.temporal_stride,
             allow_untrained=parameters.allow_untrained,
             resize=parameters.resize,
+            backend=parameters.backend,
+            artefact=parameters.artefact or None,
+            providers=parameters.providers,
         )
     except (RuntimeError, AssertionError) as error:  # what torch raises for a device that is not there
         if parameters.device == "cpu":

@@ -237,7 +237,10 @@ class DetectorNode(LifecycleNode):
         pipeline = load_pipeline(values, self._rig)
         log = self.get_logger()
         weights = (values.checkpoint or "by name") if pipeline.trained else "random"
-        log.info(f"model {values.model} on {values.device}, {values.precision}; weights: {weights}")
+        if pipeline.artefact is not None:
+            weights = f"of {values.artefact}" if pipeline.trained else "random"
+        log.info(f"model {values.model} on {values.device}, {pipeline.precision}; weights: {weights}")
+        log.info(f"backend: {pipeline.backend}")
         log.info(f"scene reset: {values.scene_reset}")
         if not pipeline.trained:
             log.warning(f"model {values.model}: the weights are UNTRAINED (random), as allow_untrained permits")
@@ -287,7 +290,8 @@ class DetectorNode(LifecycleNode):
             "weights": "trained" if pipeline.trained else "untrained",
             "track_ids": "yes" if pipeline.config.tracking else "no (a model of v1 or v2)",
             "scene_reset": values.scene_reset,
-            "precision": values.precision,
+            "precision": pipeline.precision,
+            "backend": pipeline.backend,
             "memory_mib": _memory_mib(),
         }
         verdicts = (self._watch or Watch(self._rig, self._log)).health(self._moment(), facts)

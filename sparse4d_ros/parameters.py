@@ -14,6 +14,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from sparse4d_core.config import PRESETS
+from sparse4d_core.inference.artefact_checks import BACKENDS
 
 
 def _parameter(
@@ -35,6 +36,13 @@ class NodeParameters:
     checkpoint: str = _parameter("", "Path of the weights; empty: by name, those shipped or fetched for the preset")
     allow_untrained: bool = _parameter(
         False, "Run random weights where no trained ones are found, for tests and benchmarks; otherwise refuse"
+    )
+    backend: str = _parameter(
+        "torch", "What runs the network: PyTorch, or an exported step (docs/deployment.md)", choices=BACKENDS
+    )
+    artefact: str = _parameter("", "Folder of the exported step, for the backends that run one")
+    providers: str = _parameter(
+        "cpu", "Of onnxruntime, in the order in which they are asked: tensorrt, cuda, openvino, cpu"
     )
     device: str = _parameter("cpu", "Where the model runs: cpu, cuda or cuda:N")
     build_operator: bool = _parameter(

@@ -129,7 +129,19 @@ def read_parameters(path: str | Path) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name != "use_sim_time"}
 
 
-OVERRIDES = ("rig", "model", "checkpoint", "device", "precision", "scene_reset", "temporal_stride", "torch_threads")
+OVERRIDES = (
+    "rig",
+    "model",
+    "checkpoint",
+    "backend",
+    "artefact",
+    "providers",
+    "device",
+    "precision",
+    "scene_reset",
+    "temporal_stride",
+    "torch_threads",
+)
 SWITCHES = ("allow_untrained",)
 
 
@@ -219,7 +231,12 @@ def _consume(records: Iterator[SetRecord], options: argparse.Namespace, notes: d
 def _notes(parameters: NodeParameters, pipeline: Pipeline) -> dict[str, str]:
     """Where results come from, for their meta."""
     weights = "trained" if pipeline.trained else "untrained"
-    return {"model": parameters.model, "weights": weights, "scene_reset": parameters.scene_reset}
+    return {
+        "model": parameters.model,
+        "weights": weights,
+        "scene_reset": parameters.scene_reset,
+        "backend": pipeline.backend,
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -33,6 +33,7 @@ COMMANDS = {
     "train": "sparse4d_core.training.train",
     "plot": "sparse4d_core.training.plot",
     "release": "sparse4d_core.training.release",
+    "export": "sparse4d_core.export",
     "evaluate": "sparse4d_core.evaluation.evaluate",
     "build_operator": "cuda_ops.build",
     "benchmark_operator": "cuda_ops.benchmark",

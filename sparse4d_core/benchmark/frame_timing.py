@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import statistics
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
@@ -14,6 +15,9 @@ from tqdm import tqdm
 
 from cuda_ops.measurement import markdown_table, peak_memory
 
+from ..config import preset
+from ..export.manifest import read_manifest
+from ..inference.artefact_checks import FORMATS, check_model
 from ..inference.pipeline import Pipeline
 from ..inference.process_settings import keep_freed_memory
 from ..network.state import TemporalState
@@ -32,9 +36,12 @@ class PathOptions:
     precision: str | None  # None: the PyTorch path
     compile: bool = False
     threads: int | None = None
+    artefact: str | None = None  # folder of an exported step, in the place of the network
 
     @property
     def name(self) -> str:
+        if self.artefact is not None:
+            return f"{backend_of(self.artefact)} {self.precision} {self.artefact}"
         if self.precision is None:
             return "pytorch float32"
         return f"{self.precision} compiled" if self.compile else self.precision
@@ -63,6 +70,8 @@ class PathRunner:
                 precision=options.precision,
                 compile=options.compile,
                 allow_untrained=True,
+                backend=backend_of(options.artefact),
+                artefact=options.artefact,
             )
         self.frames = ring_frames(self.pipeline.config, num_frames)
         self.state: TemporalState | None = None
@@ -127,6 +136,36 @@ def make_paths(model: str, device: str, compile: bool, threads: int | None = Non
     if compile:
         paths.append(PathOptions(model, device, precisions[-1], compile=True, threads=threads))
     return paths
+
+
+def artefact_paths(model: str, folders: Sequence[str], threads: int | None = None) -> list[PathOptions]:
+    """The package's own paths first, then exported steps.
+
+    Raises:
+        ValueError: a folder that is no artefact, or of another model.
+    """
+    paths = [PathOptions(model, "cpu", precision, threads=threads) for precision in ("float32", "bfloat16")]
+    for folder in folders:
+        manifest = read_manifest(folder)
+        check_model(manifest, preset(model), "clean")
+        paths.append(PathOptions(model, "cpu", manifest.precision, threads=threads, artefact=folder))
+    return paths
+
+
+def backend_of(folder: str | None) -> str:
+    """What runs it: torch where there is no artefact."""
+    if folder is None:
+        return "torch"
+    manifest = read_manifest(folder)
+    backend = next((name for name, form in FORMATS.items() if form == manifest.format), None)
+    if backend is None:
+        raise ValueError(f"backends: {folder} is of the format {manifest.format}, which no backend runs")
+    return backend
+
+
+def fastest(rows: list[dict]) -> str:
+    """The path of the lowest median."""
+    return min(rows, key=lambda row: row["total_ms"])["path"]
 
 
 def table(rows: list[dict]) -> str:

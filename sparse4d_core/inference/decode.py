@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -51,6 +52,29 @@ def decode_instances(
         score_threshold: rows whose class score is below it are left out.
         class_names: of the logits.
     """
+    best = best_instances(class_logits, anchor, quality, ids, num_output)
+    kept = ~(best.class_scores < (-1.0 if score_threshold is None else score_threshold))  # NaN stays, for the check
+    kept = kept if best.order is None else kept.gather(1, best.order)
+    return _to_arrays(best, kept, quality is not None, class_names)
+
+
+@dataclass(frozen=True)
+class BestInstances:
+    """The M best boxes of every sample, best first, as tensors."""
+
+    boxes: Tensor  # [B, M, 10] float32, see types.py
+    scores: Tensor  # [B, M]
+    labels: Tensor  # [B, M] int64
+    class_scores: Tensor  # [B, M] without quality, in the order before it counted
+    rows: Tensor  # [B, M] int64: the instance that each box is of
+    ids: Tensor | None  # [B, M] int64
+    order: Tensor | None  # [B, M] int64: place of each row among `class_scores`; None where they are the scores
+
+
+def best_instances(
+    class_logits: Tensor, anchor: Tensor, quality: Tensor | None, ids: Tensor | None, num_output: int
+) -> BestInstances:
+    """Arguments as of :func:`decode_instances`. Tensors alone: this part can be exported."""
     scores = class_logits.sigmoid()
     if ids is not None:
         best, classes = scores.max(-1)
@@ -61,20 +85,24 @@ def decode_instances(
         num_classes = scores.shape[2]
         scores, pairs = scores.flatten(1).topk(min(num_output, scores[0].numel()), dim=1)
         rows, labels = pairs // num_classes, pairs % num_classes
-    class_scores = scores
-    kept = ~(scores < (-1.0 if score_threshold is None else score_threshold))  # NaN stays, for the check behind
+    class_scores, order = scores, None
     if quality is not None:
         scores, order = (scores * quality[..., 0].sigmoid().gather(1, rows)).sort(dim=1, descending=True)
-        rows, labels, kept = rows.gather(1, order), labels.gather(1, order), kept.gather(1, order)
+        rows, labels = rows.gather(1, order), labels.gather(1, order)
         ids = None if ids is None else ids.gather(1, order)
     boxes = decode_boxes(anchor.gather(1, rows[..., None].expand(-1, -1, anchor.shape[-1])).float())
-    columns = {"boxes": boxes, "scores": scores, "labels": labels, "ids": ids}
-    columns["class_scores"] = class_scores if quality is not None else None
-    return _to_arrays(columns, kept, class_names)
+    return BestInstances(boxes, scores, labels, class_scores, rows, ids, order)
 
 
-def _to_arrays(columns: dict[str, Tensor | None], kept: Tensor, class_names: tuple[str, ...]) -> list[Detections]:
+def _to_arrays(best: BestInstances, kept: Tensor, with_quality: bool, class_names: tuple[str, ...]) -> list[Detections]:
     """One transfer to the host, then plain arrays per sample."""
+    columns = {
+        "boxes": best.boxes,
+        "scores": best.scores,
+        "labels": best.labels,
+        "class_scores": best.class_scores if with_quality else None,
+        "ids": best.ids,
+    }
     present = {name: column for name, column in columns.items() if column is not None}
     *arrays, kept = _to_host([*present.values(), kept])
     return [

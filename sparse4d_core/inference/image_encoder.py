@@ -25,9 +25,11 @@ class ImageEncoder(nn.Module):
         dtype: of weights and computation; deformable convolutions locate their samples in float32, so models that
             have them keep float32 weights and lower their plain convolutions by autocast.
         compile: run through torch.compile; where that fails, the log has the reason and the encoder runs without.
+        fuse: oneDNN's fused convolutions on the CPU. They are private operators without a form for tracing: False for
+            an encoder that is exported.
     """
 
-    def __init__(self, model: Sparse4D, dtype: torch.dtype = torch.float32, compile: bool = False):
+    def __init__(self, model: Sparse4D, dtype: torch.dtype = torch.float32, compile: bool = False, fuse: bool = True):
         super().__init__()
         self.dtype = dtype
         self.operator = model.config.aggregation.sampling == "operator"
@@ -35,7 +37,7 @@ class ImageEncoder(nn.Module):
         self.backbone, self.neck = copy.deepcopy(model.backbone).eval(), copy.deepcopy(model.neck).eval()
         fold_batch_norms(self)
         on_cpu = next(self.parameters()).device.type == "cpu"
-        if on_cpu and not (compile or self.autocast) and has_fused_convolution():
+        if fuse and on_cpu and not (compile or self.autocast) and has_fused_convolution():
             fuse_convolutions(self)
         stored = torch.float32 if self.autocast else dtype
         self.to(dtype=stored, memory_format=torch.channels_last).requires_grad_(False)

@@ -22,6 +22,8 @@ from ..network.state import TemporalState
 from ..preprocess import preprocess
 from ..resize import RESIZED_PART, Resize
 from ..types import Detections, Frame, ModelInput, Tracks
+from .artefact import Artefact
+from .artefact_checks import check_backend, check_cameras, check_format, check_model, check_weights
 from .cuda_graph import Step, StepGraph
 from .decode import decode
 from .image_encoder import ImageEncoder
@@ -68,12 +70,13 @@ class Pipeline:
     Args:
         model: in evaluation mode and on its device from here on.
         trained: False if the weights are random.
-        precision: of the image encoder; boxes, scores and everything behind the encoder stay float32.
+        precision: of the image encoder (an artefact has its own); what is behind the encoder stays float32.
         compile: run the image encoder through torch.compile and, on a GPU, the whole network as one CUDA graph.
         temporal_stride: seconds between two advances of the instance memory; 0 advances every frame. Published models
             were trained at 2 Hz; at a camera rate of 10 Hz, 0.5 lets frames in between look at the same memory. What
             is new in them is detected at once and becomes a track when the memory advances.
         resize: what makes images smaller on the CPU; other devices do it themselves, as `pillow` does.
+        artefact: an exported step of this model, which runs in its place; the model then gives its configuration only.
     """
 
     def __init__(
@@ -85,19 +88,21 @@ class Pipeline:
         compile: bool = False,
         temporal_stride: float = 0.0,
         resize: Resize = "pillow",
+        artefact: Artefact | None = None,
     ):
-        if precision not in ("float32", "bfloat16", "float16"):
+        if artefact is None and precision not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"precision: expected 'float32', 'bfloat16' or 'float16', got {precision!r}")
         if resize not in RESIZED_PART:
             raise ValueError(f"resize: expected one of {', '.join(RESIZED_PART)}, got {resize!r}")
         self.device = torch.device(device)
-        self.model = model.to(self.device).eval()
+        self.model = model.eval() if artefact else model.to(self.device).eval()
+        self.artefact = artefact
         self.trained = trained
         self.precision = precision
         self.temporal_stride = temporal_stride
         self.resize = resize
         self.compile = compile
-        self._encoder = ImageEncoder(self.model, getattr(torch, precision), compile)
+        self._encoder = None if artefact else ImageEncoder(self.model, getattr(torch, precision), compile)
         self._graph = StepGraph(self._network, self._settled) if compile and self.device.type == "cuda" else None
 
     @classmethod
@@ -112,6 +117,9 @@ class Pipeline:
         temporal_stride: float = 0.0,
         allow_untrained: bool = False,
         resize: Resize = "pillow",
+        backend: str = "torch",
+        artefact: str | pathlib.Path | None = None,
+        providers: str = "cpu",
     ) -> Pipeline:
         """A preset with its weights.
 
@@ -120,12 +128,27 @@ class Pipeline:
             checkpoint: file to load. None or "": by name, see `find_weights`.
             allow_untrained: where there are no trained weights, take deterministic random ones (`trained` is False
                 then, and the log has a warning) instead of refusing.
+            backend: what runs the step, see `artefact.BACKENDS`; all but torch run an exported one.
+            artefact: its folder. It brings the weights; a checkpoint given beside it must hold the same.
+            providers: of onnxruntime, by name, in the order in which they are asked.
 
         Raises:
-            ValueError: unknown preset, or a checkpoint of another model.
+            ValueError: unknown preset, a checkpoint of another model, or an artefact that does not fit.
             NoWeightsError: no checkpoint given and no trained weights found.
             FileNotFoundError: no such checkpoint.
         """
+        check_backend(backend, artefact, device, compile)
+        if backend != "torch":
+            loaded = Artefact(artefact, providers)
+            check_format(loaded.manifest, backend)
+            check_model(loaded.manifest, preset(model), scene_reset)
+            if checkpoint:
+                check_weights(loaded.manifest, checkpoint)
+            with torch.device("meta"):  # for its configuration alone
+                network = Sparse4D(loaded.config, scene_reset)
+            log.info("model %s: step of %s, run by %s", model, artefact, loaded.runs_on)
+            manifest = loaded.manifest
+            return cls(network, manifest.trained, device, manifest.precision, False, temporal_stride, resize, loaded)
         path = pathlib.Path(checkpoint) if checkpoint else _weights_by_name(model, allow_untrained)
         file = None if path is None else read_checkpoint(path)
         config = with_classes_of(file, preset(model))
@@ -142,6 +165,11 @@ class Pipeline:
     def config(self) -> Sparse4DConfig:
         return self.model.config
 
+    @property
+    def backend(self) -> str:
+        """What runs the step, for logs and records: torch, aoti, or onnxruntime with its provider."""
+        return "torch" if self.artefact is None else self.artefact.runs_on
+
     def check_cameras(self, count: int) -> None:
         """Whether the model takes a rig of so many cameras: with camera embedding (v2, v3) any number.
 
@@ -154,6 +182,8 @@ class Pipeline:
                 f"rig: {count} cameras, but the weights of {self.config.name} are made for {expected}; "
                 "take a v2 or v3 preset for this rig"
             )
+        if self.artefact is not None:
+            check_cameras(self.artefact.manifest, count)
 
     def warm_up(self, image_sizes: Sequence[tuple[int, int]]) -> None:
         """Does before the first frame what it would otherwise wait for: compilation, the choice of algorithms, capture.
@@ -164,7 +194,7 @@ class Pipeline:
         Args:
             image_sizes: width and height of each camera's images; other sizes later work, and cost their time then.
         """
-        if self.device.type == "cpu" and not self.compile:
+        if self.device.type == "cpu" and not self.compile and self.artefact is None:
             return
         history = self.config.history
         state = None
@@ -207,21 +237,25 @@ class Pipeline:
         state, reset = self._begin(state, age)
         age = age if reset is None else None
         usable, clean = self.model.usable_state(state, inputs, age)
-        if self._graph is not None:
-            output, new_state = self._graph(inputs, usable)
+        advances = self._advances(age)
+        # The ids of what is new would change from frame to frame until the memory takes one of them up.
+        known = None if advances else state.next_id
+        if self.artefact is not None:
+            detections, new_state = self.artefact.step(inputs, usable, known)
             clock.mark("network")
         else:
-            features = self._encoder(inputs.images)
-            clock.mark("backbone")
-            output, new_state = self.model.decode_usable(features, inputs, usable, clean=clean)
-            clock.mark("decoder")
-        if self._advances(age):
-            new_state = replace(new_state, seconds=seconds)
-        else:
-            # The ids of what is new would change from frame to frame until the memory takes one of them up.
-            output.instance_ids = known_ids(output.instance_ids, state)
-            new_state = state
-        detections = decode(output, self.config)[0]
+            if self._graph is not None:
+                output, new_state = self._graph(inputs, usable)
+                clock.mark("network")
+            else:
+                features = self._encoder(inputs.images)
+                clock.mark("backbone")
+                output, new_state = self.model.decode_usable(features, inputs, usable, clean=clean)
+                clock.mark("decoder")
+            if known is not None:
+                output.instance_ids = known_ids(output.instance_ids, known)
+            detections = decode(output, self.config)[0]
+        new_state = replace(new_state, seconds=seconds) if advances else state
         check_finite(detections)
         tracks = track(detections, self.config.tracking_threshold)
         return StepResult(detections, tracks, new_state, clock.finish("decode"), reset)
@@ -290,9 +324,9 @@ def grey_frame(image_sizes: Sequence[tuple[int, int]], stamp_ns: int) -> Frame:
     )
 
 
-def known_ids(ids: Tensor | None, state: TemporalState) -> Tensor | None:
-    """Ids [B, A] that instances of the memory carry; -1 for those given in this frame."""
-    return None if ids is None else torch.where(ids < state.next_id, ids, -1)
+def known_ids(ids: Tensor, next_id: Tensor) -> Tensor:
+    """Ids [B, A] that instances of the memory carry; -1 for those given in this frame, `next_id` [] and later."""
+    return torch.where(ids < next_id, ids, -1)
 
 
 def memory_age(state: TemporalState | None, seconds: float) -> float | None:

@@ -91,12 +91,31 @@ class RecurrentDecoder(nn.Module):
             clean: samples of another scene than the cached instances must not see them at all; the reference lets
                 them through as keys of the temporal attention and as confidences.
         """
+        memory = recall(state, inputs, self.config.temporal, clean)
+        fresh = ~memory.same_scene if memory is not None and clean else None
+        output, feature, noisy = self.run_layers(cameras, memory, noisy, fresh)
+        return self.finish(output, feature, noisy, inputs, memory, state)
+
+    def run_layers(
+        self,
+        cameras: CameraFeatures,
+        memory: Memory | None,
+        noisy: NoisyQueries | None = None,
+        fresh: Tensor | None = None,
+    ) -> tuple[ModelOutput, Tensor, NoisyQueries | None]:
+        """All layers of one frame.
+
+        Args:
+            memory: the cached instances, moved into this frame; None without a cache.
+            fresh: [B] bool, samples that attend to themselves instead of to the cached instances; None: no sample.
+
+        Returns:
+            the output without ids, the rows' last features [B, A + D, C], and the noisy queries after their merge.
+        """
         config = self.config
-        memory = recall(state, inputs, config.temporal, clean)
-        feature, anchor, mask = self.first_rows(inputs.images.shape[0], noisy)
+        feature, anchor, mask = self.first_rows(cameras.projection.shape[0], noisy)
         embed = self.anchor_encoder(anchor)
         keys = None if memory is None else self.memory_keys(memory)
-        fresh = ~memory.same_scene if memory is not None and clean else None
         default = feature.new_full((feature.shape[0],), config.temporal.default_interval)
         output = ModelOutput([], [], [], feature, default if memory is None else memory.time_interval)
         for i, layer in enumerate(self.layers):
@@ -120,7 +139,7 @@ class RecurrentDecoder(nn.Module):
                 embed = self.anchor_encoder(anchor)
             if i + 1 > config.num_single_frame_layers and keys is not None:
                 keys = replace(keys, embed=embed[:, : keys.feature.shape[1]])
-        return self.finish(output, feature, noisy, inputs, memory, state)
+        return output, feature, noisy
 
     def first_rows(self, batch: int, noisy: NoisyQueries | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """The learned tables for every sample, D noisy queries with zero features behind them.

@@ -1,0 +1,224 @@
+"""A model into a folder: the graph, its manifest, an example. What does not equal the model is not written."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+import cv2
+import torch
+
+from ..atomic_write import atomic_write
+from ..config import Sparse4DConfig
+from ..inference.artefact import Artefact
+from ..inference.artefact_checks import bound_to
+from ..inference.pipeline import Pipeline
+from ..types import Frame
+from . import interface
+from .drive import drive
+from .formats import trace, write_aoti, write_onnx, write_pt2
+from .manifest import FILES, Manifest, described, file_digest, model_dict, weights_digest, write_manifest
+from .proof import TOLERANCES, prove
+from .quantization import LayerError, check_calibration, quantize, sensitivity
+from .step import Operator, RecurrentStep
+
+EXAMPLE = pathlib.Path(__file__).with_name("onnxruntime_example.py")
+EXAMPLE_FRAMES = 3
+SENSITIVITY_FRAMES = 3
+FEW_CAMERAS = 4  # a graph for any number is proved with these, too
+_PACKAGES = ("torch", "numpy", "onnx", "onnxscript", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What is written."""
+
+    format: str  # a key of manifest.FILES
+    cameras: int = 6  # interface.ANY_NUMBER: as many as come
+    precision: str = "float32"  # of the image encoder; "int8" needs frames to calibrate with
+    operator: Operator = "portable"
+    images: interface.Images = "normalized"
+    overlap: int | None = None  # portable operator: cameras that may see one point; None: all
+
+    def check(self) -> None:
+        """Raises ValueError: a combination that does not exist."""
+        if self.format not in FILES:
+            raise ValueError(f"format: expected one of {', '.join(FILES)}, got {self.format!r}")
+        if self.precision not in TOLERANCES:
+            raise ValueError(f"precision: expected one of {', '.join(TOLERANCES)}, got {self.precision!r}")
+        if self.cameras < 0:
+            raise ValueError(f"cameras: expected a number from 1 on, or any, got {self.cameras}")
+        if self.operator == "native" and self.cameras == interface.ANY_NUMBER:
+            raise ValueError("cameras: our operator takes its maps' places as constants; any number needs portable")
+        if self.overlap is not None and (self.operator == "native" or self.overlap < 1):
+            raise ValueError(f"overlap: expected a number from 1 on, with the portable operator, got {self.overlap}")
+        if self.overlap is not None and self.cameras != interface.ANY_NUMBER and self.overlap >= self.cameras:
+            raise ValueError(
+                f"overlap: expected less than the {self.cameras} cameras, got {self.overlap}; leave it out"
+            )
+        if self.operator == "native" and self.format == "onnx":
+            raise ValueError("operator: no runtime of ONNX has our operator; take portable, or the format aoti")
+        if self.precision == "int8" and self.format != "onnx":
+            raise ValueError(f"precision: int8 is a form of onnx, got the format {self.format}")
+        if self.precision == "bfloat16" and self.format == "onnx":
+            raise ValueError("precision: onnxruntime has no bfloat16 convolution; take float16, or the format aoti")
+
+
+def export_step(
+    pipeline: Pipeline,
+    options: ExportOptions,
+    out: pathlib.Path,
+    complete: bool = True,
+    calibration: Sequence[Frame] = (),
+) -> Manifest:
+    """Writes the folder `out`, which must be empty or missing.
+
+    Args:
+        pipeline: the model, in float32 on PyTorch.
+        complete: False leaves out proof and example, for tests that compare by themselves; such a folder has no
+            `accuracy` in its manifest.
+        calibration: for int8: frames of one drive, in time order.
+
+    Raises:
+        ValueError: a model or a combination of options that cannot be exported; packages that are missing.
+        ProofError: the graph is not the model; nothing is written.
+    """
+    options.check()
+    config = pipeline.config
+    specs = interface.inputs(config, options.cameras, options.images)
+    given = interface.outputs(config, options.overlap)
+    with atomic_write(out) as folder:
+        folder.mkdir()
+        path = folder / FILES[options.format]
+        layers = write_graph(pipeline, options, specs, given, path, calibration)
+        manifest = describe(pipeline, options, specs, given)
+        manifest = replace(manifest, files={path.name: file_digest(path)}, layers=[asdict(row) for row in layers])
+        write_manifest(folder, manifest)
+        if complete:
+            manifest = replace(manifest, accuracy=proofs(pipeline, Artefact(folder), options.cameras))
+        if complete and options.format == "onnx":
+            shutil.copyfile(EXAMPLE, folder / "detect.py")
+            write_frames(folder / "frames", drive(config, options.cameras or 6, EXAMPLE_FRAMES))
+        write_manifest(folder, manifest)
+    return manifest
+
+
+def write_graph(
+    pipeline: Pipeline,
+    options: ExportOptions,
+    specs: Sequence[interface.TensorSpec],
+    given: Sequence[interface.TensorSpec],
+    path: pathlib.Path,
+    calibration: Sequence[Frame],
+) -> list[LayerError]:
+    """The file itself; returns what int8 found about the layers."""
+    if options.precision == "int8":
+        check_calibration(calibration)
+        layers = sensitivity(pipeline.model, calibration[:SENSITIVITY_FRAMES])
+        write_int8(pipeline, options, path, calibration, layers)
+        return layers
+    dtype = getattr(torch, options.precision)
+    step = RecurrentStep(pipeline.model, dtype, options.operator, options.images, options.overlap).eval()
+    program = trace(step, specs, options.cameras)
+    if options.format == "onnx":
+        write_onnx(program, path, [spec.name for spec in specs], [spec.name for spec in given])
+    else:
+        (write_aoti if options.format == "aoti" else write_pt2)(program, path)
+    return []
+
+
+def write_int8(
+    pipeline: Pipeline,
+    options: ExportOptions,
+    path: pathlib.Path,
+    calibration: Sequence[Frame],
+    layers: Sequence[LayerError],
+) -> None:
+    """The quantised graph of the same export in float32, which is made for it and left nowhere."""
+    with tempfile.TemporaryDirectory() as scratch:
+        exact = pathlib.Path(scratch) / "step"
+        export_step(pipeline, replace(options, precision="float32"), exact, complete=False)
+        kept = {place for place, layer in enumerate(layers) if layer.kept_float}
+        quantize(Artefact(exact), calibration, path, exact / path.name, kept)
+
+
+def proofs(pipeline: Pipeline, artefact: Artefact, cameras: int) -> list[dict[str, object]]:
+    """A row for each number of cameras that the graph is tried with."""
+    counts = (6, FEW_CAMERAS) if cameras == interface.ANY_NUMBER else (cameras,)
+    return [prove(pipeline, artefact, drive(pipeline.config, count)) for count in counts]
+
+
+def describe(
+    pipeline: Pipeline,
+    options: ExportOptions,
+    specs: Sequence[interface.TensorSpec],
+    given: Sequence[interface.TensorSpec],
+) -> Manifest:
+    """The manifest, without files and accuracy."""
+    config = pipeline.config
+    return Manifest(
+        preset=config.name,
+        trained=pipeline.trained,
+        weights_sha256=weights_digest(pipeline.model),
+        format=options.format,
+        precision=options.precision,
+        operator=options.operator,
+        images=options.images,
+        cameras=options.cameras,
+        overlap=options.overlap,
+        scene_reset=pipeline.model.scene_reset,
+        device="cpu",
+        config=model_dict(config),
+        tracking_threshold=config.tracking_threshold,
+        inputs=described(specs),
+        outputs=described(given),
+        how_to_run=how_to_run(config, options),
+        built_with=versions() | bound_to(options.format, options.operator),
+    )
+
+
+def how_to_run(config: Sparse4DConfig, options: ExportOptions) -> list[str]:
+    """Commands, from the folder."""
+    backend = {"onnx": "onnxruntime", "aoti": "aoti"}.get(options.format)
+    node = f"python -m sparse4d_ros.node --ros-args -p model:={config.name} -p backend:={backend} -p artefact:=$PWD"
+    return {
+        "onnx": ["python detect.py frames", node],
+        "aoti": [node],
+        "pt2": ["python -c 'import torch; print(torch.export.load(\"step.pt2\").graph)'"],
+    }[options.format]
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that had a part in it, as far as they are installed."""
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def write_frames(folder: pathlib.Path, frames: Sequence[Frame]) -> None:
+    """Frames as JPEGs with a calibration, in the form that the example reads."""
+    folder.mkdir()
+    entries = []
+    for number, frame in enumerate(frames):
+        names = [f"{number}_{camera}.jpg" for camera in range(len(frame.images))]
+        for name, image in zip(names, frame.images, strict=True):
+            cv2.imwrite(str(folder / name), image)
+        entries.append(
+            {
+                "seconds": frame.stamp_ns * 1e-9,
+                "images": names,
+                "intrinsics": frame.intrinsics.tolist(),
+                "T_cam_from_model": frame.T_cam_from_model.tolist(),
+                "T_global_from_model": frame.T_global_from_model.tolist(),
+            }
+        )
+    (folder / "frames.json").write_text(json.dumps(entries) + "\n", encoding="utf-8")

@@ -1,0 +1,125 @@
+"""Whether an exported step fits: backend, model, rig and machine. Every refusal names what would fit."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import platform
+
+import torch
+
+from cuda_ops import kernels_loaded
+from cuda_ops.library import BUILD_COMMAND, library_key
+
+from ..checkpoint.weights import load_checkpoint
+from ..config import Sparse4DConfig
+from ..export.interface import ANY_NUMBER
+from ..export.manifest import ArtefactError, Manifest, model_dict, weights_digest
+from ..network.sparse4d import Sparse4D
+
+BACKENDS = ("torch", "aoti", "onnxruntime")
+FORMATS = {"aoti": "aoti", "onnxruntime": "onnx"}  # backend -> the format that it runs
+
+
+def check_backend(backend: str, artefact: str | pathlib.Path | None, device: str, compile: bool) -> None:
+    """Whether these belong together.
+
+    Raises:
+        ValueError: an unknown backend, or one without its artefact or with what only torch has.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
+    if backend == "torch":
+        if artefact:
+            raise ValueError(f"artefact: {artefact} is given, but backend is torch, which runs none; set backend")
+        return
+    if not artefact:
+        raise ValueError(
+            f"artefact: backend {backend} runs an exported step; name its folder, which "
+            f"`python -m sparse4d_core.export --format {FORMATS[backend]}` writes"
+        )
+    if device != "cpu":
+        raise ValueError(f"device: backend {backend} takes its tensors from the CPU; set device to cpu, not {device}")
+    if compile:
+        raise ValueError(f"compile: only backend torch compiles, {backend} runs what was compiled or exported before")
+
+
+def check_cameras(manifest: Manifest, count: int) -> None:
+    """Raises ArtefactError: the graph is made for another number of cameras."""
+    if manifest.cameras not in (ANY_NUMBER, count):
+        raise ArtefactError(
+            f"artefact: made for {manifest.cameras} cameras, got {count}; export it with --cameras {count}, or with "
+            "--cameras any (portable operator)"
+        )
+
+
+def check_format(manifest: Manifest, backend: str) -> None:
+    """Raises ArtefactError: the backend runs another format."""
+    if manifest.format != FORMATS[backend]:
+        raise ArtefactError(
+            f"artefact: backend {backend} runs the format {FORMATS[backend]}, this is {manifest.format}; export it "
+            f"with --format {FORMATS[backend]}"
+        )
+
+
+def check_weights(manifest: Manifest, checkpoint: str | pathlib.Path) -> None:
+    """Raises ArtefactError: the checkpoint holds other weights than those that were exported."""
+    model = Sparse4D(manifest.model_config())
+    load_checkpoint(checkpoint, model)
+    if weights_digest(model) != manifest.weights_sha256:
+        raise ArtefactError(
+            f"artefact: it was exported with other weights than those of checkpoint {checkpoint}; export it again, or "
+            "leave the checkpoint out: an artefact brings its weights"
+        )
+
+
+def check_model(manifest: Manifest, config: Sparse4DConfig, scene_reset: str) -> None:
+    """Whether it is a step of this model; classes are its own, as those of a checkpoint are.
+
+    Raises:
+        ArtefactError: another preset, another shape of it, or other settings; the message names the first difference.
+    """
+    if manifest.preset != config.name:
+        raise ArtefactError(f"artefact: a step of {manifest.preset}, but model is {config.name}; set model to it")
+    if manifest.scene_reset != scene_reset:
+        raise ArtefactError(
+            f"artefact: exported with scene_reset {manifest.scene_reset}, asked for {scene_reset}; set scene_reset to "
+            f"{manifest.scene_reset}, or export it with --scene-reset {scene_reset}"
+        )
+    ours = model_dict(config)
+    for field in dataclasses.fields(config):
+        there, here = manifest.config.get(field.name), ours[field.name]
+        if field.name not in ("class_names", "published", "assumptions") and there != here:
+            raise ArtefactError(
+                f"artefact: {field.name} of its {config.name} is {there}, here it is {here}; export the model again"
+            )
+
+
+def bound_to(format: str, operator: str) -> dict[str, str]:
+    """What an artefact needs of the machine that runs it, as it is here."""
+    needs = {}
+    if format == "aoti":
+        capability = torch.backends.cpu.get_cpu_capability()
+        needs |= {"torch": torch.__version__, "processor": f"{platform.machine()} {capability}"}
+    if operator == "native":
+        needs["operator_library"] = library_key()
+    return needs
+
+
+def check_machine(manifest: Manifest) -> None:
+    """Whether compiled code fits torch, the processor and the operator's library.
+
+    Raises:
+        ArtefactError: it does not; the message has what it was made for and what is here.
+    """
+    if manifest.operator == "native" and not kernels_loaded(manifest.device):
+        raise ArtefactError(
+            f"artefact: it calls our operator, which is not compiled here; run: {BUILD_COMMAND}, or export it with "
+            "--operator portable"
+        )
+    for what, here in bound_to(manifest.format, manifest.operator).items():
+        there = manifest.built_with.get(what)
+        if there != here:
+            raise ArtefactError(
+                f"artefact: built with {what.replace('_', ' ')} {there}, here it is {here}; export it on this machine"
+            )

@@ -1,0 +1,168 @@
+"""The export command: a folder with everything in it, or nothing and the reason."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from exported_steps import SMALL, InPyTorch, exported, small_pipeline
+from PIL import Image
+
+from sparse4d_core.checkpoint.weights import save_checkpoint
+from sparse4d_core.export import exporter, interface
+from sparse4d_core.export.__main__ import main
+from sparse4d_core.export.drive import drive
+from sparse4d_core.export.exporter import ExportOptions, export_step
+from sparse4d_core.export.manifest import read_manifest
+from sparse4d_core.export.proof import TOLERANCES, Difference, ProofError, compare, run_both
+from sparse4d_core.export.tensorrt_limits import tensorrt_objections
+from sparse4d_core.inference.artefact import Artefact
+from sparse4d_core.types import Frame
+
+SHIFTED = 0.3
+
+
+def test_the_manifest_tells_all(onnx_folder, pipeline):
+    manifest = read_manifest(onnx_folder)
+    assert (manifest.preset, manifest.format, manifest.cameras, manifest.trained) == ("demo", "onnx", 6, False)
+    assert manifest.model_config() == SMALL
+    assert len(manifest.weights_sha256) == 64 and set(manifest.files) == {"step.onnx"}
+    names = [entry["name"] for entry in manifest.inputs]
+    assert names == [spec.name for spec in interface.inputs(SMALL, 6, "normalized")]
+    assert all(entry["meaning"] and entry["shape"] for entry in manifest.inputs + manifest.outputs)
+    (proof,) = manifest.accuracy
+    assert proof["frames"] == 8 and proof["compared"] >= 64 and 0 < proof["boxes"] < 1e-3 and proof["scores"] < 1e-4
+    assert manifest.built_with["torch"] == torch.__version__ and "onnxruntime" in manifest.built_with
+
+
+def test_the_graph_has_the_interface_and_nothing_that_tensorrt_refuses(onnx_folder):
+    import onnx
+
+    path = onnx_folder / "step.onnx"
+    onnx.checker.check_model(onnx.load(path), full_check=True)
+    graph, manifest = onnx.load(path).graph, read_manifest(onnx_folder)
+    assert [value.name for value in graph.input] == [entry["name"] for entry in manifest.inputs]
+    assert [value.name for value in graph.output] == [entry["name"] for entry in manifest.outputs]
+    assert tensorrt_objections(path) == []
+
+
+def test_refusals_of_tensorrt_are_found(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    helper, kinds = onnx.helper, onnx.TensorProto
+    nodes = [
+        helper.make_node("Cast", ["x"], ["wide"], to=kinds.DOUBLE),
+        helper.make_node("NonZero", ["x"], ["where"]),
+        helper.make_node("TopK", ["x", "k"], ["best", "rows"]),
+        helper.make_node("Softmax", ["x"], ["soft"], axis=0),
+        helper.make_node("Mine", ["x"], ["y"], domain="sparse4d"),
+    ]
+    x = helper.make_tensor_value_info("x", kinds.FLOAT, [2, 5000])
+    outputs = [helper.make_tensor_value_info("wide", kinds.DOUBLE, [2, 5000])]
+    k = helper.make_tensor("k", kinds.INT64, [1], [4000])
+    graph = helper.make_graph(nodes, "graph", [x], outputs, [k])
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("sparse4d", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets), tmp_path / "graph.onnx")
+    found = "\n".join(tensorrt_objections(tmp_path / "graph.onnx"))
+    for what in ("domain sparse4d", "wide: float64", "NonZero", "TopK", "Softmax"):
+        assert what in found, what
+
+
+def test_the_example_needs_nothing_of_ours(onnx_folder, pipeline, tmp_path):
+    """In a folder of its own, without this package; its boxes are those of the pipeline on the same JPEGs."""
+    program = (onnx_folder / "detect.py").read_text()
+    assert len(program.splitlines()) <= 75
+    command = [sys.executable, "-I", str(onnx_folder / "detect.py"), str(onnx_folder / "frames")]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    printed = [json.loads(line) for line in result.stdout.splitlines()]
+    state, expected = None, []
+    for entry in json.loads((onnx_folder / "frames" / "frames.json").read_text()):
+        images = [np.asarray(Image.open(onnx_folder / "frames" / name))[..., ::-1] for name in entry["images"]]
+        frame = Frame(
+            images=tuple(np.ascontiguousarray(image) for image in images),
+            **{name: np.array(entry[name]) for name in ("intrinsics", "T_cam_from_model", "T_global_from_model")},
+            stamp_ns=round(entry["seconds"] * 1e9),
+        )
+        result = pipeline.step(frame, state)
+        state, found = result.state, result.detections
+        expected += [
+            (found.ids[row], found.scores[row], found.boxes[row]) for row in np.flatnonzero(found.scores > 0.3)
+        ]
+    assert len(printed) == len(expected) > 3
+    for line, (number, score, box) in zip(printed, expected, strict=True):
+        assert line["id"] == number
+        np.testing.assert_allclose([line["score"], *line["box"]], [score, *box], atol=2e-3)
+
+
+def test_a_graph_that_differs_is_not_written(monkeypatch, tmp_path):
+    """The traced weights are not the model's: one bias of the last layer is off."""
+    honest = exporter.trace
+
+    def dishonest(step, *arguments):
+        step.decoder.layers[-1].refine.layers[-2].bias[0] += SHIFTED
+        return honest(step, *arguments)
+
+    monkeypatch.setattr(exporter, "trace", dishonest)
+    with pytest.raises(ProofError, match=r"over 8 frames .* in boxes \(allowed 0.001\).*it is not written"):
+        export_step(small_pipeline(), ExportOptions("pt2"), tmp_path / "step")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_overlap_that_is_too_small_is_not_written(pipeline):
+    """Leaving out every second view of a point is seen by the proof."""
+    difference = run_both(pipeline, InPyTorch(pipeline, overlap=1), drive(SMALL, count=2), fed=True)
+    assert not difference.within(TOLERANCES["float32"])
+
+
+def test_lost_boxes_and_other_ids_are_seen(pipeline):
+    found = pipeline.step(drive(SMALL, count=1)[0]).detections
+    assert compare(found, found, False, None).within(TOLERANCES["float32"])
+    moved = replace(found, boxes=found.boxes + np.float32(2e-3))
+    assert not compare(found, moved, False, None).within(TOLERANCES["float32"])
+    far = found.boxes.copy()
+    far[0, 0] += 50
+    assert compare(found, replace(found, boxes=far), False, None).lost == 2, "one on each side"
+    assert compare(found, replace(found, ids=found.ids[::-1]), False, None).other_ids > 0
+    assert not Difference().within(TOLERANCES["float32"]), "nothing compared proves nothing"
+
+
+def test_the_command(onnx_folder, small_preset, tmp_path, capsys, monkeypatch):
+    save_checkpoint(tmp_path / "small.pt", small_pipeline().model)
+    monkeypatch.setattr(exporter, "write_pt2", lambda program, path: path.write_bytes(b"graph"))
+    monkeypatch.setattr(exporter, "proofs", lambda *arguments: [{"boxes": 0.0}])
+    monkeypatch.setattr(exporter, "Artefact", lambda folder: None)
+    arguments = ["--model", "demo", "--checkpoint", str(tmp_path / "small.pt"), "--format", "pt2"]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    assert '{"boxes": 0.0}' in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["manifest.json", "step.pt2"]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 1, "the folder is not empty"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--format", "aoti", "--operator", "native", "--cameras", "any"], "any number needs portable"),
+        (["--format", "onnx", "--operator", "native"], "no runtime of ONNX has our operator"),
+        (["--format", "onnx", "--precision", "bfloat16"], "onnxruntime has no bfloat16 convolution"),
+        (["--format", "onnx", "--overlap", "6"], "overlap: expected less than the 6 cameras, got 6"),
+        (["--format", "aoti", "--overlap", "2"], "overlap: expected a number from 1 on, with the portable operator"),
+        (["--format", "onnx", "--cameras", "-1"], "cameras: expected a number from 1 on"),
+    ],
+    ids=str,
+)
+def test_combinations_that_do_not_exist(arguments, message, tmp_path, capsys):
+    assert main(["--model", "demo", *arguments, "--out", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_any_number_of_cameras(tmp_path_factory):
+    """One graph for three and for six."""
+    artefact = Artefact(exported(tmp_path_factory, "pt2", cameras=interface.ANY_NUMBER))
+    assert [row["cameras"] for row in artefact.manifest.accuracy] == [6, 4]
+    assert run_both(small_pipeline(), artefact, drive(SMALL, 3, 2), fed=True).within(TOLERANCES["float32"])
