@@ -34,6 +34,8 @@ COMMANDS = {
     "plot": "sparse4d_core.training.plot",
     "release": "sparse4d_core.training.release",
     "evaluate": "sparse4d_core.evaluation.evaluate",
+    "evaluate_dataset": "sparse4d_core.evaluation.run",
+    "criteria": "sparse4d_core.evaluation.criteria",
     "build_operator": "cuda_ops.build",
     "benchmark_operator": "cuda_ops.benchmark",
     "benchmark_compilers": "cuda_ops.benchmark_compilers",
