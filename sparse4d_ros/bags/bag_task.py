@@ -18,7 +18,6 @@ from ..perception.rig import load_rig
 from ..replay import Replay
 from ..rosbag_to_nuscenes import write_dataset
 from .bag_io import BagError
-from .bag_score import VERSION, score
 from .box_record import SetRecord, to_line
 from .record_statistics import statistics
 from .truth import read_truth
@@ -70,6 +69,8 @@ class BagTask:
         measured = statistics(records, replay.drops + replay.synchronizer.drops, step_ms)
         truth = read_truth(bag, self.annotations)
         if truth.annotations:
+            from .bag_score import VERSION, score  # the devkit, which a bag without annotations does not need
+
             with tempfile.TemporaryDirectory(prefix="bag-truth-") as scratch:
                 dataset = Path(scratch) / "truth"
                 write_dataset(bag, rig, dataset, VERSION, self.annotations)
