@@ -84,7 +84,9 @@ def epipolar_distance(
     turned = rays[0] @ R.T
     a, b = np.cross(rays[1], turned), np.cross(rays[1], np.broadcast_to(t, turned.shape))
     depth = -(a * b).sum(1) / np.maximum((a * a).sum(1), 1e-12)
-    moved = np.linalg.norm(a, axis=1) > 2.0 / intrinsics[0, 0]  # two pixels of parallax: the sign of a depth is certain
+    moved = (
+        np.linalg.norm(a, axis=1) > 0.5 / intrinsics[0, 0]
+    )  # half a pixel of parallax: the sign of a depth is certain
     # Oncoming traffic lies "behind" too; a wrong pose puts nearly everything there.
     if moved.sum() >= max(5, MOVED_SHARE * len(depth)) and (depth[moved] < 0).mean() > BEHIND_SHARE:
         return _BEHIND
@@ -131,11 +133,14 @@ def check_motion(measured: Sequence[CameraMotion]) -> Iterator[Finding]:
     for motion in judged:
         own, other = motion.median(motion.camera), better[motion.camera]
         text = "points lie behind the camera" if own >= _BEHIND else f"points are {own:.1f} px off"
-        if other is not None and (own > FITS or better.get(other) == motion.camera):
+        if other is not None and better.get(other) == motion.camera:
             text += f"; its images move as those of {other} should ({motion.median(other):.1f} px): swapped?"
             yield Finding("swapped", motion.camera, text)
         elif own > FITS:
-            yield Finding("motion", motion.camera, f"{text}: its pose, or the vehicle's motion in TF, is not right")
+            text += (
+                ": its pose or the vehicle's motion in TF is not right, or other traffic fills its image; record longer"
+            )
+            yield Finding("motion", motion.camera, text)
 
 
 def _better_pose(motion: CameraMotion) -> str | None:
