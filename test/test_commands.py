@@ -35,6 +35,8 @@ COMMANDS = {
     "release": "sparse4d_core.training.release",
     "export": "sparse4d_core.export",
     "evaluate": "sparse4d_core.evaluation.evaluate",
+    "evaluate_dataset": "sparse4d_core.evaluation.run",
+    "criteria": "sparse4d_core.evaluation.criteria",
     "build_operator": "cuda_ops.build",
     "benchmark_operator": "cuda_ops.benchmark",
     "benchmark_compilers": "cuda_ops.benchmark_compilers",

@@ -95,6 +95,8 @@ def evaluate(
     tracking: str | Path | None = None,
     out: str | Path | None = None,
     scenes: Sequence[str] | None = None,
+    processes: int | None = None,
+    progress: bool = False,
 ) -> Scores:
     """Score submissions.
 
@@ -102,10 +104,13 @@ def evaluate(
         results, tracking: JSON files as ResultsWriter makes them.
         out: folder for metrics.json and the devkit's own summaries; None = keep nothing.
         scenes: names or tokens; None = every scene of which the results hold a sample.
+        processes: of the tracking evaluation, see `tracking_classes.py`; the scores do not depend on them.
+        progress: show how far the tracking evaluation is.
 
     Raises:
-        DatasetError: tables are missing, a scene is unknown, or there is nothing to score against.
-        ValueError: a submission is no nuScenes submission or holds samples that the data set does not have.
+        DatasetError: tables are missing, a scene is unknown, or there is nothing to score or to score against.
+        ValueError: a submission is no nuScenes submission, has a sample twice or one that the data set does not have.
+        ChildProcessError: a process of the tracking evaluation died.
     """
     dataroot = Path(dataroot)
     submissions = {
@@ -124,7 +129,9 @@ def evaluate(
                 files[name] = None
         scores = Scores(
             detection=_score_detection(view, version, files["detection"], folder / "detection"),
-            tracking=_score_tracking(view, version, files["tracking"], folder / "tracking") if tracking else None,
+            tracking=_score_tracking(view, version, files["tracking"], folder / "tracking", processes, progress)
+            if tracking
+            else None,
             scenes=names,
             samples=len(samples),
             missing_samples=sum(token not in submissions["detection"]["results"] for token in samples),
@@ -137,14 +144,28 @@ def evaluate(
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        submission = json.loads(path.read_text())
+        submission = json.loads(path.read_text(), object_pairs_hook=_once)
     except FileNotFoundError:
         raise ValueError(f"results: no file {path}") from None
+    except _Twice as error:
+        raise ValueError(f"results: {path} has {error} twice; every sample is scored once") from None
     except ValueError as error:
         raise ValueError(f"results: {path} is not valid JSON ({error}): is the file complete?") from error
     if not isinstance(submission, dict) or not {"meta", "results"} <= submission.keys():
         raise ValueError(f"results: {path} has no 'meta' and 'results'; expected a nuScenes submission")
     return submission
+
+
+class _Twice(Exception):
+    """A name that stands twice in one object of JSON; json itself would keep the last one and be silent."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _Twice(next(name for name in names if names.count(name) > 1))
+    return content
 
 
 def _choose_scenes(
@@ -163,6 +184,11 @@ def _choose_scenes(
     chosen = [token for group in tokens.values() for token in group]
     if not chosen:
         raise DatasetError(f"results: no sample to score; expected results for scenes of {dataroot / version}")
+    if results and not any(token in results for token in chosen):
+        raise DatasetError(
+            f"results: none of their {len(results)} samples is of the {len(tokens)} scenes to score "
+            f"({', '.join(list(tokens)[:3])}{' ...' if len(tokens) > 3 else ''}); are they of another split?"
+        )
     if not any(tables.annotations[token] for token in chosen):
         raise DatasetError(f"dataroot: the scenes {', '.join(tokens)} have no annotations to score against")
     return tuple(tokens), chosen
@@ -186,12 +212,12 @@ def _evaluation_view(dataroot: Path, version: str, scenes: Sequence[str], scratc
 
 
 @contextlib.contextmanager
-def _quiet():
+def _quiet(keep_errors: bool = False):
     """The devkit prints and warns (empty classes, pandas' future) what the scores contain anyway."""
     with (
         warnings.catch_warnings(),
         contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
+        contextlib.nullcontext() if keep_errors else contextlib.redirect_stderr(io.StringIO()),
     ):
         warnings.simplefilter("ignore")
         yield
@@ -214,16 +240,17 @@ def _score_detection(view: Path, version: str, file: Path | None, out: Path) -> 
     )
 
 
-def _score_tracking(view: Path, version: str, file: Path | None, out: Path) -> TrackingScores:
+def _score_tracking(
+    view: Path, version: str, file: Path | None, out: Path, processes: int | None, progress: bool
+) -> TrackingScores:
     if file is None:
         return TrackingScores(0.0, _WORST_AMOTP, 0, 0.0, 0.0, dict.fromkeys(TRACKED_CLASSES, 0.0))
     with _quiet():
-        from nuscenes.eval.tracking.evaluate import TrackingEval  # slow to import, and needs motmetrics
+        from . import tracking_classes  # slow to import, and needs motmetrics
 
-        evaluation = TrackingEval(
-            config_factory("tracking_nips_2019"), str(file), _SPLIT, str(out), version, str(view), verbose=False
-        )
-        summary = evaluation.main(render_curves=False)
+        evaluation = tracking_classes.make_evaluation(str(file), _SPLIT, str(out), version, str(view))
+    with _quiet(keep_errors=progress):
+        summary = tracking_classes.summary(evaluation, processes, progress)
     class_amota = summary["label_metrics"]["amota"]
     return TrackingScores(
         amota=float(summary["amota"]),
@@ -248,13 +275,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, required=True, help="detection submission (JSON)")
     parser.add_argument("--tracking", type=Path, help="tracking submission (JSON)")
     parser.add_argument("--out", type=Path, required=True, help="folder for metrics.json and the devkit's summaries")
+    parser.add_argument(
+        "--processes", type=int, metavar="N", help="of the tracking evaluation, a class each (default: one a core)"
+    )
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--scenes", nargs="+", help="scene names or tokens (default: the scenes that the results hold)")
     chosen.add_argument("--split", help="an official split, or one of the data set's splits.json")
     args = parser.parse_args(arguments)
     try:
         scenes = split_scenes(args.dataroot, args.version, args.split) if args.split else args.scenes
-        scores = evaluate(args.dataroot, args.version, args.results, args.tracking, args.out, scenes)
+        scores = evaluate(
+            args.dataroot, args.version, args.results, args.tracking, args.out, scenes, args.processes, progress=True
+        )
     except (ValueError, OSError) as error:
         return refuse(parser.prog, error)
     print(scores.table())

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tqdm import tqdm
 
 from ..data.nuscenes.dataset import NuScenesDataset
 from ..inference.pipeline import Pipeline
+from ..network.state import TemporalState
+from ..types import Frame
 from .evaluate import Scores, evaluate
 from .results import ResultsWriter
 
@@ -22,15 +26,53 @@ def run_keyframes(
         scenes: names; None = all.
     """
     writer = ResultsWriter()
-    keyframes = set(data.keyframes.tolist())
     for name in tqdm(data.index.scene_names.tolist() if scenes is None else scenes, "scenes", disable=not progress):
-        state = None
-        for i in (int(i) for i in data.scene_frames(name) if int(i) in keyframes):
-            frame = data.frame(i)
-            step = pipeline.step(frame, state)
-            state = step.state
-            writer.add(frame.token, step.detections, step.tracks, frame.T_global_from_model)
+        run_scene(pipeline, data, name, writer)
     return writer
+
+
+def run_scene(
+    pipeline: Pipeline,
+    data: NuScenesDataset,
+    name: str,
+    writer: ResultsWriter,
+    state: TemporalState | None = None,
+    workers: int = 0,
+) -> TemporalState | None:
+    """Adds the key frames of one scene to `writer`; returns what the next scene of a stream may begin with.
+
+    Args:
+        state: what the scene before left; None: it begins without a memory.
+        workers: threads that read and decode images ahead; results do not depend on them.
+    """
+    keyframes = set(data.keyframes.tolist())
+    for frame in frames_ahead(data, [int(i) for i in data.scene_frames(name) if int(i) in keyframes], workers):
+        step = pipeline.step(frame, state)
+        state = step.state
+        writer.add(frame.token, step.detections, step.tracks, frame.T_global_from_model)
+    return state
+
+
+def frames_ahead(data: NuScenesDataset, rows: Sequence[int], workers: int = 0) -> Iterator[Frame]:
+    """The frames of these rows in order, decoded by threads up to two frames a thread before they are asked for.
+
+    Raises:
+        DatasetError: an image that is missing or damaged, when its frame's turn comes.
+    """
+    if workers < 1:
+        yield from map(data.frame, rows)
+        return
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    try:
+        pending, remaining = deque(), iter(rows)
+        for row in remaining:
+            pending.append(pool.submit(data.frame, row))
+            if len(pending) > 2 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def keyframe_scores(pipeline: Pipeline, data: NuScenesDataset, out: Path) -> Scores:

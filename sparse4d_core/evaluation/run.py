@@ -1,0 +1,190 @@
+"""A model over a data set in nuScenes format, scored as the papers are: one command from weights to NDS and AMOTA.
+
+Key frames in order of time through the pipeline that the node runs, without ROS and without a bag. Every scene is a
+stream of its own, so that any number of processes gives the same results, to the last digit on a CPU. What is done is
+kept scene by scene: after an interruption the same command with --resume goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..atomic_write import write_json
+from ..checkpoint.download import file_sha256
+from ..checkpoint.published import NoWeightsError, find_weights
+from ..command_line import OK, refuse
+from ..config import preset
+from ..data.nuscenes.dataset import NuScenesDataset
+from .evaluate import Scores, evaluate
+from .published_figures import differences, table
+from .run_folder import RunFolder
+from .scene_streams import Stream, divide
+from .stream_workers import StreamTask, run_streams
+
+EPILOG = """\
+What the numbers mean
+  --processes  copies of the model at work, each in a process; on a CPU take one a core, on GPUs one a device
+  --workers    threads of each process that read and decode images ahead of the model
+  --streams    rows of scenes that the memory passes through. With --scene-reset reference a little of a scene leaks
+               into the next one of its row, so this number belongs to the result. Default: a row a scene, no leak.
+               1 repeats an evaluation on one GPU, 8 one on eight GPUs, as the published implementation deals out scenes
+
+examples
+  the published figure of a model:
+    python -m sparse4d_core.evaluation.run --model v3_r50 --checkpoint sparse4dv3_r50.pth --dataroot data/nuscenes \\
+        --version v1.0-trainval --split val --devices cuda:0 cuda:1 --out out/v3_r50
+  rendered scenes on two cores:
+    python -m sparse4d_core.evaluation.run --model demo --dataroot out/world --processes 2 --out out/demo_scores
+
+The folder --out then contains results.json and tracking.json (nuScenes submissions), metrics.json (the scores),
+comparison.json (beside published figures) and the devkit's own summaries.
+"""
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m sparse4d_core.evaluation.run",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--model", required=True, help="preset (python -m sparse4d_core.models lists them)")
+    add("--checkpoint", type=Path, help="weights (default: those that ship with the preset or were fetched)")
+    add("--dataroot", type=Path, required=True, help="data set in nuScenes format")
+    add("--version", default="v1.0-mini", help="folder of the tables (default %(default)s)")
+    add("--split", help="val, test, mini_val ... or one of the data set's splits.json (default: all scenes)")
+    add("--scenes", nargs="+", metavar="SCENE", help="only these, by name")
+    add("--out", type=Path, required=True, help="folder of the run")
+    add("--resume", action="store_true", help="go on with the run that --out contains")
+    add("--devices", nargs="+", default=["cpu"], metavar="DEVICE", help="such as cuda:0 cuda:1 (default: cpu)")
+    add("--processes", type=int, metavar="N", help="copies of the model (default: one a device)")
+    add("--workers", type=int, default=2, metavar="N", help="threads a process that decode ahead (default %(default)s)")
+    add("--threads", type=int, default=1, metavar="N", help="of one operation on the CPU (default %(default)s)")
+    add("--streams", type=int, default=0, metavar="N", help="rows of scenes (default: one a scene)")
+    add("--precision", default="float32", choices=("float32", "bfloat16", "float16"), help="of the image encoder")
+    add("--scene-reset", default="reference", choices=("reference", "clean"), help="default %(default)s, as published")
+    add("--allow-untrained", action="store_true", help="random weights where no trained ones are found")
+    options = parser.parse_args(arguments)
+    for name, least in (("workers", 0), ("threads", 1), ("streams", 0)):
+        if getattr(options, name) < least:
+            parser.error(f"--{name}: expected {least} or more, got {getattr(options, name)}")
+    options.processes = len(options.devices) if options.processes is None else options.processes
+    if options.processes < 1:
+        parser.error(f"--processes: expected 1 or more, got {options.processes}")
+    return options
+
+
+def run(options: argparse.Namespace) -> Scores | None:
+    """Runs what is not done yet, writes the submissions and scores them (None: a data set without annotations).
+
+    Raises:
+        ValueError: an option or input that cannot be used; the message names it.
+        OSError: a process that died, a full disk: done scenes are kept.
+    """
+    config = preset(options.model)
+    checkpoint = options.checkpoint or _weights_by_name(options)
+    if checkpoint is not None and not checkpoint.is_file():
+        raise FileNotFoundError(f"checkpoint: no file {checkpoint}")
+    data = NuScenesDataset(options.dataroot, options.version, split=options.split, scenes=options.scenes)
+    scenes = in_order_of_time(data)
+    streams = divide(scenes, options.streams)
+    folder = RunFolder.begin(options.out, _settings(options, checkpoint, scenes, streams), options.resume)
+    task = StreamTask(
+        folder, data, options.model, None if checkpoint is None else str(checkpoint), options.precision,
+        options.scene_reset, options.allow_untrained, options.threads, options.workers,
+    )  # fmt: skip
+    run_streams(task, streams, options.devices, options.processes)
+    results, tracking = folder.assemble(scenes, _notes(folder), config.tracking)
+    if not len(data.index.boxes):
+        print(f"{options.out}: submissions of {len(scenes)} scenes; the data set has no annotations to score them")
+        return None
+    scores = evaluate(options.dataroot, options.version, results, tracking, options.out, scenes, progress=True)
+    apart = differences(config, folder.settings, len(scenes), image_sizes(data))
+    write_json(options.out / "comparison.json", {"published": asdict(config.published), "differences": apart}, indent=2)
+    print(table(config, scores), protocol(apart), scores.table(), sep="\n\n")
+    return scores
+
+
+def protocol(apart: Sequence[str]) -> str:
+    """The differences from the published protocol as lines of text."""
+    if not apart:
+        return "The protocol is the published one."
+    return "\n".join(["What is not as in the published protocol:", *(f"- {text}" for text in apart)])
+
+
+def in_order_of_time(data: NuScenesDataset) -> list[str]:
+    """Names of the scenes, by their first frame."""
+    index = data.index
+    first = {name: int(data.scene_frames(name)[0]) for name in index.scene_names.tolist()}
+    return sorted(first, key=lambda name: (int(index.stamp_us[first[name]]), name))
+
+
+def image_sizes(data: NuScenesDataset) -> list[tuple[int, int]]:
+    """Width and height of each camera's images, of the first key frame."""
+    images = data.frame(int(data.keyframes[0])).images
+    return [(image.shape[1], image.shape[0]) for image in images if image is not None]
+
+
+def _weights_by_name(options: argparse.Namespace) -> Path | None:
+    try:
+        return Path(find_weights(options.model))
+    except NoWeightsError:
+        if not options.allow_untrained:
+            raise
+        return None
+
+
+def _settings(
+    options: argparse.Namespace, checkpoint: Path | None, scenes: list[str], streams: list[Stream]
+) -> dict[str, Any]:
+    """What decides the results. Devices are named by kind: which of several GPUs it was makes no difference."""
+    return {
+        "model": options.model,
+        "checkpoint": None if checkpoint is None else checkpoint.name,
+        "sha256": None if checkpoint is None else file_sha256(checkpoint),
+        "trained": checkpoint is not None,
+        "dataroot": str(options.dataroot.resolve()),
+        "version": options.version,
+        "split": options.split,
+        "scenes": scenes,
+        "streams": len(streams),
+        "precision": options.precision,
+        "scene_reset": options.scene_reset,
+        "threads": options.threads,
+        "device": sorted({device.partition(":")[0] for device in options.devices}),
+        "torch": torch.__version__,
+    }
+
+
+def _notes(folder: RunFolder) -> dict[str, str]:
+    """Where results come from, for their meta."""
+    settings = folder.settings
+    return {
+        "model": settings["model"],
+        "weights": settings["checkpoint"] or "untrained",
+        "scene_reset": settings["scene_reset"],
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse_arguments(arguments)
+    try:
+        run(options)
+    except (ValueError, OSError) as error:
+        return refuse("python -m sparse4d_core.evaluation.run", error)
+    except KeyboardInterrupt:
+        print("interrupted: done scenes are kept; go on with --resume", file=sys.stderr)
+        return 130
+    return OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+"""The folder of a run over a data set: what it was asked for, what each scene gave, and the submissions in the end.
+
+    out/run.json                settings that decide the results; another run must not mix with them
+    out/scenes/NAME.json        boxes of a scene, written at once when it is done
+    out/scenes/NAME.state.pt    memory at the end of a scene, where the next scene of its stream begins with it
+    out/results.json, tracking.json
+
+An interrupted run leaves whole scenes; going on needs no more than the list of those.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..atomic_write import atomic_write, write_json
+from ..network.aggregation import CameraFeatures
+from ..network.state import CachedInstances, PastFrame, TemporalState
+from .results import MODALITY, ResultsWriter
+
+_STATE = [TemporalState, CachedInstances, PastFrame, CameraFeatures]  # all that a state file may contain, and tensors
+
+
+class RunFolderError(ValueError):
+    """A folder that this run must not write to, or that it cannot be finished from."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    path: Path
+    settings: dict[str, Any]  # plain values that JSON has a form for
+
+    @classmethod
+    def begin(cls, path: Path, settings: dict[str, Any], resume: bool) -> RunFolder:
+        """A new folder, or one of an earlier run with the same settings.
+
+        Raises:
+            RunFolderError: it contains a run and `resume` is off, or the run there had other settings.
+        """
+        folder = cls(path, json.loads(json.dumps(settings)))
+        file = path / "run.json"
+        if not file.is_file():
+            if path.is_dir() and any(path.iterdir()):
+                raise RunFolderError(f"out: {path} is not empty and contains no run; choose another folder")
+            (path / "scenes").mkdir(parents=True, exist_ok=True)
+            write_json(file, folder.settings, indent=2)
+            return folder
+        if not resume:
+            raise RunFolderError(f"out: {path} contains a run; go on with it by --resume, or choose another folder")
+        folder._check_same(_read_json(file))
+        (path / "scenes").mkdir(exist_ok=True)
+        return folder
+
+    def _check_same(self, before: dict[str, Any]) -> None:
+        names = sorted(before.keys() | self.settings.keys())
+        other = [name for name in names if before.get(name) != self.settings.get(name)]
+        if other:
+            changed = "; ".join(f"{name} was {before.get(name)!r}, is {self.settings.get(name)!r}" for name in other)
+            raise RunFolderError(f"resume: the run in {self.path} had other settings: {changed}")
+
+    def has(self, scene: str) -> bool:
+        """Whether the scene is done."""
+        return self._scene(scene).is_file()
+
+    def write_scene(self, scene: str, writer: ResultsWriter) -> None:
+        """What a scene gave; appears when it is complete.
+
+        Raises:
+            OSError: such as a full disk; nothing of the scene is left then.
+        """
+        content = {"scene": scene, "detection": writer.detection, "tracking": writer.tracking}
+        write_json(self._scene(scene), content)
+
+    def write_state(self, scene: str, state: TemporalState | None) -> None:
+        """The memory at the end of a scene; to be written before the scene, so that a done scene has one."""
+        with atomic_write(self._state(scene)) as unfinished:
+            torch.save(None if state is None else state.to("cpu"), unfinished)
+
+    def read_state(self, scene: str) -> TemporalState | None:
+        """The memory at the end of a scene that is done.
+
+        Raises:
+            RunFolderError: the file is missing or damaged.
+        """
+        path = self._state(scene)
+        try:
+            with torch.serialization.safe_globals(_STATE):
+                return torch.load(path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise RunFolderError(
+                f"resume: {path} cannot be read ({error}); delete the scenes of this stream and resume again"
+            ) from error
+
+    def drop_state(self, scene: str) -> None:
+        """Removes a memory that no scene needs any more."""
+        self._state(scene).unlink(missing_ok=True)
+
+    def assemble(self, scenes: Sequence[str], notes: dict[str, str], tracking: bool = True) -> tuple[Path, Path | None]:
+        """Writes the submissions of all scenes; returns their paths (tracking: None for a model without ids).
+
+        Raises:
+            RunFolderError: a scene is missing, damaged, or has samples that another one has too.
+        """
+        if missing := [scene for scene in scenes if not self.has(scene)]:
+            raise RunFolderError(f"out: {len(missing)} scenes are not done, the first is {missing[0]}; use --resume")
+        files = {"detection": self.path / "results.json"}
+        if tracking:
+            files["tracking"] = self.path / "tracking.json"
+        for kind, file in files.items():
+            self._write_submission(file, kind, scenes, notes)
+        return files["detection"], files.get("tracking")
+
+    def _write_submission(self, file: Path, kind: str, scenes: Sequence[str], notes: dict[str, str]) -> None:
+        """One scene in memory at a time: the boxes of a whole split take gigabytes."""
+        with atomic_write(file) as unfinished, unfinished.open("w", encoding="utf-8") as text:
+            text.write(f'{{"meta": {json.dumps(MODALITY | notes)}, "results": {{')
+            for number, (token, boxes) in enumerate(self._samples(kind, scenes)):
+                text.write(f"{', ' if number else ''}{json.dumps(token)}: {json.dumps(boxes)}")
+            text.write("}}\n")
+
+    def _samples(self, kind: str, scenes: Sequence[str]) -> Iterator[tuple[str, list]]:
+        seen: dict[str, str] = {}
+        for scene in scenes:
+            content = _read_json(self._scene(scene))
+            if content.get("scene") != scene or kind not in content:
+                raise RunFolderError(f"out: {self._scene(scene)} is no result of {scene}; delete it and use --resume")
+            for token, boxes in content[kind].items():
+                if token in seen:
+                    raise RunFolderError(f"out: sample {token} is in {seen[token]} and in {scene}")
+                seen[token] = scene
+                yield token, boxes
+
+    def _scene(self, scene: str) -> Path:
+        return self.path / "scenes" / f"{scene}.json"
+
+    def _state(self, scene: str) -> Path:
+        return self.path / "scenes" / f"{scene}.state.pt"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"out: {path} cannot be read ({error}); delete it and use --resume") from error
+    if not isinstance(content, dict):
+        raise RunFolderError(f"out: {path} contains no object of JSON; delete it and use --resume")
+    return content
