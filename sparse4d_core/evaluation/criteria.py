@@ -72,7 +72,7 @@ def read_criteria(path: str | Path) -> list[Criterion]:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise CriteriaError(f"criteria: {path} cannot be read: {error}") from error
-    if not isinstance(content, Mapping) or not content or (unknown := content.keys() - set(SECTIONS)):
+    if not isinstance(content, Mapping) or not content or content.keys() - set(SECTIONS):
         named = (
             f"unknown {', '.join(map(str, sorted(unknown)))}" if isinstance(content, Mapping) and content else "none"
         )
