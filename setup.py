@@ -118,6 +118,7 @@ setup(
             "bag_player = sparse4d_ros.bag_player:main",
             "box_recorder = sparse4d_ros.box_recorder:main",
             "write_submission = sparse4d_ros.write_submission:main",
+            "evaluate_bags = sparse4d_ros.evaluate_bags:main",
             "nuscenes_to_rosbag = sparse4d_ros.nuscenes_to_rosbag:main",
             "rosbag_to_nuscenes = sparse4d_ros.rosbag_to_nuscenes:main",
             "demo = sparse4d_ros.demo.__main__:main",

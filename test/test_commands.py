@@ -22,6 +22,7 @@ COMMANDS = {
     "bag_player": "sparse4d_ros.bag_player",
     "box_recorder": "sparse4d_ros.box_recorder",
     "write_submission": "sparse4d_ros.write_submission",
+    "evaluate_bags": "sparse4d_ros.evaluate_bags",
     "nuscenes_to_rosbag": "sparse4d_ros.nuscenes_to_rosbag",
     "rosbag_to_nuscenes": "sparse4d_ros.rosbag_to_nuscenes",
     "check_rig": "sparse4d_ros.check_rig",

@@ -73,10 +73,8 @@ def read_criteria(path: str | Path) -> list[Criterion]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise CriteriaError(f"criteria: {path} cannot be read: {error}") from error
     if not isinstance(content, Mapping) or not content or content.keys() - set(SECTIONS):
-        named = (
-            f"unknown {', '.join(map(str, sorted(unknown)))}" if isinstance(content, Mapping) and content else "none"
-        )
-        raise CriteriaError(f"criteria: {path}: expected the sections {' and '.join(SECTIONS)}; {named}")
+        names = ", ".join(map(str, content)) if isinstance(content, Mapping) and content else "none"
+        raise CriteriaError(f"criteria: {path}: expected the sections {' and '.join(SECTIONS)}, got {names}")
     found = []
     for section, entries in content.items():
         if not isinstance(entries, Mapping) or not entries:

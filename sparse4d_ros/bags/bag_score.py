@@ -1,0 +1,64 @@
+"""Scores of a run against the annotations that its bag contains: the bag becomes a data set, the record a submission."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sparse4d_core.evaluation.evaluate import evaluate
+from sparse4d_core.types import Detections, Tracks
+
+from ..perception.rig import Rig
+from ..units import MICROSECOND
+from .box_record import SetRecord
+from .submission import submissions
+from .truth import Truth
+
+VERSION = "v1.0-mini"
+
+
+def score(records: Sequence[SetRecord], truth: Truth, rig: Rig, dataset: Path, out: Path) -> dict[str, Any]:
+    """NDS, AMOTA and the rest, as `evaluate` has them; writes submissions and the devkit's summaries to `out`.
+
+    Args:
+        truth: of the bag.
+        dataset: the bag as a data set, from `rosbag_to_nuscenes`.
+
+    Raises:
+        TransformError: no pose at the stamp of an annotated set.
+        DatasetError, ValueError: see `evaluate`.
+    """
+    known = replace(truth, samples=_samples(truth, dataset))
+    by_stamp = {record.stamp_ns: record for record in records}
+    empty = [_empty(stamp, rig.frames.base_frame) for stamp in known.samples.keys() - by_stamp.keys()]
+    writer, _ = submissions([*records, *empty], known, rig.frames.global_frame)
+    has_ids = any(record.detections.ids is not None for record in records)
+    files = out / "results.json", out / "tracking.json"
+    writer.write_detection(files[0])
+    if has_ids:
+        writer.write_tracking(files[1])
+    scores = evaluate(dataset, VERSION, files[0], files[1] if has_ids else None, out, processes=1)
+    return {name: part for name, part in asdict(scores).items() if name in ("detection", "tracking") and part}
+
+
+def _samples(truth: Truth, dataset: Path) -> dict[int, dict[str, Any]]:
+    """Stamp -> sample of every annotated set that the data set has; a bag from a vehicle names none itself."""
+    table = json.loads((dataset / VERSION / "sample.json").read_text())
+    tokens = {sample["timestamp"]: sample["token"] for sample in table}
+    found = {}
+    for stamp in truth.annotations:
+        named = truth.samples.get(stamp, {"timestamp": stamp // MICROSECOND})
+        if named["timestamp"] in tokens:
+            found[stamp] = {"token": tokens[named["timestamp"]]}
+    return found
+
+
+def _empty(stamp_ns: int, frame: str) -> SetRecord:
+    """What a set that gave nothing counts as."""
+    columns = np.empty((0, 10)), np.empty(0), np.empty(0, np.int64)
+    return SetRecord(stamp_ns, frame, Detections(*columns), Tracks(*columns, ids=np.empty(0, np.int64)))

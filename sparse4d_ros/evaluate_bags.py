@@ -1,0 +1,207 @@
+"""Many bags through the node's own pieces: what came out, how good it was where there is truth, and whether it passes.
+
+    python -m sparse4d_ros.evaluate_bags bags/* --model v3_r50 --out out/fleet --criteria config/criteria_example.yaml
+
+Every bag is a task of its own, for as many processes as are asked for. It is replayed, counted and timed; a bag with
+annotations is scored by the official devkit as well. Results appear bag by bag, each when it is complete:
+
+    OUT/BAG/boxes.jsonl      every box of every set, without loss of a digit
+    OUT/BAG/measured.json    boxes and tracks a set, how long ids live, drops by cause, time; scores where there is truth
+    OUT/BAG/scores/          submissions and the devkit's summaries, where there is truth
+    OUT/fleet.json           all of measured.json, and the bags that could not be used with the reason
+
+Exit status 0: all bags were used, and all criteria hold. 1: a bag failed or a criterion does not hold. 2: wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import multiprocessing
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from sparse4d_core.atomic_write import write_json
+from sparse4d_core.command_line import FAILED, OK, refuse
+from sparse4d_core.evaluation.criteria import Criterion, cases, flat, judge, read_criteria, report
+from sparse4d_core.evaluation.junit import TestCase, write_junit
+from sparse4d_core.inference.process_settings import keep_freed_memory, limit_threads
+
+from .assembly import load_pipeline
+from .bags.bag_task import BagTask
+from .bags.nuscenes_messages import ANNOTATION_TOPIC
+from .parameters import NodeParameters
+from .perception.rig import load_rig
+from .replay import OVERRIDES, SWITCHES, parameters_of
+
+Result = tuple[Path, "dict[str, Any] | str"]  # a bag, and what was measured or why it could not be used
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sparse4d_ros.evaluate_bags", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    add = parser.add_argument
+    add("bags", nargs="+", type=Path, metavar="BAG", help="bag folders, each of another name")
+    add("--out", type=Path, required=True, help="folder of the results")
+    add("--resume", action="store_true", help="leave out the bags that --out has results of")
+    add("--processes", type=int, default=1, metavar="N", help="bags at once, each with a model (default: %(default)s)")
+    add("--criteria", type=Path, metavar="FILE.yaml", help="bounds that each bag must keep")
+    add("--junit", type=Path, metavar="FILE.xml", help="write the outcomes of --criteria as a JUnit file")
+    add("--annotations", default=ANNOTATION_TOPIC, help="topic of the truth (default: %(default)s)")
+    add("--params-file", help="ROS parameter file of the node, such as config/detector.yaml")
+    for name in OVERRIDES + SWITCHES:
+        field = NodeParameters.__dataclass_fields__[name]
+        text = f"{field.metadata['description']} (default: {field.default!r})"
+        if name in SWITCHES:
+            add(f"--{name.replace('_', '-')}", action="store_true", default=None, help=text)
+        else:
+            choices = field.metadata["choices"] or None
+            add(f"--{name.replace('_', '-')}", type=type(field.default), choices=choices, help=text)
+    options = parser.parse_args(arguments)
+    names = [bag.name for bag in options.bags]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        parser.error(f"bags: {', '.join(twice)}: two bags of one name; their results would lie in one folder")
+    if options.processes < 1:
+        parser.error(f"--processes: expected 1 or more, got {options.processes}")
+    if options.junit and not options.criteria:
+        parser.error("--junit: needs --criteria, whose outcomes it contains")
+    return options
+
+
+class BagRunner:
+    """Runs bags in this process, with one model for all."""
+
+    def __init__(self, task: BagTask):
+        keep_freed_memory()
+        limit_threads(task.parameters.torch_threads)
+        self._task = task
+        self._pipeline = load_pipeline(task.parameters, load_rig(task.parameters.rig))
+
+    def run(self, bag: Path) -> dict[str, Any] | str:
+        """What was measured, or in a sentence why the bag cannot be used."""
+        try:
+            return self._task.run(bag, self._pipeline)
+        except (ValueError, LookupError, FileNotFoundError) as error:  # of the bag; a full disk ends the run
+            return f"{type(error).__name__}: {error}"
+
+
+_runner: BagRunner | None = None  # of a child process
+
+
+def _start(task: BagTask) -> None:
+    global _runner
+    _runner = BagRunner(task)
+
+
+def _run(bag: Path) -> dict[str, Any] | str:
+    return _runner.run(bag)
+
+
+def results(task: BagTask, bags: Sequence[Path], processes: int) -> Iterator[Result]:
+    """Each bag when it is done.
+
+    Raises:
+        ChildProcessError: a process died; bags that were done are kept.
+    """
+    if processes == 1:
+        runner = BagRunner(task) if bags else None
+        yield from ((bag, runner.run(bag)) for bag in bags)
+        return
+    load_pipeline(task.parameters, load_rig(task.parameters.rig))  # what is wrong comes to light here, in a sentence
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, _start, (task,)) as pool:
+        futures: dict[Future, Path] = {pool.submit(_run, bag): bag for bag in bags}
+        try:
+            yield from ((futures[future], future.result()) for future in as_completed(futures))
+        except BrokenProcessPool as error:
+            raise ChildProcessError(
+                f"processes: one of {processes} died (out of memory, or killed); bags that were done are kept in "
+                f"{task.out}: go on with --resume, perhaps with fewer --processes"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def run(options: argparse.Namespace) -> int:
+    """All bags; returns the exit status.
+
+    Raises:
+        ValueError, OSError: what concerns all of them: parameters, criteria, the model, the folder.
+    """
+    criteria = read_criteria(options.criteria) if options.criteria else []
+    task = BagTask(parameters_of(options), options.out, options.annotations)
+    found: dict[Path, dict[str, Any] | str] = {}
+    for bag in options.bags:
+        before = task.done(bag)
+        if before is not None and not options.resume:
+            raise ValueError(f"out: {task.folder(bag)} has results; go on by --resume, or choose another folder")
+        if before is not None:
+            found[bag] = before
+    waiting = [bag for bag in options.bags if bag not in found]
+    with tqdm(total=len(options.bags), initial=len(found), desc="bags", unit="bag", disable=None) as bar:
+        for bag, result in results(task, waiting, min(options.processes, max(len(waiting), 1))):
+            found[bag] = result
+            bar.update()
+    ordered = {bag: found[bag] for bag in options.bags}
+    write_json(options.out / "fleet.json", {str(bag): result for bag, result in ordered.items()}, indent=2)
+    failed = _conclude(ordered, criteria, options)
+    return FAILED if failed else OK
+
+
+def _conclude(found: dict[Path, Any], criteria: Sequence[Criterion], options: argparse.Namespace) -> int:
+    """Prints a line a bag and the outcomes, writes the JUnit file; returns how much went wrong."""
+    every: list[TestCase] = []
+    failed = 0
+    for bag, result in found.items():
+        if isinstance(result, str):
+            print(f"{bag}: cannot be used: {result}")
+            every.append(TestCase(bag.name, "usable", "error", result))
+            failed += 1
+            continue
+        print(summary(bag, result))
+        outcomes = judge(criteria, flat(result))
+        failed += sum(outcome.verdict == "fail" for outcome in outcomes)
+        every += cases(bag.name, outcomes)
+        if outcomes:
+            print(report("", outcomes).strip("\n"))
+    if options.junit:
+        write_junit(options.junit, options.criteria.stem, every)
+    return failed
+
+
+def summary(bag: Path, measured: dict[str, Any]) -> str:
+    """A bag in a line."""
+    parts = [
+        f"{measured['sets']} sets",
+        f"{measured['dropped']['total']} dropped",
+        f"{measured['tracks']['count']} tracks",
+    ]
+    if measured["step_ms"]["median"] is not None:
+        parts.append(f"{measured['step_ms']['median']:.0f} ms a set")
+    if "detection" in measured:
+        parts.append(f"NDS {measured['detection']['nds']:.4f}, mAP {measured['detection']['map']:.4f}")
+    if "tracking" in measured:
+        parts.append(f"AMOTA {measured['tracking']['amota']:.4f}, IDS {measured['tracking']['ids']}")
+    return f"{bag}: {'; '.join(parts)}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    options = parse_arguments(arguments)
+    try:
+        return run(options)
+    except (ValueError, OSError) as error:
+        return refuse("python -m sparse4d_ros.evaluate_bags", error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

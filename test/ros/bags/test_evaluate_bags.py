@@ -1,0 +1,172 @@
+"""Bags as tasks: measured, scored where there is truth, judged by criteria; done once, whatever the processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy")
+from sparse4d_core.types import Detections, Tracks
+from sparse4d_ros import evaluate_bags as command
+from sparse4d_ros.bags.bag_task import BagTask
+from sparse4d_ros.bags.box_record import SetRecord, differences, read_box_record
+from sparse4d_ros.bags.record_statistics import statistics
+from sparse4d_ros.nuscenes_to_rosbag import main as to_bag
+from sparse4d_ros.share import config_file
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+EXAMPLE = str(config_file("criteria_example.yaml"))
+
+
+@pytest.fixture(scope="module")
+def bags(tiny_bag, tiny_dataset, tmp_path_factory) -> tuple[Path, Path]:
+    """One with annotations, key frames alone, and the same without."""
+    folder = tmp_path_factory.mktemp("fleet")
+    words = ["--dataroot", str(tiny_dataset), "--keyframes-only", "--out"]
+    assert to_bag([*words, str(folder / "with")]) == 0
+    assert to_bag([*words, str(folder / "without"), "--no-annotations"]) == 0
+    return folder / "with", folder / "without"
+
+
+def words(bags, out, *more):
+    return [*map(str, bags), "--model", "demo", "--torch-threads", "1", "--out", str(out), *map(str, more)]
+
+
+@pytest.fixture(scope="module")
+def fleet(bags, tmp_path_factory):
+    """Results of both bags in this process, judged by the example."""
+    out = tmp_path_factory.mktemp("results") / "fleet"
+    assert command.main(words(bags, out, "--criteria", EXAMPLE, "--junit", out / "junit.xml")) == 0
+    return out
+
+
+def measured(folder):
+    return json.loads((folder / "measured.json").read_text())
+
+
+def test_measured_with_and_without_annotations(fleet):
+    scored, unscored = measured(fleet / "with"), measured(fleet / "without")
+    assert scored["sets"] == unscored["sets"] == 3 and scored["dropped"]["total"] == 0
+    assert scored["detection"]["nds"] > 0.05 and set(scored["detection"]["class_ap"]) >= {"car", "pedestrian"}
+    assert "ids" in scored["tracking"] and "detection" not in unscored
+    assert unscored["boxes_per_set"] == scored["boxes_per_set"] and unscored["step_ms"]["median"] > 0
+    assert json.loads((fleet / "fleet.json").read_text()).keys() == {str(p) for p in (fleet_bags(fleet))}
+
+
+def fleet_bags(fleet):
+    return [measured(fleet / name)["asked"]["bag"] for name in ("with", "without")]
+
+
+def test_the_example_file_in_junit(fleet):
+    suite = ElementTree.parse(fleet / "junit.xml").getroot()
+    by_bag = {name: [case for case in suite if case.get("classname") == name] for name in ("with", "without")}
+    assert suite.get("name") == "criteria_example" and len(by_bag["with"]) == len(by_bag["without"]) >= 10
+    assert not [case for case in by_bag["with"] if case.find("skipped") is not None]
+    assert len([case for case in by_bag["without"] if case.find("skipped") is not None]) == 4
+
+
+def test_a_criterion_that_does_not_hold(bags, fleet, tmp_path, capsys):
+    """Judged from the results that are there: no bag runs again."""
+    out = shutil.copytree(fleet, tmp_path / "fleet")
+    (tmp_path / "strict.yaml").write_text("annotated:\n  detection.map: {min: 1.5}\n")
+    boxes = (out / "with" / "boxes.jsonl").stat().st_mtime_ns
+    assert command.main(words(bags, out, "--resume", "--criteria", tmp_path / "strict.yaml")) == 1
+    assert "fail" in (text := capsys.readouterr().out) and "skip" in text
+    assert (out / "with" / "boxes.jsonl").stat().st_mtime_ns == boxes
+
+
+def test_processes_give_the_same_and_bad_bags_stop_nobody(bags, fleet, tmp_path, capsys):
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    (bad / "metadata.yaml").write_text("nothing")
+    (tmp_path / "bounds.yaml").write_text("always:\n  sets: {min: 1}\n")
+    more = "--processes", 2, "--criteria", tmp_path / "bounds.yaml", "--junit", tmp_path / "junit.xml"
+    assert command.main(words([bad, *bags], tmp_path / "out", *more)) == 1
+    assert "bad: cannot be used: " in capsys.readouterr().out
+    assert ElementTree.parse(tmp_path / "junit.xml").getroot().get("errors") == "1"
+    for name in ("with", "without"):
+        records = [list(read_box_record(folder / name / "boxes.jsonl")) for folder in (fleet, tmp_path / "out")]
+        assert differences(*records) == []
+    assert measured(tmp_path / "out" / "with")["detection"] == measured(fleet / "with")["detection"]
+    assert not (tmp_path / "out" / "bad").exists()
+
+
+def test_results_do_not_mix(bags, fleet, tmp_path, capsys):
+    out = shutil.copytree(fleet, tmp_path / "fleet")
+    assert command.main(words(bags, out)) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert command.main(words(bags, out, "--resume", "--scene-reset", "reference")) == 2
+    assert "scene_reset was 'clean', is 'reference'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command.main(words([bags[0], bags[0]], tmp_path / "new"))
+    assert "two bags of one name" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command.main(words(bags, tmp_path / "new", "--junit", tmp_path / "junit.xml"))
+
+
+def test_an_unknown_name_in_criteria(bags, fleet, tmp_path, capsys):
+    out = shutil.copytree(fleet, tmp_path / "fleet")
+    (tmp_path / "typo.yaml").write_text("always:\n  set: {min: 1}\n")
+    assert command.main(words(bags, out, "--resume", "--criteria", tmp_path / "typo.yaml")) == 2
+    assert "set was not measured" in capsys.readouterr().err
+
+
+def die(*_):
+    os._exit(3)
+
+
+def test_a_dead_process_is_named(bags, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "load_pipeline", lambda *_: None)
+    monkeypatch.setattr(command, "_start", die)
+    assert command.main(words(bags, tmp_path / "out", "--processes", "2")) == 1
+    assert "go on with --resume" in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_no_results(bags, fleet, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sparse4d_ros.bags.bag_task.score", full)
+    assert command.main(words(bags[:1], tmp_path / "out")) == 1
+    assert not (tmp_path / "out" / "with" / "measured.json").exists()
+
+
+def record(stamp, ids, scores):
+    boxes = np.zeros((len(ids), 10))
+    labels = np.zeros(len(ids), np.int64)
+    columns = boxes, np.array(scores, float), labels
+    return SetRecord(stamp, "base_link", Detections(*columns, ids=np.array(ids)), Tracks(*columns, ids=np.array(ids)))
+
+
+def test_statistics_by_hand():
+    records = [
+        record(0, [1, 2], [0.9, 0.1]), record(10**8, [1], [0.9]), record(2 * 10**8, [3], [0.5]),
+        record(6 * 10**8, [1, 3], [0.9, 0.8]),
+    ]  # fmt: skip
+    found = statistics(records, {"late": 2, "no pose": 1}, [5.0, 7.0, 6.0, 8.0])
+    assert found["sets"] == 4 and found["seconds"] == 0.6 and found["largest_gap_s"] == pytest.approx(0.4)
+    assert found["dropped"] == {"total": 3, "late": 2, "no pose": 1}
+    assert found["boxes_per_set"]["mean"] == 1.25 and found["boxes_by_class"] == {"car": 1.25}
+    tracks = found["tracks"]
+    assert tracks["count"] == 3 and tracks["of_one_set"] == 1
+    assert tracks["interruptions"] == 1  # id 1 was away for one set, id 2 never came back
+    assert tracks["seconds"]["max"] == 0.6 and tracks["sets"]["max"] == 3
+    assert found["step_ms"]["median"] == 6.5
+    empty = statistics([], {}, [])
+    assert empty["sets"] == 0 and empty["boxes_per_set"]["median"] is None and empty["largest_gap_s"] is None
+
+
+def test_a_task_travels(bags, tmp_path):
+    import pickle
+
+    from sparse4d_ros.parameters import NodeParameters
+
+    task = BagTask(NodeParameters(model="demo"), tmp_path, "/truth")
+    assert pickle.loads(pickle.dumps(task)) == task and replace(task, annotations="/x") != task
