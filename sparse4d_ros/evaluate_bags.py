@@ -6,7 +6,7 @@ Every bag is a task of its own, for as many processes as are asked for. It is re
 annotations is scored by the official devkit as well. Results appear bag by bag, each when it is complete:
 
     OUT/BAG/boxes.jsonl      every box of every set, without loss of a digit
-    OUT/BAG/measured.json    boxes and tracks a set, how long ids live, drops by cause, time; scores where there is truth
+    OUT/BAG/measured.json    boxes and tracks a set, life of ids, drops by cause, time; scores where there is truth
     OUT/BAG/scores/          submissions and the devkit's summaries, where there is truth
     OUT/fleet.json           all of measured.json, and the bags that could not be used with the reason
 
@@ -179,11 +179,8 @@ def _conclude(found: dict[Path, Any], criteria: Sequence[Criterion], options: ar
 
 def summary(bag: Path, measured: dict[str, Any]) -> str:
     """A bag in a line."""
-    parts = [
-        f"{measured['sets']} sets",
-        f"{measured['dropped']['total']} dropped",
-        f"{measured['tracks']['count']} tracks",
-    ]
+    dropped, tracks = measured["dropped"]["total"], measured["tracks"]["count"]
+    parts = [f"{measured['sets']} sets", f"{dropped} dropped", f"{tracks} tracks"]
     if measured["step_ms"]["median"] is not None:
         parts.append(f"{measured['step_ms']['median']:.0f} ms a set")
     if "detection" in measured:

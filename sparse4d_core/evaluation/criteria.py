@@ -135,7 +135,7 @@ def judge(criteria: Sequence[Criterion], measured: Mapping[str, Any]) -> list[Ou
     outcomes = []
     for criterion in criteria:
         if criterion.annotated and not has_truth:
-            outcomes.append(Outcome(criterion, "skip", "no annotations to score against"))
+            outcomes.append(Outcome(criterion, "skip", f"{criterion.name}: no annotations to score against"))
             continue
         if criterion.name not in measured:
             known = ", ".join(sorted(measured))

@@ -1,4 +1,4 @@
-"""Scores of a run against the annotations that its bag contains: the bag becomes a data set, the record a submission."""
+"""Scores of a run against the annotations of its bag: the bag becomes a data set, the record a submission."""
 
 from __future__ import annotations
 

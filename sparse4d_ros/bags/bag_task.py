@@ -49,9 +49,7 @@ class BagTask:
         measured = json.loads(path.read_text(encoding="utf-8"))
         asked = self._asked(bag)
         before = measured.get("asked", {})
-        other = [
-            f"{name} was {before.get(name)!r}, is {asked[name]!r}" for name in asked if before.get(name) != asked[name]
-        ]
+        other = [f"{k} was {before.get(k)!r}, is {value!r}" for k, value in asked.items() if before.get(k) != value]
         if other:
             raise BagError(f"resume: {path} is of another run: {'; '.join(other)}; choose another --out")
         return measured

@@ -52,7 +52,7 @@ def spread(values: Sequence[float]) -> dict[str, float | None]:
 
 
 def track_statistics(records: Sequence[SetRecord]) -> dict[str, Any]:
-    """How ids live: their number, their length in seconds and sets, and in how many sets they were missing in between."""
+    """How ids live: how many, how long in seconds and sets, and in how many sets they were missing in between."""
     rows = defaultdict(list)
     for position, record in enumerate(records):
         for number in [] if record.tracks.ids is None else np.asarray(record.tracks.ids).tolist():
