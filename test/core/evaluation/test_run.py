@@ -53,6 +53,7 @@ def files(folder):
     return [(folder / name).read_bytes() for name in ("results.json", "tracking.json")]
 
 
+@pytest.mark.slow
 def test_processes_give_the_same_bytes(three_scenes, alone, tmp_path):
     assert command.main(words(three_scenes, tmp_path / "two", "--processes", "2", "--workers", "0")) == 0
     assert files(tmp_path / "two") == files(alone[0])

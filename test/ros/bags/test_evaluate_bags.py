@@ -82,6 +82,7 @@ def test_a_criterion_that_does_not_hold(bags, fleet, tmp_path, capsys):
     assert (out / "with" / "boxes.jsonl").stat().st_mtime_ns == boxes
 
 
+@pytest.mark.slow
 def test_processes_give_the_same_and_bad_bags_stop_nobody(bags, fleet, tmp_path, capsys):
     bad = tmp_path / "bad"
     bad.mkdir()
