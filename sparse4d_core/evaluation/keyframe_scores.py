@@ -13,7 +13,7 @@ from ..data.nuscenes.dataset import NuScenesDataset
 from ..inference.pipeline import Pipeline
 from ..network.state import TemporalState
 from ..types import Frame
-from .evaluate import Scores, evaluate
+from .devkit_scores import Scores, evaluate
 from .results import ResultsWriter
 
 

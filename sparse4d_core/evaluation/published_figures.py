@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..config import Sparse4DConfig
-from .evaluate import Scores
+from .devkit_scores import Scores
 
 PUBLISHED_VERSION = "v1.0-trainval"
 PUBLISHED_SCENES = {"val": 150, "test": 150}

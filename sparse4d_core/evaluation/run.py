@@ -22,7 +22,7 @@ from ..checkpoint.published import NoWeightsError, find_weights
 from ..command_line import OK, refuse
 from ..config import preset
 from ..data.nuscenes.dataset import NuScenesDataset
-from .evaluate import Scores, evaluate
+from .devkit_scores import Scores, evaluate
 from .published_figures import differences, table
 from .run_folder import RunFolder
 from .scene_streams import Stream, divide
@@ -71,11 +71,15 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--streams", type=int, default=0, metavar="N", help="rows of scenes (default: one a scene)")
     add("--precision", default="float32", choices=("float32", "bfloat16", "float16"), help="of the image encoder")
     add("--scene-reset", default="reference", choices=("reference", "clean"), help="default %(default)s, as published")
+    add("--report", type=Path, metavar="FILE.html", help="write a report to read in a browser")
+    add("--against", type=Path, metavar="RESULTS.json", help="another run for the report to compare with")
     add("--allow-untrained", action="store_true", help="random weights where no trained ones are found")
     options = parser.parse_args(arguments)
     for name, least in (("workers", 0), ("threads", 1), ("streams", 0)):
         if getattr(options, name) < least:
             parser.error(f"--{name}: expected {least} or more, got {getattr(options, name)}")
+    if options.against and not options.report:
+        parser.error("--against is for the report: add --report FILE.html")
     options.processes = len(options.devices) if options.processes is None else options.processes
     if options.processes < 1:
         parser.error(f"--processes: expected 1 or more, got {options.processes}")
@@ -110,6 +114,13 @@ def run(options: argparse.Namespace) -> Scores | None:
     apart = differences(config, folder.settings, len(scenes), image_sizes(data))
     write_json(options.out / "comparison.json", {"published": asdict(config.published), "differences": apart}, indent=2)
     print(table(config, scores), protocol(apart), scores.table(), sep="\n\n")
+    if options.report:
+        from .report.written_report import write_report  # loads matplotlib
+
+        details = options.out / "tracking" / "metrics_details.json"
+        write_report(
+            options.report, options.dataroot, options.version, results, scores, details, options.against, apart
+        )
     return scores
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sparse4d_core.evaluation.evaluate import evaluate
+from sparse4d_core.evaluation.devkit_scores import evaluate
 from sparse4d_core.types import Detections, Tracks
 
 from ..perception.rig import Rig

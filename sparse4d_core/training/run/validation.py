@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...data.nuscenes.dataset import NuScenesDataset
-from ...evaluation.evaluate import evaluate
+from ...evaluation.devkit_scores import evaluate
 from ...evaluation.keyframe_scores import run_keyframes
 from ...evaluation.results import ResultsWriter
 from ...inference.pipeline import Pipeline

@@ -9,7 +9,7 @@ import pytest
 from nuscenes.eval.common.config import config_factory
 from nuscenes.eval.tracking.evaluate import TrackingEval
 
-from sparse4d_core.evaluation import evaluate as scoring
+from sparse4d_core.evaluation import devkit_scores as scoring
 from sparse4d_core.evaluation import tracking_classes
 
 
@@ -18,8 +18,8 @@ def submission(three_scenes, shifted_truth, tmp_path_factory):
     """(arguments of the devkit's evaluation but its folder, names of the scenes) for three scenes."""
     scratch = tmp_path_factory.mktemp("view")
     scenes = [record["name"] for record in json.loads((three_scenes / "v1.0-mini" / "scene.json").read_text())]
-    view = scoring._evaluation_view(three_scenes, "v1.0-mini", scenes, scratch)
-    return str(shifted_truth[1]), scoring._SPLIT, "v1.0-mini", str(view)
+    view = scoring.evaluation_view(three_scenes, "v1.0-mini", scenes, scratch)
+    return str(shifted_truth[1]), scoring.SPLIT, "v1.0-mini", str(view)
 
 
 def plain(values):

@@ -1,0 +1,1 @@
+"""A report of scores that people read: one HTML file with everything in it."""
