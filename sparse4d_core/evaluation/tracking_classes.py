@@ -56,7 +56,7 @@ def summary(evaluation: devkit.TrackingEval, processes: int | None = None, progr
         samples = sum(map(len, evaluation.tracks_gt.values()))
         processes = (os.cpu_count() or 1) if samples >= WORTH_PROCESSES else 1
     parts = {name: (of_class(evaluation, name), name) for name in names}
-    bar = tqdm(total=len(names), desc="tracking classes", unit="class", disable=not progress)
+    bar = tqdm(total=len(names), desc="tracking classes", unit="class", disable=None if progress else True)
     with bar:
         results = {}
         for name, data in _accumulated(parts, min(processes, len(names))):
