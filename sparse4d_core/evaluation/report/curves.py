@@ -84,7 +84,7 @@ def tracking_over_recall(details: Mapping[str, Mapping[str, Sequence[float]]], n
 
 def recall_bars(groups: Sequence[Group], title: str) -> str:
     """Recall of each group: any score, and confident ones."""
-    drawn, axes = figure(5.6, 0.7 + 0.34 * max(len(groups), 1))
+    drawn, axes = figure(4.8, 0.7 + 0.34 * max(len(groups), 1))
     places = np.arange(len(groups))[::-1]
     total = [max(one.objects, 1) for one in groups]
     found = [one.found / count for one, count in zip(groups, total, strict=True)]
@@ -99,7 +99,7 @@ def recall_bars(groups: Sequence[Group], title: str) -> str:
 
 def interval_bars(rows: Sequence[tuple[str, float, float, float]], reference: float | None, label: str) -> str:
     """(name, value, low, high) as points with their intervals."""
-    drawn, axes = figure(5.6, 0.7 + 0.3 * max(len(rows), 1))
+    drawn, axes = figure(5.0, 0.7 + 0.3 * max(len(rows), 1))
     places = np.arange(len(rows))[::-1]
     values = np.array([row[1] for row in rows])
     spread = np.abs(np.array([[value - low, high - value] for _, value, low, high in rows]).T)

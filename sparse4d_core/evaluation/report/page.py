@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 STYLE = """
 :root { color-scheme: light; }
-body { margin: 0 auto; max-width: 1060px; padding: 28px 24px 80px; color: #1c2530; background: #fff;
+body { margin: 0 auto; max-width: 1260px; padding: 28px 24px 80px; color: #1c2530; background: #fff;
        font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif; }
 h1 { font-size: 26px; margin: 0 0 4px; }
 h2 { font-size: 19px; margin: 44px 0 10px; padding-top: 10px; border-top: 1px solid #dde3ea; }

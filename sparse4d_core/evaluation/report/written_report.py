@@ -167,6 +167,7 @@ def _add_breakdown(page: Page, data: NuScenesDataset, matches: Matches) -> None:
         ("by speed", breakdown.by_speed(matches)),
         ("by camera", breakdown.by_camera(matches, views)),
     ):
+        groups = [one for one in groups if one.objects]
         if not groups:
             continue
         rows = [
