@@ -14,12 +14,13 @@ h2 { font-size: 19px; margin: 44px 0 10px; padding-top: 10px; border-top: 1px so
 p.note { color: #5a6675; margin: 4px 0 12px; max-width: 78ch; }
 nav a { margin-right: 14px; color: #1f5fb0; text-decoration: none; white-space: nowrap; }
 table { border-collapse: collapse; margin: 8px 0 14px; font-variant-numeric: tabular-nums; }
-th, td { padding: 4px 12px; text-align: right; border-bottom: 1px solid #e8ecf1; }
+th, td { padding: 4px 10px; text-align: right; border-bottom: 1px solid #e8ecf1; }
 th { color: #5a6675; font-weight: 600; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 tr.strong td { font-weight: 600; }
 .figures { display: flex; flex-wrap: wrap; gap: 20px 36px; align-items: flex-start; }
 img.figure { max-width: 100%; height: auto; }
+.figures > img.figure { flex: 1 1 360px; min-width: 320px; max-width: 560px; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(310px, 1fr)); gap: 18px; }
 .pictures figure { margin: 0; }
 .pictures img { width: 100%; display: block; border-radius: 4px; background: #333; }
