@@ -21,7 +21,7 @@ from tqdm import tqdm
 from ..data.nuscenes.dataset import NuScenesDataset
 from ..inference.pipeline import Pipeline, Precision
 from ..network.sparse4d import SceneReset
-from .keyframe_scores import run_scene
+from .keyframe_scores import ScenePlan, run_scene
 from .results import ResultsWriter
 from .run_folder import RunFolder
 from .scene_streams import Stream
@@ -40,6 +40,7 @@ class StreamTask:
     allow_untrained: bool = False
     threads: int = 1  # of torch on the CPU; their number may change the last digit, so it is a setting of the run
     loader_workers: int = 2
+    plan: ScenePlan | None = None  # None: the key frames as they are
 
     def pipeline(self, device: str) -> Pipeline:
         """See `Pipeline.from_preset` for what it raises; a device that is not there is a ValueError here."""
@@ -83,7 +84,7 @@ class StreamRunner:
     def _run_scene(self, scene: str, state, others_follow: bool):
         writer = ResultsWriter()
         task = self._task
-        state = run_scene(self._pipeline, task.data, scene, writer, state, task.loader_workers)
+        state = run_scene(self._pipeline, task.data, scene, writer, state, task.loader_workers, task.plan)
         if others_follow:
             task.folder.write_state(scene, state)
         task.folder.write_scene(scene, writer)

@@ -137,9 +137,7 @@ def _add_classes(page: Page, scores: Scores, matches: Matches, sure: Mapping[str
     page.add(
         "Calibration of the scores",
         figures(curves.reliability(honest)),
-        note(
-            f"Of boxes with a score of 0.7, seven of ten should be right. Mean distance from it: {honest.error:.3f}."
-        ),
+        note(f"Of boxes with a score of 0.7, seven of ten should be right. Mean distance from it: {honest.error:.3f}."),
     )
 
 

@@ -172,8 +172,8 @@ def test_a_dead_process_is_named(three_scenes, tmp_path, monkeypatch, capsys):
 def test_threads_do_not_change_the_order(three_scenes):
     data = NuScenesDataset(three_scenes, cache=None)
     rows = list(range(len(data)))
-    plain = [frame.token for frame in frames_ahead(data, rows)]
-    assert [frame.token for frame in frames_ahead(data, rows, workers=2)] == plain == data.index.tokens.tolist()
+    plain = [frame.token for frame in frames_ahead(data.frame, rows)]
+    assert [frame.token for frame in frames_ahead(data.frame, rows, workers=2)] == plain == data.index.tokens.tolist()
 
 
 def test_streams_are_rows_of_scenes():

@@ -1,0 +1,1 @@
+"""How much scores suffer from bad images, missing cameras, wrong calibration and poses, and other frame rates."""
