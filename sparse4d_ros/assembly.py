@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sparse4d_core.config import preset
+from sparse4d_core.ego_mask import hidden_colour
 from sparse4d_core.inference.pipeline import Pipeline
 
 from .messages.outgoing import OtherOutput
@@ -106,4 +107,5 @@ def make_frame_builder(
         to_message=to_message,
         max_field_of_view=parameters.fisheye_field_of_view,
         reduced_for=preset(parameters.model).image if parameters.reduced_decoding else None,
+        hidden=hidden_colour(preset(parameters.model).image),
     )

@@ -74,6 +74,8 @@ def differences(
         found.append(f"precision: the image encoder computes in {settings['precision']}, not in float32")
     if settings["scene_reset"] != "reference":
         found.append(f"scene reset: {settings['scene_reset']}; published figures were made with reference")
+    if settings.get("ego_masks"):
+        found.append("images: the own vehicle is hidden in them (--ego-masks)")
     if settings["streams"] == scenes > 1:
         found.append(
             "memory: every scene begins without one; in the published implementation it passes from scene to scene "

@@ -23,6 +23,7 @@ from ..command_line import OK, refuse
 from ..config import preset
 from ..data.nuscenes.dataset import NuScenesDataset
 from .devkit_scores import Scores, evaluate
+from .masked_scenes import MaskedScenes
 from .published_figures import differences, table
 from .run_folder import RunFolder
 from .scene_streams import Stream, divide
@@ -71,6 +72,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--streams", type=int, default=0, metavar="N", help="rows of scenes (default: one a scene)")
     add("--precision", default="float32", choices=("float32", "bfloat16", "float16"), help="of the image encoder")
     add("--scene-reset", default="reference", choices=("reference", "clean"), help="default %(default)s, as published")
+    add("--ego-masks", type=Path, metavar="FOLDER", help="pictures CHANNEL.png, white where the own vehicle is: hidden")
     add("--report", type=Path, metavar="FILE.html", help="write a report to read in a browser")
     add("--against", type=Path, metavar="RESULTS.json", help="another run for the report to compare with")
     add("--allow-untrained", action="store_true", help="random weights where no trained ones are found")
@@ -100,10 +102,11 @@ def run(options: argparse.Namespace) -> Scores | None:
     data = NuScenesDataset(options.dataroot, options.version, split=options.split, scenes=options.scenes)
     scenes = in_order_of_time(data)
     streams = divide(scenes, options.streams)
+    plan = MaskedScenes.read(options.ego_masks, data.camera_names, config) if options.ego_masks else None
     folder = RunFolder.begin(options.out, _settings(options, checkpoint, scenes, streams), options.resume)
     task = StreamTask(
         folder, data, options.model, None if checkpoint is None else str(checkpoint), options.precision,
-        options.scene_reset, options.allow_untrained, options.threads, options.workers,
+        options.scene_reset, options.allow_untrained, options.threads, options.workers, plan,
     )  # fmt: skip
     run_streams(task, streams, options.devices, options.processes)
     results, tracking = folder.assemble(scenes, _notes(folder), config.tracking)
@@ -172,6 +175,7 @@ def _settings(
         "threads": options.threads,
         "device": sorted({device.partition(":")[0] for device in options.devices}),
         "torch": torch.__version__,
+        "ego_masks": None if options.ego_masks is None else str(options.ego_masks.resolve()),
     }
 
 

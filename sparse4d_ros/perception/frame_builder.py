@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from sparse4d_core.config import ImageConfig
+from sparse4d_core.ego_mask import hide
 from sparse4d_core.preprocess import decoding_reduction
 from sparse4d_core.types import Frame
 
@@ -39,6 +40,7 @@ class FrameBuilder:
         to_message: what the synchronizer's items are ► the image message.
         max_field_of_view: degrees that the pinhole made from a fisheye may show.
         reduced_for: the network's images, if JPEGs are to be decoded at a part of their size as far as these allow.
+        hidden: BGR that takes the place of the own vehicle, where the rig has masks.
     """
 
     def __init__(
@@ -51,9 +53,11 @@ class FrameBuilder:
         to_message: Callable[[str, Any], Any] = lambda camera, item: item,
         max_field_of_view: float = MAX_FIELD_OF_VIEW_DEG,
         reduced_for: ImageConfig | None = None,
+        hidden: tuple[int, int, int] = (128, 128, 128),
     ):
         self._frames, self._buffer = frames, buffer
         self._tf_timeout, self._to_message = tf_timeout, to_message
+        self._hidden = hidden
         self._decoders = ThreadPoolExecutor(decode_threads, "decode")
         reduction = (lambda size_wh: 1) if reduced_for is None else partial(decoding_reduction, reduced_for)
         self._readers = {
@@ -93,7 +97,9 @@ class FrameBuilder:
             _check_header(message, stamp_ns, self._frames.cameras[camera])
         except ConversionError as error:
             raise ConversionError(error.cause, f"camera {camera}: {error}") from error
-        return self._readers[camera].read(message, synced.infos.get(camera))
+        image, model = self._readers[camera].read(message, synced.infos.get(camera))
+        mask = self._frames.ego_masks.get(camera)
+        return (image if mask is None else hide(image, mask, self._hidden)), model
 
     def _await_poses(self, synced: SyncedSet) -> Poses:
         """The poses, after waiting a bounded time for those that may still come."""

@@ -16,17 +16,20 @@ Topics without a leading slash are below the node's namespace, and in a bag belo
 
 `model_frame: lidar_top` instead takes the frame from TF. A camera's `rectified: true` or `false` states whether its
 images are rectified; without it they are if the topic's name contains `image_rect` (see `camera_model.py`).
+`ego_mask: FILE` names a picture, relative to the rig file, that is white where the camera sees the own vehicle.
 """
 
 from __future__ import annotations
 
 import pathlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 import yaml
+
+from sparse4d_core.ego_mask import read_mask
 
 from ..share import config_file
 from .camera_model import is_rectified
@@ -49,6 +52,7 @@ class RigFrames:
     model_frame: str = "lidar_top"
     T_base_from_model: np.ndarray | None = None  # [4, 4]; None: TF has `model_frame`
     rectified: frozenset[str] = frozenset()  # names of the cameras whose images are rectified
+    ego_masks: Mapping[str, np.ndarray] = field(default_factory=dict)  # camera name -> [H, W] bool, the own vehicle
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class RigCamera:
     info_topic: str
     transport: Literal["raw", "compressed"]
     rectified: bool = True  # P and R of its CameraInfo count, else K and D
+    ego_mask: str | None = None  # picture that is white where the own vehicle is, relative to the rig file
 
 
 @dataclass(frozen=True)
@@ -98,9 +103,18 @@ def load_rig(path: str | pathlib.Path = "") -> Rig:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RigError(f"rig: {path} is not YAML: {error}") from error
     try:
-        return parse_rig(content)
+        return _with_masks(parse_rig(content), path.parent)
     except RigError as error:
         raise RigError(f"{path}: {error}") from None
+
+
+def _with_masks(rig: Rig, folder: pathlib.Path) -> Rig:
+    """The rig with the pictures that its cameras name."""
+    try:
+        masks = {camera.name: read_mask(folder / camera.ego_mask) for camera in rig.cameras if camera.ego_mask}
+    except ValueError as error:
+        raise RigError(str(error)) from None
+    return replace(rig, frames=replace(rig.frames, ego_masks=masks))
 
 
 def parse_rig(content: Any) -> Rig:
@@ -128,7 +142,7 @@ def parse_rig(content: Any) -> Rig:
 
 
 def _camera(entry: Any, where: str) -> RigCamera:
-    _check_keys(where, entry, {"name"}, {"frame", "image_topic", "info_topic", "transport", "rectified"})
+    _check_keys(where, entry, {"name"}, {"frame", "image_topic", "info_topic", "transport", "rectified", "ego_mask"})
     name = _text(entry["name"], f"{where}.name")
     image_topic = _text(entry.get("image_topic", f"/{name}/image_rect/compressed"), f"{where}.image_topic")
     transport = entry.get("transport", "compressed" if image_topic.endswith("/compressed") else "raw")
@@ -145,6 +159,7 @@ def _camera(entry: Any, where: str) -> RigCamera:
         info_topic=_text(entry.get("info_topic", _sibling(image_topic)), f"{where}.info_topic"),
         transport=transport,
         rectified=is_rectified(image_topic, setting),
+        ego_mask=_text(entry["ego_mask"], f"{where}.ego_mask") if "ego_mask" in entry else None,
     )
 
 

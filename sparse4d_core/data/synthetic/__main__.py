@@ -44,13 +44,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="camera sets per second, a multiple of 2; keyframes come at 2 Hz (default 10)",
     )
     parser.add_argument("--duration", type=float, default=8.0, help="seconds per scene (default %(default)s)")
+    parser.add_argument(
+        "--ego-body", action="store_true", help="the own vehicle is in the pictures; its masks go to OUT/ego_masks"
+    )
     parser.add_argument("--version", default="v1.0-mini", help="name of the tables' folder (default %(default)s)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
     args = parser.parse_args(arguments)
     try:
         render_dataset(
             args.out, args.scenes, args.seed, version=args.version, duration=args.duration, rate=args.rate,
-            rig=NUSCENES_RIG.resized(*args.image_size), workers=args.workers, progress=True,
+            rig=NUSCENES_RIG.resized(*args.image_size), workers=args.workers, progress=True, ego_body=args.ego_body,
         )  # fmt: skip
     except (ValueError, OSError) as error:
         return refuse(parser.prog, error)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from .annotations import RenderedTables, image_path, schedule
 from .cameras import NUSCENES_RIG, Rig
+from .ego_body import body_mask
 from .renderer import Renderer
 from .world import World, build_world
 
@@ -32,14 +33,16 @@ class RenderedScene:
     visible_share: np.ndarray  # [K, A]
 
 
-def render_scene(out: pathlib.Path, seed: int, index: int, duration: float, rate: int, rig: Rig) -> RenderedScene:
+def render_scene(
+    out: pathlib.Path, seed: int, index: int, duration: float, rate: int, rig: Rig, ego_body: bool = False
+) -> RenderedScene:
     """Write the images of one scene below `out`.
 
     Raises:
         OSError: where an image cannot be written.
     """
     world = build_world(seed, index, duration)
-    renderer, timing = Renderer(world, rig), schedule(world, rate)
+    renderer, timing = Renderer(world, rig, ego_body), schedule(world, rate)
     solid_angle, visible_share = [], []
     for k in range(timing.num_sets):
         keyframe = timing.is_keyframe(k)
@@ -75,12 +78,14 @@ def render_dataset(
     rig: Rig = NUSCENES_RIG,
     workers=1,
     progress=False,
+    ego_body=False,
 ) -> None:
     """Render `scenes` scenes into a new data set at `out`.
 
     Args:
         duration: seconds per scene.
         rate: Hz of the camera sets; every (rate / 2)-th is a keyframe with annotations.
+        ego_body: the own vehicle is in the pictures, and its masks are in `ego_masks/CHANNEL.png`.
 
     Raises:
         FileExistsError: if `out` holds tables of this version already.
@@ -93,13 +98,24 @@ def render_dataset(
     for folder in ("samples", "sweeps"):
         for camera in rig.cameras:
             (out / folder / camera.channel).mkdir(parents=True, exist_ok=True)
-    jobs = [(out, seed, index, duration, rate, rig) for index in range(scenes)]
+    jobs = [(out, seed, index, duration, rate, rig, ego_body) for index in range(scenes)]
     tables = RenderedTables(rig)
     with tqdm(total=scenes, unit="scene", disable=not progress) as bar:
         for scene in _rendered(jobs, workers):
             tables.add_scene(scene.world, schedule(scene.world, rate), scene.solid_angle, scene.visible_share)
             bar.update()
+    if ego_body:
+        _write_masks(out / "ego_masks", rig)
     tables.write(out, version)
+
+
+def _write_masks(folder: pathlib.Path, rig: Rig) -> None:
+    folder.mkdir(exist_ok=True)
+    for camera in rig.cameras:
+        done, data = cv2.imencode(".png", body_mask(camera, rig.image_wh).astype(np.uint8) * 255)
+        if not done:
+            raise OSError(f"{folder}: OpenCV could not encode a mask")
+        (folder / f"{camera.channel}.png").write_bytes(data.tobytes())
 
 
 def _rendered(jobs: list[tuple], workers: int):

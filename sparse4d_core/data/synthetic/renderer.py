@@ -14,6 +14,7 @@ import numpy as np
 from ..nuscenes.tables import inverse
 from .background import PANORAMA_ELEVATION, PANORAMA_WIDTH, paint_ground, paint_panorama
 from .cameras import CameraMount, Rig
+from .ego_body import body_mask, draw_body
 from .ego_path import poses
 from .shapes import SHAPES
 from .textures import fill_transparent, pyramid, rim_colour, soft_shadow
@@ -84,9 +85,13 @@ def _build_mesh(world: World) -> _Mesh:
 
 
 class Renderer:
-    """Draws one world through the cameras of one rig; every view is a function of (camera, time) alone."""
+    """Draws one world through the cameras of one rig; every view is a function of (camera, time) alone.
 
-    def __init__(self, world: World, rig: Rig):
+    Args:
+        ego_body: with the own vehicle in the pictures, see `ego_body.py`.
+    """
+
+    def __init__(self, world: World, rig: Rig, ego_body: bool = False):
         self.world, self.rig = world, rig
         self._mesh = _build_mesh(world)
         self._motions = [thing.motion for thing in (*world.actors, *world.scenery)]
@@ -96,6 +101,7 @@ class Renderer:
         width, height = rig.image_wh
         noise = np.random.default_rng([world.seed, world.index, 1003]).integers(0, _NOISE, (height + 64, width + 64, 3))
         self._noise = noise.astype(np.uint8)
+        self._bodies = [body_mask(camera, rig.image_wh) for camera in rig.cameras] if ego_body else None
 
     def view(self, camera_index: int, t: float) -> View:
         """The image of one camera at the time t (s from the scene's start)."""
@@ -110,9 +116,13 @@ class Renderer:
         near = self._owners_in_view(pose, camera, T_cam_from_global)
         self._draw_shadows(image, camera, T_cam_from_global, pose, near)
         owners, covered = self._draw_faces(image, camera, T_cam_from_global, pose, near)
+        shown = self._expose(image, camera_index, t)
+        if self._bodies is not None:
+            draw_body(shown, self._bodies[camera_index])
+            owners[self._bodies[camera_index]] = -1
         visible = np.bincount(owners[owners >= 0], minlength=len(pose))
         actors = slice(0, len(self.world.actors))
-        return View(self._expose(image, camera_index, t), owners, visible[actors], covered[actors])
+        return View(shown, owners, visible[actors], covered[actors])
 
     def _draw_sky(self, image: np.ndarray, camera_index: int, t: float) -> None:
         columns, rows = self._rays[camera_index]
