@@ -90,7 +90,9 @@ def camera_views(data: NuScenesDataset, objects: Objects) -> list[tuple[str, ...
         for camera, name in enumerate(data.camera_names):
             if not data.index.files[row, camera] or points[camera, 2] <= 0.1:
                 continue
-            width, height = sizes.setdefault(camera, _size(data, row, camera))
+            if camera not in sizes:
+                sizes[camera] = _size(data, row, camera)  # decodes an image
+            width, height = sizes[camera]
             u, v, depth = data.index.intrinsics[row, camera] @ points[camera, :3]
             u, v = u / depth, v / depth
             if 0 <= u < width and 0 <= v < height:
