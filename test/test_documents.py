@@ -25,7 +25,8 @@ pytestmark = pytest.mark.timeout(1800)
 # Options of programs that are not ours, and of pytest (conftest.py has them), where prose names them alone.
 FOREIGN_OPTIONS = {"--nnodes", "--node-rank", "--rdzv-endpoint", "--nproc-per-node", "--shm-size", "--ipc", "--network"}
 PYTEST_OPTIONS = set(re.findall(r'"(--[\w-]+)"', (ROOT / "test" / "conftest.py").read_text()))
-EXAMPLES = {"my_rig.yaml", "detect.py", "out/step-onnx/detect.py", "out/junit.xml"}  # a reader or a command writes them
+# Files that a reader would write, or a command, or an export.
+EXAMPLES = {"my_rig.yaml", "detect.py", "out/step-onnx/detect.py", "out/junit.xml"}
 TEXT_FILES = (".py", ".md", ".yaml", ".yml", ".toml", ".rst", ".xml", ".txt", "Makefile")
 
 

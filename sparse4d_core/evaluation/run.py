@@ -18,10 +18,13 @@ import torch
 
 from ..atomic_write import write_json
 from ..checkpoint.download import file_sha256
+from ..checkpoint.file import read_checkpoint
 from ..checkpoint.published import NoWeightsError, find_weights
 from ..command_line import OK, refuse
-from ..config import preset
+from ..config import Sparse4DConfig, preset
 from ..data.nuscenes.dataset import NuScenesDataset
+from ..inference.pipeline import with_classes_of
+from ..types import CLASS_NAMES
 from .devkit_scores import Scores, evaluate
 from .masked_scenes import MaskedScenes
 from .published_figures import differences, table
@@ -89,7 +92,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace) -> Scores | None:
-    """Runs what is not done yet, writes the submissions and scores them (None: a data set without annotations).
+    """Runs what is not done yet, writes the submissions and scores them (None: they cannot be scored).
 
     Raises:
         ValueError: an option or input that cannot be used; the message names it.
@@ -97,8 +100,8 @@ def run(options: argparse.Namespace) -> Scores | None:
     """
     config = preset(options.model)
     checkpoint = options.checkpoint or _weights_by_name(options)
-    if checkpoint is not None and not checkpoint.is_file():
-        raise FileNotFoundError(f"checkpoint: no file {checkpoint}")
+    if checkpoint is not None:
+        config = with_classes_of(read_checkpoint(checkpoint), config)
     data = NuScenesDataset(options.dataroot, options.version, split=options.split, scenes=options.scenes)
     scenes = in_order_of_time(data)
     streams = divide(scenes, options.streams)
@@ -110,8 +113,8 @@ def run(options: argparse.Namespace) -> Scores | None:
     )  # fmt: skip
     run_streams(task, streams, options.devices, options.processes)
     results, tracking = folder.assemble(scenes, _notes(folder), config.tracking)
-    if not len(data.index.boxes):
-        print(f"{options.out}: submissions of {len(scenes)} scenes; the data set has no annotations to score them")
+    if reason := unscored(config, data):
+        print(f"{options.out}: submissions of {len(scenes)} scenes; they cannot be scored: {reason}")
         return None
     scores = evaluate(options.dataroot, options.version, results, tracking, options.out, scenes, progress=True)
     apart = differences(config, folder.settings, len(scenes), image_sizes(data))
@@ -125,6 +128,15 @@ def run(options: argparse.Namespace) -> Scores | None:
             options.report, options.dataroot, options.version, results, scores, details, options.against, apart
         )
     return scores
+
+
+def unscored(config: Sparse4DConfig, data: NuScenesDataset) -> str:
+    """Why the devkit cannot score such results; "" where it can."""
+    if not len(data.index.boxes):
+        return "the data set has no annotations"
+    if own := [name for name in config.class_names if name not in CLASS_NAMES]:
+        return f"the model has classes that nuScenes does not score: {', '.join(own)}"
+    return ""
 
 
 def protocol(apart: Sequence[str]) -> str:

@@ -27,7 +27,7 @@ from ..report.detection_matches import collect
 from ..run_folder import RunFolder, RunFolderError
 from ..scene_streams import divide
 from ..stream_workers import StreamTask, run_streams
-from .faults import CamerasGone, Instant
+from .frame_faults import CamerasGone, Instant
 from .rows import Row, all_rows, chosen, data_rate
 from .sheet import Measured, markdown, page, seen_scores, summary
 

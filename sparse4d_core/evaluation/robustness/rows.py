@@ -11,7 +11,7 @@ import numpy as np
 from ...data.nuscenes.dataset import NuScenesDataset
 from ...types import Frame
 from .corruptions import CORRUPTIONS, SEVERITIES
-from .faults import (
+from .frame_faults import (
     CamerasGone,
     EgoNoise,
     EgoStampsOff,

@@ -17,9 +17,9 @@ from sparse4d_core.evaluation.report.breakdown import camera_views
 from sparse4d_core.evaluation.report.confidence import by_class, scores
 from sparse4d_core.evaluation.report.detection_matches import collect
 from sparse4d_core.evaluation.robustness import __main__ as command
-from sparse4d_core.evaluation.robustness import faults
+from sparse4d_core.evaluation.robustness import frame_faults as faults
 from sparse4d_core.evaluation.robustness.corruptions import CORRUPTIONS
-from sparse4d_core.evaluation.robustness.faults import Instant
+from sparse4d_core.evaluation.robustness.frame_faults import Instant
 from sparse4d_core.evaluation.robustness.rows import all_rows, chosen, data_rate
 from sparse4d_core.evaluation.robustness.sheet import (
     DETR3D,

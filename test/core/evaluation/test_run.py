@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -207,6 +208,14 @@ SETTINGS = {
 def test_what_differs_from_the_published_protocol(change, scenes, size, word):
     found = differences(preset("v3_r50"), {**SETTINGS, **change}, scenes, [size])
     assert found == [] if word is None else len(found) == 1 and word in found[0]
+
+
+def test_what_cannot_be_scored(three_scenes):
+    data = NuScenesDataset(three_scenes, cache=None)
+    assert command.unscored(preset("demo"), data) == ""
+    assert "robot.small" in command.unscored(replace(preset("demo"), class_names=("car", "robot.small")), data)
+    data.index = replace(data.index, boxes=data.index.boxes[:0])
+    assert "no annotations" in command.unscored(preset("demo"), data)
 
 
 def test_measured_beside_published():
