@@ -13,8 +13,8 @@ import pytest
 pytest.importorskip("rclpy")
 from sparse4d_ros.campaign.catalogue.fault import Fault, NotPossible, NotSurvived, Outcome, try_fault
 from sparse4d_ros.campaign.fault_table import document
-from sparse4d_ros.campaign.faults import chosen, system_of
 from sparse4d_ros.campaign.growth_verdict import Growth
+from sparse4d_ros.campaign.node_faults import chosen, system_of
 from sparse4d_ros.campaign.observer import growth
 from sparse4d_ros.campaign.running_system import RunningSystem
 from sparse4d_ros.campaign.soak import measure

@@ -20,7 +20,7 @@ from lifecycle_msgs.msg import Transition
 from sparse4d_core.types import Detections
 from sparse4d_ros.bags.bag_io import read_messages
 from sparse4d_ros.bags.box_record import BoxRecordWriter, SetRecord
-from sparse4d_ros.campaign import faults, stream_bag
+from sparse4d_ros.campaign import node_faults, stream_bag
 from sparse4d_ros.campaign.catalogue import machine_faults, process_faults
 from sparse4d_ros.campaign.catalogue.fault import NotPossible, NotSurvived
 from sparse4d_ros.perception.rig import load_rig
@@ -79,10 +79,10 @@ def test_a_shared_memory_that_others_use_is_not_filled(system, monkeypatch):
 
 def test_the_campaign_has_its_own_shared_memory_only_where_it_can(monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert faults.with_own_shared_memory([]) is None
+    assert node_faults.with_own_shared_memory([]) is None
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setenv(faults.OWN_SHARED_MEMORY, "1")
-    assert faults.with_own_shared_memory([]) is None
+    monkeypatch.setenv(node_faults.OWN_SHARED_MEMORY, "1")
+    assert node_faults.with_own_shared_memory([]) is None
 
 
 def test_a_record_must_be_readable_up_to_its_last_line(tmp_path):
