@@ -118,7 +118,7 @@ bench: $(VENV)/.dev operator
 
 faults: operator
 	@mkdir -p $(OUT)/faults
-	$(PY) -m sparse4d_ros.campaign.faults --out $(OUT)/faults --table docs/faults.md
+	$(PY) -m sparse4d_ros.campaign.node_faults --out $(OUT)/faults --table docs/faults.md
 
 MINUTES ?= 60
 

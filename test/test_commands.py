@@ -50,7 +50,7 @@ COMMANDS = {
     "benchmark_intake": "sparse4d_ros.benchmark.intake",
     "benchmark_preprocessing": "sparse4d_ros.benchmark.preprocessing",
     "benchmark_throughput": "sparse4d_ros.benchmark.throughput",
-    "faults": "sparse4d_ros.campaign.faults",
+    "faults": "sparse4d_ros.campaign.node_faults",
     "soak": "sparse4d_ros.campaign.soak",
 }
 ALIASES = {"detector": "node"}  # the executable that the launch files start

@@ -56,7 +56,7 @@ def test_measurements_give_every_fast_dds_its_profile():
 
 
 def test_campaigns_leave_what_they_promise():
-    (line,) = [line for line in dry_run("faults").stdout.splitlines() if "campaign.faults" in line]
+    (line,) = [line for line in dry_run("faults").stdout.splitlines() if "campaign.node_faults" in line]
     assert line.endswith("--out out/faults --table docs/faults.md")
     (line,) = [line for line in dry_run("soak", "MINUTES=2").stdout.splitlines() if "campaign.soak" in line]
     assert line.endswith("--minutes 2 --out out/soak")

@@ -14,8 +14,10 @@ published live at 5 Hz, one fault after another on one node. Made by that comman
 on {hardware}.
 
 A fault is survived if the node lives on (or ends as asked and is started again), counts what was lost under a cause
-that tells why, logs no traceback, and gives good output again. The last column is the time from the end of the fault to
-the first result of images taken after it; of a node that was started again it begins with the new process.
+that tells why ([causes.md](causes.md)), logs no traceback, and gives good output again. The cause stands first;
+`superseded` beside it are sets for which the model was not free, as on a machine that has other work. The last column
+is the time from the end of the fault to the first result of images taken after it; of a node that was started again it
+begins with the new process.
 
 {survived} of {tried} survived{skipped}.
 
@@ -45,8 +47,9 @@ def row(outcome: Outcome) -> str:
     if outcome.skipped:
         return f"| {outcome.name} | {outcome.description} | not tried: {outcome.skipped} | | |\n"
     counts = {cause: n for cause, n in outcome.counted.items() if cause not in IGNORED}
-    most = sorted(counts.items(), key=lambda entry: -entry[1])[:SHOWN]
-    counted = ", ".join(f"`{cause}` {n}" for cause, n in most) or "nothing was lost"
+    first = sorted(counts.items(), key=lambda entry: (entry[0] not in outcome.signs, -entry[1]))[:SHOWN]
+    texts = [sign for sign in outcome.signs if "diagnostics" in sign]
+    counted = ", ".join([*texts, *(f"`{cause}` {n}" for cause, n in first)]) or "nothing"
     after = "never" if outcome.recovery_s is None else f"{outcome.recovery_s:.1f} s"
     alive = "yes" if outcome.alive else "no"
     if outcome.problem:

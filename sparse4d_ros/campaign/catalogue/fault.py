@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..observer import any_of, growth
 from ..running_system import CampaignError, RunningSystem
@@ -28,7 +28,7 @@ class Fault:
     name: short.
     description: what happens, for the table.
     inject: a context in which the fault is there.
-    causes: counters of the diagnostics; one of them must grow. None: the node need not notice.
+    causes: counters of the diagnostics; one of them must grow. Empty: nothing needs to be lost.
     says: a text that the diagnostics must show meanwhile, where that is the sign of it.
     seconds: it lasts at least so long.
     """
@@ -40,6 +40,11 @@ class Fault:
     says: str = ""
     seconds: float = 1.0
 
+    @property
+    def signs(self) -> tuple[str, ...]:
+        """What shows that the node has noticed it."""
+        return (f"'{self.says}' in the diagnostics",) if self.says else self.causes
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -48,6 +53,7 @@ class Outcome:
     name: str
     description: str
     alive: bool = False
+    signs: tuple[str, ...] = ()  # counters, or texts in the diagnostics, of which one had to show
     counted: dict[str, int] = field(default_factory=dict)  # everything that was counted meanwhile
     recovery_s: float | None = None  # from the end of the fault to good output; None: never
     problem: str = ""  # why it was not survived
@@ -60,6 +66,7 @@ class Outcome:
 
 def try_fault(fault: Fault, system: RunningSystem) -> Outcome:
     """Injects a fault into a system that works, and takes it away again."""
+    outcome = Outcome(fault.name, fault.description, signs=fault.signs)
     try:
         system.wait_for_output(RECOVERY_SECONDS)
         before, errors = system.observer.counters(), system.log().count("Traceback")
@@ -68,16 +75,16 @@ def try_fault(fault: Fault, system: RunningSystem) -> Outcome:
             noticed = _wait(fault, system, before)
         recovery = system.wait_for_output(RECOVERY_SECONDS)
     except NotPossible as reason:
-        return Outcome(fault.name, fault.description, system.alive, skipped=str(reason))
+        return replace(outcome, alive=system.alive, skipped=str(reason))
     except (CampaignError, NotSurvived) as error:
-        return Outcome(fault.name, fault.description, system.alive, problem=str(error))
+        return replace(outcome, alive=system.alive, problem=str(error))
     if not noticed:  # what it counted at the end comes with the next diagnostics
         noticed = system.observer.wait_for(lambda: _is_noticed(fault, system, before), 3.0)
-    problem = "" if noticed else f"nothing was counted of {', '.join((*fault.causes, fault.says))}"
+    problem = "" if noticed else f"no sign of it: neither of {', '.join(fault.signs)}"
     if (more := system.log().count("Traceback") - errors) > 0:
         problem = f"{more} tracebacks in the log"
     counted = growth(system.observer.counters(), before)
-    return Outcome(fault.name, fault.description, system.alive, counted, round(recovery, 2), problem)
+    return replace(outcome, alive=system.alive, counted=counted, recovery_s=round(recovery, 2), problem=problem)
 
 
 def _is_noticed(fault: Fault, system: RunningSystem, before: dict[str, int]) -> bool:

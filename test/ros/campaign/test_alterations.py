@@ -16,7 +16,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage
 from tf2_msgs.msg import TFMessage
 
 from sparse4d_ros.campaign.catalogue import alterations, clock_faults, input_faults
-from sparse4d_ros.campaign.faults import FAULTS, chosen, main
+from sparse4d_ros.campaign.node_faults import FAULTS, chosen, main
 from sparse4d_ros.campaign.streams import IMAGE, INFO, TF, camera_info, ego_pose, picture, unchanged
 from sparse4d_ros.messages.stamps import make_header, ns_from_stamp
 from sparse4d_ros.perception.rig import load_rig

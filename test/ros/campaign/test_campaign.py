@@ -13,8 +13,8 @@ import pytest
 pytest.importorskip("rclpy")
 from sparse4d_ros.campaign.catalogue.fault import Fault, NotPossible, NotSurvived, Outcome, try_fault
 from sparse4d_ros.campaign.fault_table import document
-from sparse4d_ros.campaign.faults import chosen, system_of
 from sparse4d_ros.campaign.growth_verdict import Growth
+from sparse4d_ros.campaign.node_faults import chosen, system_of
 from sparse4d_ros.campaign.observer import growth
 from sparse4d_ros.campaign.running_system import RunningSystem
 from sparse4d_ros.campaign.soak import measure
@@ -70,12 +70,16 @@ def test_counters_that_began_anew_count_from_zero():
 
 def test_the_table():
     outcomes = [
-        Outcome("cut", "half of it", True, {"sets_dropped.image_data": 5, "sets.complete": 7}, 0.4),
+        Outcome(
+            "cut", "half of it", True, ("sets_dropped.image_data",), {"sets.late": 9, "sets_dropped.image_data": 5}, 0.4
+        ),
+        Outcome("silent", "no images", True, ("'no images' in the diagnostics",), {"sets.complete": 7}, 0.5),
         Outcome("gone", "all of it", False, problem="the node ended with status 1"),
         Outcome("shm", "full", True, skipped="no root"),
     ]
     text = document(outcomes, date(2026, 1, 2), "2 cores of something")
-    assert "2026-01-02" in text and "1 of 2 survived; 1 could not be tried there." in text
-    assert "| cut | half of it | yes | `sets_dropped.image_data` 5 | 0.4 s |" in text
+    assert "2026-01-02" in text and "2 of 3 survived; 1 could not be tried there." in text
+    assert "| cut | half of it | yes | `sets_dropped.image_data` 5, `sets.late` 9 | 0.4 s |" in text
+    assert "| silent | no images | yes | 'no images' in the diagnostics | 0.5 s |" in text
     assert "| gone | all of it | no | the node ended with status 1 | NOT SURVIVED, never |" in text
     assert "| shm | full | not tried: no root | | |" in text

@@ -1,8 +1,8 @@
 """Puts faults on the running node, one after another, and writes down how it bears them.
 
-    python -m sparse4d_ros.campaign.faults --out out/faults
-    python -m sparse4d_ros.campaign.faults --list
-    python -m sparse4d_ros.campaign.faults --only "image truncated"
+    python -m sparse4d_ros.campaign.node_faults --out out/faults
+    python -m sparse4d_ros.campaign.node_faults --list
+    python -m sparse4d_ros.campaign.node_faults --only "image truncated"
 
 Node, player and recorder are processes; the cameras are published by this one. A fault is survived if the node lives on
 (or ends as asked), counts the cause, logs no traceback, and gives good output again. OUT/faults.json has everything.
@@ -88,14 +88,14 @@ def with_own_shared_memory(arguments: Sequence[str]) -> int | None:
     private = ["unshare", "--mount", "sh", "-c", PRIVATE, "sh"]
     if subprocess.run([*private, "true"], capture_output=True).returncode != 0:
         return None
-    command = [*private, sys.executable, "-m", "sparse4d_ros.campaign.faults", *arguments]
+    command = [*private, sys.executable, "-m", "sparse4d_ros.campaign.node_faults", *arguments]
     return subprocess.run(command, env=os.environ | {OWN_SHARED_MEMORY: "1"}).returncode
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m sparse4d_ros.campaign.faults",
+        prog="python -m sparse4d_ros.campaign.node_faults",
         description=__doc__,
         formatter_class=argparse.RawTextHelpFormatter,
     )
