@@ -23,6 +23,8 @@ from ..checkpoint.published import NoWeightsError, find_weights
 from ..command_line import OK, refuse
 from ..config import Sparse4DConfig, preset
 from ..data.nuscenes.dataset import NuScenesDataset
+from ..export.manifest import read_manifest
+from ..inference.artefact_checks import BACKENDS, check_backend
 from ..inference.pipeline import with_classes_of
 from ..types import CLASS_NAMES
 from .devkit_scores import Scores, evaluate
@@ -74,6 +76,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--threads", type=int, default=1, metavar="N", help="of one operation on the CPU (default %(default)s)")
     add("--streams", type=int, default=0, metavar="N", help="rows of scenes (default: one a scene)")
     add("--precision", default="float32", choices=("float32", "bfloat16", "float16"), help="of the image encoder")
+    add("--backend", default="torch", choices=BACKENDS, help="what runs the network (docs/deployment.md)")
+    add("--artefact", type=Path, metavar="FOLDER", help="exported step, for the backends that run one")
+    add("--providers", default="cpu", help="of onnxruntime, in the order in which they are asked (default %(default)s)")
     add("--scene-reset", default="reference", choices=("reference", "clean"), help="default %(default)s, as published")
     add("--ego-masks", type=Path, metavar="FOLDER", help="pictures CHANNEL.png, white where the own vehicle is: hidden")
     add("--report", type=Path, metavar="FILE.html", help="write a report to read in a browser")
@@ -99,7 +104,9 @@ def run(options: argparse.Namespace) -> Scores | None:
         OSError: a process that died, a full disk: done scenes are kept.
     """
     config = preset(options.model)
-    checkpoint = options.checkpoint or _weights_by_name(options)
+    for device in options.devices:
+        check_backend(options.backend, options.artefact, device, compile=False)
+    checkpoint = options.checkpoint or (None if options.artefact else _weights_by_name(options))
     if checkpoint is not None:
         config = with_classes_of(read_checkpoint(checkpoint), config)
     data = NuScenesDataset(options.dataroot, options.version, split=options.split, scenes=options.scenes)
@@ -109,7 +116,8 @@ def run(options: argparse.Namespace) -> Scores | None:
     folder = RunFolder.begin(options.out, _settings(options, checkpoint, scenes, streams), options.resume)
     task = StreamTask(
         folder, data, options.model, None if checkpoint is None else str(checkpoint), options.precision,
-        options.scene_reset, options.allow_untrained, options.threads, options.workers, plan,
+        options.scene_reset, options.allow_untrained, options.threads, options.workers, plan, options.backend,
+        None if options.artefact is None else str(options.artefact), options.providers,
     )  # fmt: skip
     run_streams(task, streams, options.devices, options.processes)
     results, tracking = folder.assemble(scenes, _notes(folder), config.tracking)
@@ -172,17 +180,21 @@ def _settings(
     options: argparse.Namespace, checkpoint: Path | None, scenes: list[str], streams: list[Stream]
 ) -> dict[str, Any]:
     """What decides the results. Devices are named by kind: which of several GPUs it was makes no difference."""
+    artefact = read_manifest(options.artefact) if options.artefact else None
     return {
         "model": options.model,
         "checkpoint": None if checkpoint is None else checkpoint.name,
         "sha256": None if checkpoint is None else file_sha256(checkpoint),
-        "trained": checkpoint is not None,
+        "trained": checkpoint is not None if artefact is None else artefact.trained,
+        "backend": options.backend,
+        "artefact": None if artefact is None else artefact.files,
+        "providers": options.providers,
         "dataroot": str(options.dataroot.resolve()),
         "version": options.version,
         "split": options.split,
         "scenes": scenes,
         "streams": len(streams),
-        "precision": options.precision,
+        "precision": options.precision if artefact is None else artefact.precision,
         "scene_reset": options.scene_reset,
         "threads": options.threads,
         "device": sorted({device.partition(":")[0] for device in options.devices}),
@@ -196,8 +208,9 @@ def _notes(folder: RunFolder) -> dict[str, str]:
     settings = folder.settings
     return {
         "model": settings["model"],
-        "weights": settings["checkpoint"] or "untrained",
+        "weights": settings["checkpoint"] or ("of the artefact" if settings["trained"] else "untrained"),
         "scene_reset": settings["scene_reset"],
+        "backend": settings["backend"],
     }
 
 

@@ -41,6 +41,9 @@ class StreamTask:
     threads: int = 1  # of torch on the CPU; their number may change the last digit, so it is a setting of the run
     loader_workers: int = 2
     plan: ScenePlan | None = None  # None: the key frames as they are
+    backend: str = "torch"
+    artefact: str | None = None  # folder of an exported step, for the backends that run one
+    providers: str = "cpu"
 
     def pipeline(self, device: str) -> Pipeline:
         """See `Pipeline.from_preset` for what it raises; a device that is not there is a ValueError here."""
@@ -53,6 +56,9 @@ class StreamTask:
                 precision=self.precision,
                 scene_reset=self.scene_reset,
                 allow_untrained=self.allow_untrained,
+                backend=self.backend,
+                artefact=self.artefact,
+                providers=self.providers,
             )
         except (RuntimeError, AssertionError) as error:  # what torch raises for a device that is not there
             if device == "cpu":

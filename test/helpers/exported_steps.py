@@ -73,7 +73,8 @@ class InPyTorch(Artefact):
         self._step = RecurrentStep(pipeline.model, **options).eval()
         self.config, self.views_left_out = pipeline.config, 0
         images = options.get("images", "normalized")
-        self.manifest = type("Manifest", (), {"images": images, "cameras": 6, "overlap": options.get("overlap")})
+        facts = {"images": images, "cameras": 6, "overlap": options.get("overlap"), "precision": "float32"}
+        self.manifest = type("Manifest", (), facts)
         self._run = lambda tensors: list(self._step(*tensors))
 
     def _names(self):

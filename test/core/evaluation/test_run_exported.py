@@ -1,0 +1,44 @@
+"""A data set through an exported step: its results beside those of the network, and its name in them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from exported_steps import SMALL, exported, small_pipeline
+
+from sparse4d_core.checkpoint.weights import save_checkpoint
+from sparse4d_core.config import PRESETS
+from sparse4d_core.evaluation import run as command
+
+
+def test_an_exported_step_gives_the_results_of_the_network(three_scenes, tmp_path_factory, tmp_path, monkeypatch):
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed (requirements/export.txt)")
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (requirements/export.txt)")
+    monkeypatch.setitem(PRESETS, "demo", SMALL)
+    monkeypatch.setattr(command, "evaluate", lambda *_, **__: pytest.fail("scored"))
+    monkeypatch.setattr(command, "image_sizes", lambda data: pytest.fail("scored"))
+    folder = exported(tmp_path_factory, "onnx")
+    save_checkpoint(tmp_path / "small.pt", small_pipeline().model)
+    arguments = ["--model", "demo", "--dataroot", str(three_scenes), "--workers", "0", "--scene-reset", "clean"]
+    runs = {
+        "torch": ["--checkpoint", str(tmp_path / "small.pt")],
+        "onnxruntime": ["--backend", "onnxruntime", "--artefact", str(folder)],
+    }
+    for name, more in runs.items():
+        options = command.parse_arguments([*arguments, *more, "--out", str(tmp_path / name)])
+        with pytest.raises(pytest.fail.Exception, match="scored"):
+            command.run(options)
+    theirs, ours = (json.loads((tmp_path / name / "results.json").read_text()) for name in runs)
+    assert (theirs["meta"]["backend"], ours["meta"]["backend"]) == ("torch", "onnxruntime")
+    assert theirs["results"].keys() == ours["results"].keys()
+    for token, boxes in theirs["results"].items():
+        expected, found = (np.array([box["translation"] for box in b]) for b in (boxes, ours["results"][token]))
+        np.testing.assert_allclose(found, expected, atol=5e-3)
+
+
+def test_a_backend_without_a_folder_is_refused(tmp_path, capsys):
+    arguments = ["--model", "demo", "--dataroot", str(tmp_path), "--out", str(tmp_path / "out"), "--backend", "aoti"]
+    assert command.main(arguments) == 2
+    assert "artefact: backend aoti runs an exported step; name its folder" in capsys.readouterr().err
