@@ -134,7 +134,7 @@ def test_a_full_disk_leaves_no_results(bags, fleet, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("sparse4d_ros.bags.bag_task.score", full)
+    monkeypatch.setattr("sparse4d_ros.bags.bag_score.score", full)
     assert command.main(words(bags[:1], tmp_path / "out")) == 1
     assert not (tmp_path / "out" / "with" / "measured.json").exists()
 
