@@ -51,6 +51,10 @@ class Page:
         self._thread = threading.Thread(target=self._run, name=f"page {client.client_id}", daemon=True)
         self._thread.start()
 
+    def place_on_screen(self, point: tuple[float, float, float]) -> tuple[float, float]:
+        """Where a point of the base frame (m) is seen: 0 to 1 from the left and from the top of the scene."""
+        return self._stage.on_screen(np.array(point))
+
     def close(self) -> None:
         """The browser is gone."""
         self._closed.set()

@@ -80,6 +80,14 @@ class Stage:
         T_base_from_world = np.linalg.inv(self._T_world_from_base)
         return T_base_from_world[:3, :3] @ origin + T_base_from_world[:3, 3], T_base_from_world[:3, :3] @ direction
 
+    def on_screen(self, point: np.ndarray) -> tuple[float, float]:
+        """Where a point of the base frame is seen: 0 to 1 from the left and from the top of the scene."""
+        camera = self._client.camera
+        in_world = self._T_world_from_base[:3, :3] @ point + self._T_world_from_base[:3, 3]
+        x, y, depth = np.linalg.inv(self._T_world_from_camera())[:3] @ np.append(in_world, 1.0)
+        half = np.tan(camera.fov / 2)
+        return 0.5 + x / depth / half / camera.aspect / 2, 0.5 + y / depth / half / 2
+
     def _place(self, T_global_from_base: np.ndarray | None, follow: bool) -> None:
         if follow or T_global_from_base is None:
             self._anchor = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from types import TracebackType
 
@@ -22,8 +23,9 @@ class WebServer:
     """
 
     def __init__(self, scene: Scene, host: str, port: int, title: str = "sparse4d_ros"):
+        logging.getLogger("websockets.server").setLevel(logging.CRITICAL)  # else a trace for each idle connection
         self._pages: dict[int, Page] = {}
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._scene = scene
         self._server = viser.ViserServer(host=host, port=port, label=title, verbose=False)
         self._server.gui.configure_theme(dark_mode=True, show_logo=False, show_share_button=False)
@@ -40,24 +42,32 @@ class WebServer:
         return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{self._server.get_port()}"
 
     @property
-    def browsers(self) -> int:
-        """How many look on."""
-        return len(self._pages)
+    def pages(self) -> tuple[Page, ...]:
+        """Those of the browsers that look on."""
+        with self._changed:
+            return tuple(self._pages.values())
+
+    def wait_for_pages(self, count: int, timeout: float) -> bool:
+        """Blocks until so many browsers look on. Returns False if the time (s) ran out first."""
+        with self._changed:
+            return self._changed.wait_for(lambda: len(self._pages) == count, timeout)
 
     def _on_connect(self, client: viser.ClientHandle) -> None:
         page = Page(client, self._scene)
-        with self._lock:
+        with self._changed:
             self._pages[client.client_id] = page
+            self._changed.notify_all()
 
     def _on_disconnect(self, client: viser.ClientHandle) -> None:
-        with self._lock:
+        with self._changed:
             page = self._pages.pop(client.client_id, None)
+            self._changed.notify_all()
         if page is not None:
             page.close()
 
     def close(self) -> None:
         """Ends the pages and the server."""
-        with self._lock:
+        with self._changed:
             for page in self._pages.values():
                 page.close()
             self._pages.clear()

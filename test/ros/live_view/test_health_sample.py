@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,20 +19,25 @@ from sparse4d_ros.online.diagnostics import to_diagnostics
 from sparse4d_ros.online.health import Moment as NodeMoment
 from sparse4d_ros.online.health import SetCounts, assess
 from sparse4d_ros.online.statistics import Statistics
+from sparse4d_ros.perception.camera_statistics import CameraStatus
 
 
 @pytest.fixture
 def message():
-    """What the node makes of real counters."""
+    """What the node makes of real counters: one camera is well, the other has sent nothing for 5 s."""
     statistics = Statistics(clock=iter(np.arange(100.0, 200.0)).__next__)
     for value in (10.0, 20.0, 30.0):
         statistics.count_processed({"processing": value})
     statistics.count_drop("tf_unknown_frame")
-    statistics.count_image("cam_front", 1.0)
     sets = SetCounts(received=5, delivered=3, pending=0, drops={"superseded": 2}, sets={}, missing={})
-    now = NodeMoment(statistics.snapshot(), 100.0, sets)
-    before = NodeMoment(Statistics(clock=lambda: 100.0).snapshot(), 100.0, sets)
-    components = assess(now, before, ["cam_front", "cam_back"], {"track_ids": "no (a model of v1 or v2)"})
+    well = CameraStatus(
+        state="healthy", since_ns=0, reason="", offset_ns=0, rate_hz=10.0, silent_ns=0, age_ns=0, received=500,
+        recent_received=100, drops={}, recent_drops={}, missed=0, recent_missed=0,
+    )  # fmt: skip
+    cameras = {"cam_front": well, "cam_back": replace(well, silent_ns=5_000_000_000)}
+    now = NodeMoment(statistics.snapshot(), 50.0, sets, cameras)
+    before = NodeMoment(Statistics(clock=lambda: 100.0).snapshot(), 50.0, sets, cameras)
+    components = assess(now, before, list(cameras), {"track_ids": "no (a model of v1 or v2)"})
     return to_diagnostics(components, "robot/sparse4d", "cpu", make_header("", 0))
 
 
