@@ -14,6 +14,7 @@ from ..scene import KEPT_SECONDS
 HEIGHT = 120  # pixels
 PALETTE = ("#4fb3ff", "#ffb14f", "#7ddc7a", "#ff6f6f", "#c58cff", "#f0e36a", "#6ee0d8", "#ff9ad0", "#b0b7bf", "#d2a679")
 AXIS = {"stroke": "#c8ccd0", "grid": {"stroke": "#34383c", "width": 1}, "size": 38}
+LONGEST_MS = 60_000.0  # what is later is no latency: the stamps of a bag are of another day
 RATE_SECONDS = 2.0  # over which sets are counted
 History = Sequence[tuple[float, HealthSample]]  # s before now, oldest first
 
@@ -64,7 +65,8 @@ def rates(times: np.ndarray) -> np.ndarray:
 def latency_lines(history: History, most: int = 6) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Times (s), and the median latency (ms) of the slowest stages, where the node measured all of them."""
     newest = history[-1][1].latencies_ms if history else {}
-    stages = sorted(newest, key=lambda stage: -newest[stage][0])[:most]
+    slowest_first = sorted(newest, key=lambda stage: -newest[stage][0])
+    stages = [stage for stage in slowest_first if newest[stage][0] < LONGEST_MS][:most]
     rows = [(time, sample.latencies_ms) for time, sample in history]
     rows = [(time, latencies) for time, latencies in rows if latencies.keys() >= set(stages)]
     lines = {stage: np.array([latencies[stage][0] for _, latencies in rows]) for stage in stages}

@@ -14,7 +14,7 @@ import numpy as np
 import viser
 
 from ..drawing import Drawing, best_first, draw, hit
-from ..scene import Moment, Scene
+from ..scene import CameraImage, Moment, Scene
 from ..strip import draw_strip, looking_around
 from . import texts
 from .charts import Chart, drop_lines, latency_lines, rates
@@ -25,6 +25,7 @@ PERIOD = 0.1  # s between two moments that are drawn
 CHART_PERIOD = 1.0  # s
 TRAIL_SECONDS = 4.0
 TILE_WH = (224, 126)  # pixels of a camera in the strip
+STRIP_HEIGHT = 150  # pixels, with the panel's title
 RECENT_SECONDS = 2.0  # without a set for so long there is no rate
 
 log = logging.getLogger(__name__)
@@ -43,11 +44,12 @@ class Page:
         self._closed = threading.Event()
         self._drawing: Drawing | None = None
         self._drawn: Any = None
+        self._images: dict[str, CameraImage] = {}  # the last one of each camera: a silent one keeps its place
         self._charted = -np.inf
+        self._told: int | None = None  # the track that the page tells of
         self._stage = Stage(client, scene.cameras)
         self._lay_out(client.gui)
         client.scene.on_click()(self._on_click)
-        self._stage.look("behind")
         self._thread = threading.Thread(target=self._run, name=f"page {client.client_id}", daemon=True)
         self._thread.start()
 
@@ -77,7 +79,7 @@ class Page:
         with self._strip_panel.add_tab("Cameras"):
             blank = np.zeros((TILE_WH[1], TILE_WH[0] * len(self._live.cameras), 3), np.uint8)
             self._strip = gui.add_image(blank, format="jpeg", jpeg_quality=80)
-        self._strip_panel.float(x=8, y=-8, width=920)
+        self._strip_panel.float(x=8, y=-8, width=920, height=STRIP_HEIGHT)
 
     # --------------------------------------------------------------------------------------------- what a person does
 
@@ -122,7 +124,8 @@ class Page:
             controls.offer_classes(best_first(moment.objects.boxes))
             self._drawing = draw(moment.objects.boxes, choice, scene.trails(time, TRAIL_SECONDS))
         self._stage.draw(moment, self._drawing, controls.layers, controls.follow)
-        cameras = looking_around(moment.images, scene.cameras)
+        self._images |= moment.images
+        cameras = looking_around(self._images, scene.cameras)
         self._strip.image = draw_strip(moment, cameras, choice, TILE_WH)
         self._tell(scene, moment)
 
@@ -133,9 +136,10 @@ class Page:
         shown = 0 if self._drawing is None else len(self._drawing.boxes)
         newest = rate[-1] if len(rate) and arrivals[-1] > -RECENT_SECONDS else None
         self._status.content = texts.status(moment, controls.paused, controls.seconds_back, shown, newest)
-        if abs(time - self._charted) < CHART_PERIOD and not controls.paused:
+        chosen = controls.selected != self._told
+        if abs(time - self._charted) < CHART_PERIOD and not controls.paused and not chosen:
             return
-        self._charted = time
+        self._charted, self._told = time, controls.selected
         self._health.content = texts.health(moment, scene.cameras)
         self._rate.draw(arrivals, {"sets": rate})
         history = scene.health_history(time)

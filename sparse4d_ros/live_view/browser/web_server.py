@@ -10,6 +10,7 @@ import viser
 
 from ..scene import Scene
 from .page import Page
+from .stage import VIEWS
 
 
 class WebServer:
@@ -32,6 +33,7 @@ class WebServer:
         self._server.gui.set_panel_label(title)
         self._server.gui.main_panel.dock_right()
         self._server.gui.main_panel.set_width(330)
+        self._server.initial_camera.position, self._server.initial_camera.look_at = VIEWS["behind"]
         self._server.on_client_connect(self._on_connect)
         self._server.on_client_disconnect(self._on_disconnect)
 

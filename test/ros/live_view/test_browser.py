@@ -88,6 +88,9 @@ def test_health_tells_of_the_node_and_of_a_dead_camera(page):
 
 def test_a_click_shows_the_history_of_an_object(page, server):
     """From behind, the bus is in the middle of the scene; beside it is nothing."""
+    page.press("View")
+    page.press("Go on live")
+    page.wait_for_text("LIVE")
     page.press("Object")
     page.wait_for_text("Click an object")
     (shown,) = server.pages
@@ -103,6 +106,9 @@ def test_a_click_shows_the_history_of_an_object(page, server):
 
 
 def test_a_second_browser_is_not_paused_and_a_closed_one_is_forgotten(page, server, tmp_path):
+    page.press("View")
+    page.press("Pause")
+    page.wait_for_text("PAUSED")
     with chromium.open_page(server.url, tmp_path) as other:
         other.wait_for_text("LIVE")
         assert "PAUSED" in page.text() and len(server.pages) == 2
