@@ -9,7 +9,7 @@ from types import TracebackType
 import viser
 
 from ..scene import Scene
-from .page import Page
+from .client_page import Page
 from .stage import VIEWS
 
 
