@@ -1,4 +1,4 @@
-# make demo | quick | test | bench | gpu | lint. Each target prepares what it needs, once; later calls start at once.
+# make demo | view | quick | test | bench | gpu | lint. Each target prepares what it needs, once; later calls start at once.
 #
 # With a ROS 2 installation sourced, its packages are used. Otherwise ROS 2 comes from Python wheels, Kilted or, with
 # ROS=jazzy, Jazzy, and the interface packages which no wheel carries are built from underlay/. Each has an environment
@@ -31,11 +31,12 @@ LARGE_MESSAGES := FASTDDS_DEFAULT_PROFILES_FILE=$(PROFILES) FASTRTPS_DEFAULT_PRO
 # Set by the start-up file of the ROS 2 wheels of another environment; there it would stop ours from finding its libraries.
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
-.PHONY: help setup operator demo quick test bench faults soak gpu lint format clean
+.PHONY: help setup operator demo view quick test bench faults soak gpu lint format clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo      render driving scenes, run the node on them over ROS 2, score and draw the result in $(OUT)/demo"
+	@echo "make view      the same node and scenes without an end, live in a browser: http://127.0.0.1:8080"
 	@echo "make quick     the tests of what changes most, in under a minute"
 	@echo "make test      build with colcon, run all tests, count them      (PYTEST_ARGS='-k tracking' to select,"
 	@echo "               PROCESSES=0 for one after the other; by default one process a core)"
@@ -72,7 +73,7 @@ $(VENV)/.ros: $(VENV)/.wheels $(shell find underlay -type f -not -path '*/__pyca
 	@touch $@
 endif
 
-$(VENV)/.dev: $(VENV)/.ros requirements/dev.txt requirements/export.txt
+$(VENV)/.dev: $(VENV)/.view requirements/dev.txt requirements/export.txt
 	$(PIP) --requirement requirements/dev.txt --requirement requirements/export.txt
 	@touch $@
 
@@ -87,6 +88,13 @@ operator: $(VENV)/.ros
 
 demo: operator
 	$(PY) -m sparse4d_ros.demo --out $(OUT)/demo
+
+$(VENV)/.view: $(VENV)/.ros requirements/view.txt
+	$(PIP) --requirement requirements/view.txt
+	@touch $@
+
+view: operator $(VENV)/.view
+	$(PY) -m sparse4d_ros.live_view --demo
 
 # Geometry, the network's blocks against recorded data, one step, the way of a message in and out, and who imports what.
 QUICK := test/core/test_geometry.py test/core/test_preprocess.py test/core/inference/test_pipeline.py \

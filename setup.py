@@ -51,6 +51,7 @@ PROGRAMS = [
     "replay = sparse4d_ros.replay:main",
     "bag_player = sparse4d_ros.bag_player:main",
     "box_recorder = sparse4d_ros.box_recorder:main",
+    "live_view = sparse4d_ros.live_view.__main__:main",
     "write_submission = sparse4d_ros.write_submission:main",
     "evaluate_bags = sparse4d_ros.evaluate_bags:main",
     "nuscenes_to_rosbag = sparse4d_ros.nuscenes_to_rosbag:main",
@@ -110,6 +111,7 @@ setup(
         "eval": pins("eval"),
         "train": pins("train"),
         "export": pins("export"),
+        "view": pins("view"),  # the live view's page
         "ros": pins("ros"),  # ROS 2 Kilted without an installation of it
     },
     zip_safe=False,

@@ -1,4 +1,5 @@
-"""The live detector: starts the node, which configures and activates itself; with rviz:=true also the display.
+"""The live detector: starts the node, which configures and activates itself; with rviz:=true also the display,
+with live_view:=true a page in the browser.
 
     ros2 launch sparse4d_ros detector.launch.py model:=v3_r50 checkpoint:=sparse4dv3_r50.pth rviz:=true
 
@@ -38,6 +39,7 @@ ARGUMENTS = (
     ("name", "sparse4d", "of the node"),
     ("namespace", "", "of the node and of the display"),
     ("respawn", "false", "true: start the node again when it dies"),
+    ("live_view", "false", "true: show it in a browser, at http://127.0.0.1:8080 (python -m sparse4d_ros.live_view)"),
     ("rviz", "false", "true: start rviz with a ready display"),
 )
 TEXTS = ("rig", "model", "checkpoint", "device")  # arguments that are parameters of the node
@@ -57,7 +59,8 @@ def generate_launch_description() -> LaunchDescription:
 def _start(context) -> list:
     given = {name: context.launch_configurations[name] for name, _, _ in ARGUMENTS}
     _name_slips(context.argv)
-    return [_detector(given), *(_display(given) if _flag("rviz", given) else [])]
+    page = [_live_view(given)] if _flag("live_view", given) else []
+    return [_detector(given), *(_display(given) if _flag("rviz", given) else []), *page]
 
 
 def _detector(given: dict[str, str]) -> Node:
@@ -115,6 +118,18 @@ def _display(given: dict[str, str]) -> list[Node]:
         remappings=[*((f"sparse4d/{output}", f"{given['name']}/{output}") for output in outputs), calibration],
     )
     return [display]
+
+
+def _live_view(given: dict[str, str]) -> Node:
+    detector = "/".join(("", *filter(None, given["namespace"].strip("/").split("/")), given["name"]))
+    rig = ["--rig", given["rig"]] if given["rig"] else []
+    return Node(
+        package="sparse4d_ros",
+        executable="live_view",
+        namespace=given["namespace"],
+        arguments=["--detector", detector, *rig],
+        output="screen",
+    )
 
 
 def _file(name: str, given: dict[str, str]) -> str:

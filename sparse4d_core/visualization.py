@@ -29,8 +29,8 @@ NEAR_PLANE = 0.2  # m; edges are cut here, so that a box partly behind the camer
 
 # Corners of a unit box: index = 4 * (x < 0) + 2 * (y < 0) + (z < 0); corners 0 to 3 are the front face.
 _CORNERS = np.array([[x, y, z] for x in (0.5, -0.5) for y in (0.5, -0.5) for z in (0.5, -0.5)])
-_EDGES = [(0, 1), (1, 3), (3, 2), (2, 0), (4, 5), (5, 7), (7, 6), (6, 4), (0, 4), (1, 5), (2, 6), (3, 7)]
-_FRONT_CROSS = [(0, 3), (1, 2)]
+BOX_EDGES = [(0, 1), (1, 3), (3, 2), (2, 0), (4, 5), (5, 7), (7, 6), (6, 4), (0, 4), (1, 5), (2, 6), (3, 7)]
+FRONT_CROSS = [(0, 3), (1, 2)]
 
 
 def box_corners(boxes: np.ndarray) -> np.ndarray:
@@ -72,8 +72,8 @@ def draw_boxes(
     for i in order:
         if (corners[i, :, 2] <= NEAR_PLANE).all():
             continue
-        segments = [_clip_near(corners[i, a], corners[i, b]) for a, b in _EDGES]
-        crosses = [_clip_near(corners[i, a], corners[i, b]) for a, b in _FRONT_CROSS]
+        segments = [_clip_near(corners[i, a], corners[i, b]) for a, b in BOX_EDGES]
+        crosses = [_clip_near(corners[i, a], corners[i, b]) for a, b in FRONT_CROSS]
         pixels = [_to_pixels(segment, intrinsics) for segment in segments if segment is not None]
         for start, end in pixels:
             cv2.line(image, start, end, colors[i], thickness, cv2.LINE_AA)

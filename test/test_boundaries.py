@@ -77,6 +77,19 @@ def test_the_offline_tools_need_no_node():
     assert offenders(offline, re.compile(r"sparse4d_ros\.(online|node)(\.|$)").match) == {}
 
 
+def test_only_the_page_in_the_browser_needs_viser():
+    """And only where it is asked for: the command line tells how to get it."""
+    assert offenders(files("sparse4d_ros/live_view/browser"), lambda name: imports_module(name, "viser"))
+    others = [path for top in TOPS for path in files(top) if path.parent.name != "browser"]
+    assert offenders(others, lambda name: imports_module(name, "viser")) == {}
+
+
+def test_the_scene_of_the_live_view_knows_neither_ros_nor_the_browser():
+    pure = [ROOT / "sparse4d_ros" / "live_view" / f"{name}.py" for name in ("scene", "drawing", "strip", "stroke_font")]
+    forbidden = re.compile(rf"{MESSAGES.pattern}|rclpy(\.|$)|viser(\.|$)|sparse4d_ros\.(messages|online|node)(\.|$)")
+    assert offenders(pure, forbidden.match) == {}
+
+
 def test_only_one_file_contains_foreign_parameter_names():
     pattern = re.compile(
         r"^(img_backbone|img_neck|depth_branch|head\.(layers|instance_bank|instance_feature|anchor)"

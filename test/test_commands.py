@@ -21,6 +21,7 @@ COMMANDS = {
     "replay": "sparse4d_ros.replay",
     "bag_player": "sparse4d_ros.bag_player",
     "box_recorder": "sparse4d_ros.box_recorder",
+    "live_view": "sparse4d_ros.live_view",
     "write_submission": "sparse4d_ros.write_submission",
     "evaluate_bags": "sparse4d_ros.evaluate_bags",
     "nuscenes_to_rosbag": "sparse4d_ros.nuscenes_to_rosbag",

@@ -19,7 +19,7 @@ import summary
 from test_commands import entry_points
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-SETS = ("runtime", "eval", "train", "export", "ros", "ros-jazzy", "dev")
+SETS = ("runtime", "eval", "train", "export", "view", "ros", "ros-jazzy", "dev")
 CONSTRAINTS = ("constraints", "constraints-kilted", "constraints-jazzy")
 # Packages of eval.txt, train.txt and export.txt, and what those alone pull in, by the names that Python imports.
 NOT_AT_RUN_TIME = (
@@ -176,8 +176,8 @@ def test_node_and_tools_run_without_what_evaluation_and_training_need():
 
 def test_extras_are_the_requirement_files():
     found = extras()
-    assert {name: found[name] for name in ("runtime", "eval", "train", "export", "ros")} == {
-        name: requirements(name) for name in ("runtime", "eval", "train", "export", "ros")
+    assert {name: found[name] for name in ("runtime", "eval", "train", "export", "view", "ros")} == {
+        name: requirements(name) for name in ("runtime", "eval", "train", "export", "view", "ros")
     }
     assert found["test"]  # colcon tests packages that have it
 

@@ -67,7 +67,7 @@ def run_demo(options: DemoOptions) -> dict:
     logs.mkdir(parents=True, exist_ok=True)
     with claimed_domain() as domain:
         processes = Processes(logs, domain)
-        dataset, bag = _prepare_input(options, processes)
+        dataset, bag = prepare_input(options, processes)
         with tqdm(total=5, desc="demo", unit="step", bar_format="{desc}: {n_fmt}/{total_fmt} {bar}") as bar:
             return _run_steps(options, dataset, bag, processes, bar)
 
@@ -99,7 +99,7 @@ def _run_steps(options: DemoOptions, dataset: Path, bag: Path, processes: Proces
     return report
 
 
-def _prepare_input(options: DemoOptions, processes: Processes) -> tuple[Path, Path]:
+def prepare_input(options: DemoOptions, processes: Processes) -> tuple[Path, Path]:
     """Rendered scenes and their bag; those of an earlier run serve again while nothing that makes them has changed."""
     dataset, bag = options.out / "scenes", options.out / "bag"
     made_with = options.out / "input.json"

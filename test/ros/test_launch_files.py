@@ -16,6 +16,7 @@ from test_packaging import entry_points
 pytest.importorskip("rclpy")
 
 from sparse4d_ros import bag_player  # noqa: E402
+from sparse4d_ros.live_view import __main__ as live_view  # noqa: E402
 from sparse4d_ros.parameters import NodeParameters  # noqa: E402
 
 pytestmark = pytest.mark.ros
@@ -59,6 +60,14 @@ def test_every_option_of_the_player_exists(capsys):
     with pytest.raises(SystemExit):
         bag_player.main(["--help"])
     assert options and options <= set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+
+
+def test_every_option_of_the_live_view_exists(capsys):
+    source = FILES["detector"].read_text()
+    options = set(re.findall(r'"(--[a-z-]+)"', source))
+    with pytest.raises(SystemExit):
+        live_view.main(["--help"])
+    assert options == {"--detector", "--rig"} and options <= set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
 
 
 def test_the_status_that_is_not_worth_a_respawn_is_that_of_a_refused_parameter(ros_domain):

@@ -1,0 +1,40 @@
+"""The demo as a drive that does not end: its node, and its bag played over and over."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from sparse4d_core.checkpoint.published import find_weights
+
+from ..demo.__main__ import PARAMETERS, DemoOptions, prepare_input
+from ..demo.programs import Processes
+from ..middleware import claimed_domain, variables
+from ..share import config_file
+
+OUT = Path("out/demo")
+
+
+@contextlib.contextmanager
+def demo_drive(out: Path = OUT) -> Iterator[None]:
+    """Renders the demo's scenes, if they are not there, and runs node and player while the block does.
+
+    Raises:
+        DemoError: rendering failed.
+        NoWeightsError: the demo's model has no weights.
+    """
+    options = DemoOptions(out=out.resolve())
+    find_weights(options.model)  # before minutes of rendering
+    logs = options.out / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    with claimed_domain() as domain:
+        processes = Processes(logs, domain)
+        _, bag = prepare_input(options, processes)
+        node = ["sparse4d_ros.node", "--ros-args", "--params-file", config_file(PARAMETERS)]
+        with (
+            variables(processes.middleware),
+            processes.background("view_node", *node, "-p", f"model:={options.model}"),
+            processes.background("view_player", "sparse4d_ros.bag_player", bag, "--loops", 0),
+        ):
+            yield

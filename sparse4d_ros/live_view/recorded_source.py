@@ -1,0 +1,92 @@
+"""A recorded run for the page, without ROS: the images of a bag and the boxes of a record, at the pace of the drive."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparse4d_core.inference.tracking import worth_showing
+
+from ..bags.box_record import SetRecord, read_box_record
+from ..bags.sets import BagFrames
+from ..parameters import NodeParameters
+from ..perception.image_decoding import ConversionError
+from ..perception.rig import Rig
+from ..perception.synchronizer import SyncedSet
+from ..units import NANOSECONDS
+from .scene import ObjectSet, Scene
+from .thumbnails import Thumbnails
+
+LONGEST_PAUSE = 2.0  # s; longer silences of the bag are shortened to it
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class RecordedSource:
+    """See the module.
+
+    Args:
+        bag: its folder.
+        record: JSON lines of box_recorder or replay.
+        rig: of the bag.
+    """
+
+    bag: Path
+    record: Path
+    rig: Rig
+
+    def __post_init__(self) -> None:
+        self._records = {record.stamp_ns: record for record in read_box_record(self.record)}
+        self.unreadable = 0  # images
+        self.without_boxes = 0  # sets of the bag that the record does not have
+
+    def load(self, scene: Scene, start: float = 0.0) -> float:
+        """The whole run at once; returns the time of its end (s)."""
+        time = start
+        for pause, synced, frames in self._sets():
+            time += pause
+            self._show(scene, time, synced, frames)
+        return time
+
+    def play(self, scene: Scene, done: threading.Event, rate: float = 1.0, loops: int = 1) -> None:
+        """The run in real time, `rate` times as fast; `loops` 0: until `done`."""
+        time, played = 0.0, 0
+        while not done.is_set() and (loops == 0 or played < loops):
+            for pause, synced, frames in self._sets():
+                if done.wait(pause / rate):
+                    return
+                time += pause / rate
+                self._show(scene, time, synced, frames)
+            played += 1
+
+    def _sets(self) -> Iterator[tuple[float, SyncedSet, BagFrames]]:
+        """Each set of the bag, and the seconds since the one before."""
+        frames = BagFrames(self.bag, self.rig, NodeParameters(missing_camera="mask"))
+        before: int | None = None
+        for synced in frames.sets():
+            pause = 0.1 if before is None else (synced.stamp_ns - before) / NANOSECONDS
+            yield min(max(pause, 0.0), LONGEST_PAUSE), synced, frames
+            before = synced.stamp_ns
+
+    def _show(self, scene: Scene, time: float, synced: SyncedSet, frames: BagFrames) -> None:
+        thumbnails = Thumbnails(self.rig.frames, frames.buffer)
+        for camera, (stamp_ns, message) in synced.images.items():
+            try:
+                scene.add_image(time, camera, thumbnails.picture(camera, stamp_ns, message, synced.infos.get(camera)))
+            except ConversionError as error:
+                self.unreadable += 1
+                log.warning("set %d: %s", synced.stamp_ns, error)
+        record = self._records.get(synced.stamp_ns)
+        if record is None:
+            self.without_boxes += 1
+            return
+        scene.add_objects(time, self._objects(record, thumbnails))
+
+    def _objects(self, record: SetRecord, thumbnails: Thumbnails) -> ObjectSet:
+        frames = self.rig.frames
+        pose = thumbnails.pose(frames.global_frame, record.frame_id, record.stamp_ns)
+        return ObjectSet(record.stamp_ns, worth_showing(record.detections, record.tracks), pose)
