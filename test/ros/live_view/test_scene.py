@@ -93,10 +93,13 @@ def test_history_of_one_track(scene):
 
 def test_a_held_scene_does_not_change(scene):
     scene.add_objects(1.0, objects(1.0, (7, "car", 0.9, (1.0, 0.0))))
+    scene.add_image(1.0, "cam_front", picture(1.0))
     held = scene.held()
     for time in range(2, 200):
+        scene.add_image(time, "cam_front", picture(1.0))
         scene.add_objects(time, objects(time, (8, "car", 0.9, (1.0, 0.0))))
     assert held.moment().objects.boxes.ids.tolist() == [7] and held.now == 1.0
+    assert held.moment().image_ages == {"cam_front": 0.0}
     assert scene.moment(1.0).objects is None, "while the live one forgets"
 
 
