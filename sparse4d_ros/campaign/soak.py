@@ -10,7 +10,6 @@ grows by less than 1 MiB in ten minutes, and nothing that came in was lost witho
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from typing import Any
 import psutil
 from tqdm import tqdm
 
+from sparse4d_core.atomic_write import write_json
 from sparse4d_core.benchmark import machine
 
 from ..middleware import claimed_domain
@@ -164,23 +164,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     kinds = tuple(dict.fromkeys(options.images or KINDS))
     parameters = PARAMETERS | dict(word.split(":=", 1) for word in options.parameter)
+    runs: list[Run] = []
     try:
-        runs = [soak(kind, 60 * options.minutes / len(kinds), options.out / kind, parameters) for kind in kinds]
+        for kind in kinds:
+            runs.append(soak(kind, 60 * options.minutes / len(kinds), options.out / kind, parameters))
+            write(runs, options.out)  # half an hour is not lost with what comes after it
+            print(f"{kind}: {sentence(runs[-1])}")
     except CampaignError as error:
         print(f"error: {error}; logs are in {options.out}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    content = report(runs)
-    (options.out / "soak.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return 1 if any(run.problems for run in runs) else 0
+
+
+def write(runs: Sequence[Run], out: Path) -> None:
+    """The report and the picture of the runs so far."""
+    write_json(out / "soak.json", report(runs), indent=1)
     try:
-        draw({run.images: run.samples for run in runs}, options.out / "soak.png")
+        draw({run.images: run.samples for run in runs}, out / "soak.png")
     except ModuleNotFoundError as error:
         print(f"no picture: {error}; pip install the pins of requirements/train.txt", file=sys.stderr)
-    for run in runs:
-        print(f"{run.images}: {sentence(run)}")
-    return 0 if content["passed"] else 1
 
 
 def sentence(run: Run) -> str:

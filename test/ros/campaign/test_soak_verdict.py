@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 pytest.importorskip("rclpy")
+from sparse4d_ros.campaign import soak
 from sparse4d_ros.campaign.growth_verdict import Growth, growth, slope
 from sparse4d_ros.campaign.resources import Sample, unexplained
+from sparse4d_ros.campaign.running_system import CampaignError
 from sparse4d_ros.campaign.soak import Run, parse_arguments, sentence
 from sparse4d_ros.campaign.soak_picture import draw
 
@@ -65,6 +68,19 @@ class Diagnostics:
 def test_nothing_may_be_lost_without_a_cause():
     assert unexplained(Diagnostics()) == (0, 0)
     assert unexplained(Diagnostics(images_received=63, sets_processed=5)) == (3, 1)
+
+
+def test_what_was_measured_is_kept_when_the_next_part_fails(tmp_path, monkeypatch, capsys):
+    def fake(kind, seconds, folder, parameters):
+        if kind == "jpeg":
+            raise CampaignError("no output")
+        return Run(kind, 600, 0, 0, 0, Growth(0.2, 0.0, 0.0), tuple(samples(1, lambda t: 600.0)))
+
+    monkeypatch.setattr(soak, "soak", fake)
+    assert soak.main(["--minutes", "2", "--out", str(tmp_path)]) == 1
+    (run,) = json.loads((tmp_path / "soak.json").read_text())["runs"]
+    assert run["images"] == "raw" and len(run["samples"]) == 12
+    assert "no output" in capsys.readouterr().err
 
 
 def test_the_verdict_names_what_is_wrong(tmp_path):
