@@ -9,7 +9,8 @@ How long both take is learnt from the last sets: the shortest time in the networ
 comes while the network is idle meets no other: with time to spare nothing overlaps and nothing waits.
 
 Where the network itself keeps all processors busy, nothing is gained by preparing beside it: both take longer by what
-the other one takes, and every result is late by that. There a set is begun when the network is idle, and not before.
+the other one takes, and every result is late by that. There a set is begun when the one before
+is published, and not before.
 """
 
 from __future__ import annotations

@@ -82,10 +82,10 @@ class Worker:
         self._errors_in_a_row = 0
         self._error_lock = threading.Lock()
         self._stop = threading.Event()
-        ahead = looks_ahead(
+        self._ahead = looks_ahead(
             parameters.look_ahead, parameters.device, parameters.torch_threads, parameters.decode_threads
         )
-        self._lookahead: Lookahead[SetInWork] = Lookahead(ahead)
+        self._lookahead: Lookahead[SetInWork] = Lookahead(self._ahead)
         self._results: queue.Queue[SetInWork | None] = queue.Queue(1)
         self._painter = OverlayPainter(outputs.publish_overlay, statistics, log)
         stages = {
@@ -156,6 +156,8 @@ class Worker:
                 work.waited_ms = (time.perf_counter() - work.ready) * 1e3
                 work.processed, work.prepared = self._processor.run(work.prepared), None
                 self._results.put(work)
+            if not self._ahead:  # decoding the next set would hold up the publishing of this one
+                self._results.join()
             del work  # its images need not live until the next set comes
         self._results.put(None)
 
@@ -164,6 +166,7 @@ class Worker:
             with self._counting_losses(work):
                 self._publish(work)
             del work
+            self._results.task_done()
         self._painter.stop()
 
     def _publish(self, work: SetInWork) -> None:

@@ -50,6 +50,25 @@ def test_three_neighbouring_sets_are_in_work_at_once(driver, monkeypatch):
     assert met.is_set() and driver.statistics.processed == 4 and not driver.drops
 
 
+def test_without_looking_ahead_a_set_is_begun_when_the_one_before_is_published(make_driver, monkeypatch):
+    driver = make_driver(look_ahead="never").start()
+    publishing, free, prepared = threading.Event(), threading.Event(), threading.Event()
+
+    def hold() -> None:
+        publishing.set()
+        assert free.wait(PATIENCE)
+
+    held(monkeypatch, driver.node.outputs, "publish", hold)
+    driver.feed(0)
+    assert publishing.wait(PATIENCE)
+    held(monkeypatch, driver.node.processor, "prepare", prepared.set)
+    driver.feed(1)
+    assert not prepared.wait(0.3), "it would hold up the publishing"
+    free.set()
+    driver.wait(2)
+    assert prepared.is_set() and driver.statistics.processed == 2
+
+
 def test_a_set_that_is_being_prepared_waits_for_the_network_and_keeps_its_order(driver):
     watched = driver.watch()
     assert driver.run(0) == "ok"
