@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import json
 import os
@@ -11,6 +10,8 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+
+from ..file_digest import file_sha256
 
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 30.0  # s without a single byte
@@ -61,7 +62,7 @@ def download(url: str, path: pathlib.Path, sha256: str | None = None, size: int 
     part = path.with_name(path.name + ".part")
     resumed_from = part.stat().st_size if part.exists() else 0
     total = _transfer(url, part, size)
-    digest = file_sha256(part, f"checking {path.name}")
+    digest = checked_sha256(part, f"checking {path.name}")
     problems = []
     if total is not None and part.stat().st_size != total:
         problems.append(f"expected {total} bytes, got {part.stat().st_size}")
@@ -76,13 +77,10 @@ def download(url: str, path: pathlib.Path, sha256: str | None = None, size: int 
     return result
 
 
-def file_sha256(path: pathlib.Path, label: str | None = None) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file, _bar(path.stat().st_size, 0, label) as bar:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-            bar.update(len(chunk))
-    return digest.hexdigest()
+def checked_sha256(path: pathlib.Path, label: str) -> str:
+    """SHA-256 of a file, with a progress bar."""
+    with _bar(path.stat().st_size, 0, label) as bar:
+        return file_sha256(path, bar.update)
 
 
 def _transfer(url: str, part: pathlib.Path, size: int | None) -> int | None:

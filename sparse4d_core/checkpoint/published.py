@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ..atomic_write import write_text
 from ..config import PRESETS, preset
-from .download import Downloaded, IntegrityError, download, file_sha256
+from .download import Downloaded, IntegrityError, checked_sha256, download
 
 _V1_V2 = "https://github.com/linxuewu/Sparse4D/releases/download/v0.0/"
 _V3 = "https://github.com/HorizonRobotics/Sparse4D/releases/download/v3.0/"
@@ -147,7 +147,7 @@ def fetch(
     record = path.with_name(path.name + ".sha256")
     expected, source = _expected_hash(file, record, sha256)
     if path.exists():
-        digest = file_sha256(path, f"checking {path.name}")
+        digest = checked_sha256(path, f"checking {path.name}")
         if expected is not None and not digest.startswith(expected):
             raise IntegrityError(
                 f"{path}: expected sha256 {expected} ({source}), got {digest}; delete it and fetch again"

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 
 from ..atomic_write import write_json
-from ..checkpoint.download import file_sha256
 from ..checkpoint.file import read_checkpoint
 from ..checkpoint.published import NoWeightsError, find_weights
 from ..command_line import OK, refuse
 from ..config import Sparse4DConfig, preset
 from ..data.nuscenes.dataset import NuScenesDataset
 from ..export.manifest import read_manifest
+from ..file_digest import file_sha256
 from ..inference.artefact_checks import BACKENDS, check_backend
 from ..inference.pipeline import with_classes_of
 from ..types import CLASS_NAMES

@@ -15,6 +15,7 @@ import torch
 
 from ..atomic_write import atomic_write
 from ..config import Sparse4DConfig
+from ..file_digest import file_sha256
 from ..inference.artefact import Artefact
 from ..inference.artefact_checks import bound_to
 from ..inference.pipeline import Pipeline
@@ -22,7 +23,7 @@ from ..types import Frame
 from . import interface
 from .drive import drive
 from .formats import trace, write_aoti, write_onnx, write_pt2
-from .manifest import FILES, Manifest, described, file_digest, model_dict, weights_digest, write_manifest
+from .manifest import FILES, Manifest, described, model_dict, weights_digest, write_manifest
 from .proof import TOLERANCES, prove
 from .quantization import LayerError, check_calibration, quantize, sensitivity
 from .step import Operator, RecurrentStep
@@ -97,7 +98,7 @@ def export_step(
         path = folder / FILES[options.format]
         layers = write_graph(pipeline, options, specs, given, path, calibration)
         manifest = describe(pipeline, options, specs, given)
-        manifest = replace(manifest, files={path.name: file_digest(path)}, layers=[asdict(row) for row in layers])
+        manifest = replace(manifest, files={path.name: file_sha256(path)}, layers=[asdict(row) for row in layers])
         write_manifest(folder, manifest)
         if complete:
             manifest = replace(manifest, accuracy=proofs(pipeline, Artefact(folder), options.cameras))

@@ -12,6 +12,7 @@ import torch
 
 from ..checkpoint.file import config_from_dict, config_to_dict
 from ..config import Sparse4DConfig
+from ..file_digest import file_sha256
 from ..network.sparse4d import Sparse4D
 from .interface import TensorSpec
 
@@ -78,14 +79,6 @@ def weights_digest(model: Sparse4D) -> str:
     return digest.hexdigest()
 
 
-def file_digest(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def write_manifest(folder: pathlib.Path, manifest: Manifest) -> None:
     (folder / NAME).write_text(json.dumps(asdict(manifest), indent=1) + "\n", encoding="utf-8")
 
@@ -115,6 +108,6 @@ def read_manifest(folder: str | pathlib.Path) -> Manifest:
     for name, expected in manifest.files.items():
         if not (folder / name).is_file():
             raise ArtefactError(f"artefact: {folder} lacks {name}, which belongs to it; export the model again")
-        if file_digest(folder / name) != expected:
+        if file_sha256(folder / name) != expected:
             raise ArtefactError(f"artefact: {folder / name} is not what was exported; export the model again")
     return manifest

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from ...atomic_write import write_json, write_text
-from ...checkpoint.download import file_sha256
 from ...checkpoint.published import find_weights
 from ...command_line import OK, refuse
 from ...config import preset
 from ...data.nuscenes.dataset import NuScenesDataset
+from ...file_digest import file_sha256
 from ..devkit_scores import evaluate
 from ..report.breakdown import camera_views
 from ..report.detection_matches import collect

@@ -6,7 +6,6 @@ RUN/checkpoints/000001000.json      its size and SHA-256, written first
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import pathlib
@@ -14,6 +13,7 @@ import pathlib
 import torch
 
 from ...atomic_write import atomic_write, write_json
+from ...file_digest import file_sha256
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class CheckpointStore:
         try:
             with atomic_write(path) as unfinished:
                 torch.save({"format": FORMAT, **content}, unfinished)
-                record = {"bytes": unfinished.stat().st_size, "sha256": _sha256(unfinished)}
+                record = {"bytes": unfinished.stat().st_size, "sha256": file_sha256(unfinished)}
                 write_json(path.with_suffix(".json"), record)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             raise OSError(f"{path}: checkpoint could not be written ({error}); earlier checkpoints are kept") from error
@@ -82,14 +82,6 @@ def damage(path: pathlib.Path) -> str | None:
     size = path.stat().st_size
     if size != record.get("bytes"):
         return f"holds {size} bytes instead of {record.get('bytes')}"
-    if _sha256(path) != record.get("sha256"):
+    if file_sha256(path) != record.get("sha256"):
         return "has another SHA-256 than when it was written"
     return None
-
-
-def _sha256(path: pathlib.Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
