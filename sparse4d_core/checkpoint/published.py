@@ -107,6 +107,16 @@ def find_weights(model: str) -> pathlib.Path:
     )
 
 
+def find_weights_if_any(model: str, allow_untrained: bool) -> pathlib.Path | None:
+    """The same; None where there are none and random ones are allowed."""
+    try:
+        return find_weights(model)
+    except NoWeightsError:
+        if not allow_untrained:
+            raise
+        return None
+
+
 def public_file(name: str) -> PublicFile:
     """A file by its own name or by the preset whose weights it holds.
 

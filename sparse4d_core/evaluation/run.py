@@ -18,7 +18,7 @@ import torch
 
 from ..atomic_write import write_json
 from ..checkpoint.file import read_checkpoint
-from ..checkpoint.published import NoWeightsError, find_weights
+from ..checkpoint.published import find_weights_if_any
 from ..command_line import OK, refuse
 from ..config import Sparse4DConfig, preset
 from ..data.nuscenes.dataset import NuScenesDataset
@@ -106,7 +106,9 @@ def run(options: argparse.Namespace) -> Scores | None:
     config = preset(options.model)
     for device in options.devices:
         check_backend(options.backend, options.artefact, device, compile=False)
-    checkpoint = options.checkpoint or (None if options.artefact else _weights_by_name(options))
+    checkpoint = options.checkpoint
+    if checkpoint is None and options.artefact is None:
+        checkpoint = find_weights_if_any(options.model, options.allow_untrained)
     if checkpoint is not None:
         config = with_classes_of(read_checkpoint(checkpoint), config)
     data = NuScenesDataset(options.dataroot, options.version, split=options.split, scenes=options.scenes)
@@ -165,15 +167,6 @@ def image_sizes(data: NuScenesDataset) -> list[tuple[int, int]]:
     """Width and height of each camera's images, of the first key frame."""
     images = data.frame(int(data.keyframes[0])).images
     return [(image.shape[1], image.shape[0]) for image in images if image is not None]
-
-
-def _weights_by_name(options: argparse.Namespace) -> Path | None:
-    try:
-        return Path(find_weights(options.model))
-    except NoWeightsError:
-        if not options.allow_untrained:
-            raise
-        return None
 
 
 def _settings(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.file import CheckpointFile, read_checkpoint
-from ..checkpoint.published import NoWeightsError, find_weights
+from ..checkpoint.published import find_weights_if_any
 from ..checkpoint.weights import load_file
 from ..config import Sparse4DConfig, preset
 from ..device_preprocess import preprocess_on_device
@@ -149,7 +149,9 @@ class Pipeline:
             log.info("model %s: step of %s, run by %s", model, artefact, loaded.runs_on)
             manifest = loaded.manifest
             return cls(network, manifest.trained, device, manifest.precision, False, temporal_stride, resize, loaded)
-        path = pathlib.Path(checkpoint) if checkpoint else _weights_by_name(model, allow_untrained)
+        path = pathlib.Path(checkpoint) if checkpoint else find_weights_if_any(model, allow_untrained)
+        if path is None:
+            log.warning("model %s: no trained weights found; they are random, UNTRAINED", model)
         file = None if path is None else read_checkpoint(path)
         config = with_classes_of(file, preset(model))
         with torch.random.fork_rng(devices=[]):
@@ -298,16 +300,6 @@ def with_classes_of(file: CheckpointFile | None, config: Sparse4DConfig) -> Spar
     if file is None or file.config is None or file.config.name != config.name:
         return config
     return replace(config, class_names=file.config.class_names)
-
-
-def _weights_by_name(model: str, allow_untrained: bool) -> pathlib.Path | None:
-    try:
-        return find_weights(model)
-    except NoWeightsError:
-        if not allow_untrained:
-            raise
-        log.warning("model %s: no trained weights found; they are random, UNTRAINED", model)
-        return None
 
 
 def grey_frame(image_sizes: Sequence[tuple[int, int]], stamp_ns: int) -> Frame:
