@@ -105,8 +105,8 @@ def to_tracked_objects(
     tracks: Detections,
     boxes: np.ndarray,
     header: Header,
-    deviations: Deviations | None = None,
-    identities: uuid.UUID | None = None,
+    deviations: Deviations | None,
+    identities: uuid.UUID,
 ) -> TrackedObjects:
     """Tracks ► TrackedObjects. A track keeps its UUID as long as it lives; no other gets it.
 
@@ -115,9 +115,8 @@ def to_tracked_objects(
         boxes: [M, 10] float64, the same boxes in the header's frame.
         header: frame and stamp of the set.
         deviations: None: covariances are zero; the message has no flags for them.
-        identities: what the UUIDs are made from, besides the ids; None: this boot of this machine.
+        identities: what the UUIDs are made from, besides the ids.
     """
-    space = identities or boot_identity()
     ids = np.zeros(0, np.int64) if tracks.ids is None else tracks.ids
     objects = []
     for box, score, name, number in zip(
@@ -126,7 +125,7 @@ def to_tracked_objects(
         standing = math.hypot(box[7], box[8]) < STATIONARY_SPEED
         objects.append(
             TrackedObject(
-                object_id=UUID(uuid=list(uuid.uuid5(space, str(number)).bytes)),
+                object_id=UUID(uuid=list(uuid.uuid5(identities, str(number)).bytes)),
                 existence_probability=score,
                 classification=_classification(name),
                 kinematics=_filled(TrackedObjectKinematics(is_stationary=standing), box, name, deviations),
@@ -143,7 +142,9 @@ def outputs(deviations: Deviations | None) -> dict[str, OtherOutput]:
             DetectedObjects, partial(to_detected_objects, deviations=deviations), "detections"
         ),
         "autoware/tracked_objects": OtherOutput(
-            TrackedObjects, partial(to_tracked_objects, deviations=deviations), "tracks"
+            TrackedObjects,
+            partial(to_tracked_objects, deviations=deviations, identities=boot_identity()),
+            "tracks",
         ),
     }
 

@@ -37,8 +37,8 @@ def detected(found: Detections, *options) -> list:
     return back.objects
 
 
-def tracked(found: Detections, *options) -> list:
-    message = to_tracked_objects(found, BOXES[: len(found.scores)], HEADER, *options)
+def tracked(found: Detections, deviations: Deviations | None = None, identities: uuid.UUID = IDENTITIES) -> list:
+    message = to_tracked_objects(found, BOXES[: len(found.scores)], HEADER, deviations, identities)
     back = deserialize_message(serialize_message(message), TrackedObjects)
     assert back.header == HEADER
     return back.objects
