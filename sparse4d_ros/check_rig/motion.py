@@ -102,19 +102,18 @@ def measure_motion(frames: Sequence[Frame]) -> list[CameraMotion]:
     cameras = frames[0].camera_names
     measured = [CameraMotion(name) for name in cameras]
     for first, second in zip(frames, frames[1:], strict=False):
+        poses = [_relative_pose(first, second, camera) for camera in range(len(cameras))]
         for index, motion in enumerate(measured):
             images = first.images[index], second.images[index]
             if any(image is None for image in images) or images[0].shape != images[1].shape:
                 continue
-            own = _relative_pose(first, second, index)
-            if np.linalg.norm(own[:3, 3]) < MIN_MOTION:
+            if np.linalg.norm(poses[index][:3, 3]) < MIN_MOTION:
                 continue
             points = followed_points(*images)
             if len(points[0]) < MIN_POINTS:
                 continue
             scale = _REFERENCE_WIDTH / images[0].shape[1]
-            for other, name in enumerate(cameras):
-                pose = _relative_pose(first, second, other)
+            for name, pose in zip(cameras, poses, strict=True):
                 distance = epipolar_distance(*points, first.intrinsics[index], pose) * scale
                 motion.distances.setdefault(name, []).append(distance)
     return measured
