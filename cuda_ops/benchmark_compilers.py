@@ -21,14 +21,13 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from tqdm import tqdm
 
+from .benchmark import Row
 from .measurement import markdown_table
 
 PACKAGE = pathlib.Path(__file__).resolve().parent
 OPERATIONS = ("forward", "fused forward", "backward")
 DTYPES = ("float32", "bfloat16")
 CALLS = 3  # a turn; the fastest counts
-
-Row = dict[str, str | float]
 
 
 def serve() -> None:
