@@ -31,6 +31,38 @@ class RunFolderError(ValueError):
     """A folder that this run must not write to, or that it cannot be finished from."""
 
 
+def begin_folder(file: Path, kind: str, settings: dict[str, Any], resume: bool) -> dict[str, Any]:
+    """A new folder, or one of earlier work with the same settings.
+
+    Args:
+        file: keeps the settings in the folder.
+        kind: what the folder is for, a word for the messages: run, sheet.
+        settings: plain values that JSON has a form for.
+
+    Returns:
+        The settings as JSON gives them back.
+
+    Raises:
+        RunFolderError: it contains such work and `resume` is off, the work had other settings, or it contains
+            something else.
+    """
+    path, now = file.parent, json.loads(json.dumps(settings))
+    if not file.is_file():
+        if path.is_dir() and any(path.iterdir()):
+            raise RunFolderError(f"out: {path} is not empty and contains no {kind}; choose another folder")
+        path.mkdir(parents=True, exist_ok=True)
+        write_json(file, now, indent=2)
+        return now
+    if not resume:
+        raise RunFolderError(f"out: {path} contains a {kind}; go on with it by --resume, or choose another folder")
+    before = _read_json(file)
+    other = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
+    if other:
+        changed = "; ".join(f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in other)
+        raise RunFolderError(f"resume: the {kind} in {path} had other settings: {changed}")
+    return now
+
+
 @dataclass(frozen=True)
 class RunFolder:
     path: Path
@@ -43,26 +75,9 @@ class RunFolder:
         Raises:
             RunFolderError: it contains a run and `resume` is off, or the run there had other settings.
         """
-        folder = cls(path, json.loads(json.dumps(settings)))
-        file = path / "run.json"
-        if not file.is_file():
-            if path.is_dir() and any(path.iterdir()):
-                raise RunFolderError(f"out: {path} is not empty and contains no run; choose another folder")
-            (path / "scenes").mkdir(parents=True, exist_ok=True)
-            write_json(file, folder.settings, indent=2)
-            return folder
-        if not resume:
-            raise RunFolderError(f"out: {path} contains a run; go on with it by --resume, or choose another folder")
-        folder._check_same(_read_json(file))
+        folder = cls(path, begin_folder(path / "run.json", "run", settings, resume))
         (path / "scenes").mkdir(exist_ok=True)
         return folder
-
-    def _check_same(self, before: dict[str, Any]) -> None:
-        names = sorted(before.keys() | self.settings.keys())
-        other = [name for name in names if before.get(name) != self.settings.get(name)]
-        if other:
-            changed = "; ".join(f"{name} was {before.get(name)!r}, is {self.settings.get(name)!r}" for name in other)
-            raise RunFolderError(f"resume: the run in {self.path} had other settings: {changed}")
 
     def has(self, scene: str) -> bool:
         """Whether the scene is done."""

@@ -24,7 +24,7 @@ from ...file_digest import file_sha256
 from ..devkit_scores import evaluate
 from ..report.breakdown import camera_views
 from ..report.detection_matches import collect
-from ..run_folder import RunFolder, RunFolderError
+from ..run_folder import RunFolder, begin_folder
 from ..scene_streams import divide
 from ..stream_workers import StreamTask, run_streams
 from .frame_faults import CamerasGone, Instant
@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> None:
     if not checkpoint.is_file():
         raise FileNotFoundError(f"checkpoint: no file {checkpoint}")
     settings = _settings(options, checkpoint, data)
-    _begin(options.out, settings, options.resume)
+    begin_folder(options.out / "settings.json", "sheet", settings, options.resume)
     found: dict[str, Measured] = {}
     for row in rows:
         found[row.name] = _measured(options, data, row, checkpoint, settings)
@@ -111,21 +111,6 @@ def _settings(options: argparse.Namespace, checkpoint: Path, data: NuScenesDatas
         "scenes": data.index.scene_names.tolist(),
         "tracking": not options.no_tracking,
     }
-
-
-def _begin(out: Path, settings: dict[str, Any], resume: bool) -> None:
-    """A new folder, or that of an earlier sheet with the same settings."""
-    file = out / "settings.json"
-    if not file.is_file():
-        if out.is_dir() and any(out.iterdir()):
-            raise RunFolderError(f"out: {out} is not empty and contains no sheet; choose another folder")
-        write_json(file, settings, indent=2)
-        return
-    before = json.loads(file.read_text())
-    if not resume:
-        raise RunFolderError(f"out: {out} contains a sheet; go on with it by --resume, or choose another folder")
-    if other := sorted(name for name in settings if before.get(name) != settings[name]):
-        raise RunFolderError(f"resume: the sheet in {out} had another {', '.join(other)}; choose another --out")
 
 
 def _measured(
