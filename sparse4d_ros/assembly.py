@@ -7,7 +7,7 @@ from typing import Any
 
 from sparse4d_core.config import preset
 from sparse4d_core.ego_mask import hidden_colour
-from sparse4d_core.inference.pipeline import Pipeline
+from sparse4d_core.inference.pipeline import Pipeline, refusing_device
 
 from .messages.outgoing import OtherOutput
 from .parameters import NodeParameters
@@ -27,7 +27,7 @@ def load_pipeline(parameters: NodeParameters, rig: Rig) -> Pipeline:
             does not take.
         FileNotFoundError: no such checkpoint.
     """
-    try:
+    with refusing_device(parameters.device):
         pipeline = Pipeline.from_preset(
             parameters.model,
             parameters.checkpoint or None,
@@ -42,11 +42,6 @@ def load_pipeline(parameters: NodeParameters, rig: Rig) -> Pipeline:
             artefact=parameters.artefact or None,
             providers=parameters.providers,
         )
-    except (RuntimeError, AssertionError) as error:  # what torch raises for a device that is not there
-        if parameters.device == "cpu":
-            raise
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device: {parameters.device} cannot be used: {reason}; cpu always can") from error
     pipeline.check_cameras(len(rig.cameras))
     pipeline.warm_up([pipeline.config.image.original_wh] * len(rig.cameras))
     return pipeline

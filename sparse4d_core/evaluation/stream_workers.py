@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from ..data.nuscenes.dataset import NuScenesDataset
-from ..inference.pipeline import Pipeline, Precision
+from ..inference.pipeline import Pipeline, Precision, refusing_device
 from ..network.sparse4d import SceneReset
 from .keyframe_scores import ScenePlan, run_scene
 from .results import ResultsWriter
@@ -48,7 +48,7 @@ class StreamTask:
     def pipeline(self, device: str) -> Pipeline:
         """See `Pipeline.from_preset` for what it raises; a device that is not there is a ValueError here."""
         torch.set_num_threads(self.threads)
-        try:
+        with refusing_device(device, "devices"):
             return Pipeline.from_preset(
                 self.model,
                 self.checkpoint,
@@ -60,10 +60,6 @@ class StreamTask:
                 artefact=self.artefact,
                 providers=self.providers,
             )
-        except (RuntimeError, AssertionError) as error:  # what torch raises for a device that is not there
-            if device == "cpu":
-                raise
-            raise ValueError(f"devices: {device} cannot be used: {str(error).splitlines()[0]}") from error
 
 
 class StreamRunner:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -300,6 +301,18 @@ def with_classes_of(file: CheckpointFile | None, config: Sparse4DConfig) -> Spar
     if file is None or file.config is None or file.config.name != config.name:
         return config
     return replace(config, class_names=file.config.class_names)
+
+
+@contextlib.contextmanager
+def refusing_device(device: str, argument: str = "device") -> Iterator[None]:
+    """What torch raises inside for a device that is not there, as a ValueError that names the argument."""
+    try:
+        yield
+    except (RuntimeError, AssertionError) as error:
+        if device == "cpu":
+            raise
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{argument}: {device} cannot be used: {reason}; cpu always can") from error
 
 
 def grey_frame(image_sizes: Sequence[tuple[int, int]], stamp_ns: int) -> Frame:
