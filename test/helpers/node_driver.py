@@ -8,7 +8,16 @@ import time
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.serialization import serialize_message
-from rig_messages import CAMERAS, START, camera_info, compressed, ego_pose, image_stamps, static_transforms
+from rig_messages import (
+    CAMERAS,
+    START,
+    camera_info,
+    compressed,
+    ego_pose,
+    image_stamps,
+    set_stamp,
+    static_transforms,
+)
 from tf2_msgs.msg import TFMessage
 
 from sparse4d_ros.node import DetectorNode
@@ -82,6 +91,22 @@ class Driver:
         """Of the set that is ready for the network, which has another one."""
         waiting = self.node._worker._lookahead.waiting
         return None if waiting is None else waiting.stamp_ns
+
+    def busy(self) -> WatchedPipeline:
+        """The network has set 1 and keeps it until the pipeline's `free` is set; set 0 is done."""
+        watched = self.watch()
+        assert self.run(0) == "ok"
+        watched.free.clear()
+        self.feed(1)
+        self.until(lambda: len(watched.frames) == 2)
+        return watched
+
+    def occupied(self) -> WatchedPipeline:
+        """The same, and set 2 is prepared and waits for the network."""
+        watched = self.busy()
+        self.feed(2)
+        self.until(lambda: self.waiting_stamp_ns == set_stamp(2))
+        return watched
 
     @property
     def drops(self) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from hand_clock import Time
 from rig_messages import CAMERAS, MS, PERIOD, START, compressed, ego_pose, image_stamps
 
 from sparse4d_ros.online.health import ComponentHealth, Level
@@ -11,15 +12,6 @@ from sparse4d_ros.online.statistics import Statistics
 pytestmark = pytest.mark.ros
 HOUR = 3600 * 10**9
 BAD = "cam_back"
-
-
-class Time:
-    """The node's steady clock."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Stream:
@@ -42,7 +34,7 @@ class Stream:
 
 @pytest.fixture
 def time() -> Time:
-    return Time()
+    return Time(1000.0)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from hand_clock import Time
 from rig_messages import CAMERAS, START, camera_info
 
 from sparse4d_ros.online.health import Level
@@ -11,18 +12,9 @@ from sparse4d_ros.online.statistics import Statistics
 pytestmark = pytest.mark.ros
 
 
-class Time:
-    """The statistics' clock, moved by hand."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def time() -> Time:
-    return Time()
+    return Time(1000.0)
 
 
 @pytest.fixture

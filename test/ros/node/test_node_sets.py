@@ -51,11 +51,7 @@ def test_a_late_camera_is_counted_and_its_images_are_used_for_nothing(driver):
 
 
 def test_the_newest_complete_set_wins_while_the_worker_is_busy(driver):
-    watched = driver.watch()
-    assert driver.run(0) == "ok"
-    watched.free.clear()
-    driver.feed(1)
-    driver.until(lambda: len(watched.frames) == 2)
+    watched = driver.busy()
     for k in range(2, 9):
         driver.feed(k)
     driver.until(lambda: driver.waiting_stamp_ns == set_stamp(8))  # prepared, in place of those that waited before
@@ -68,11 +64,7 @@ def test_the_newest_complete_set_wins_while_the_worker_is_busy(driver):
 
 def test_without_looking_ahead_the_newest_set_is_taken_when_the_network_is_free(make_driver):
     driver = make_driver(look_ahead="never").start()
-    watched = driver.watch()
-    assert driver.run(0) == "ok"
-    watched.free.clear()
-    driver.feed(1)
-    driver.until(lambda: len(watched.frames) == 2)
+    watched = driver.busy()
     for k in range(2, 9):
         driver.feed(k)
     watched.free.set()

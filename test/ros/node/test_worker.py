@@ -70,13 +70,7 @@ def test_without_looking_ahead_a_set_is_begun_when_the_one_before_is_published(m
 
 
 def test_a_set_that_is_being_prepared_waits_for_the_network_and_keeps_its_order(driver):
-    watched = driver.watch()
-    assert driver.run(0) == "ok"
-    watched.free.clear()
-    driver.feed(1)
-    driver.until(lambda: len(watched.frames) == 2)
-    driver.feed(2)
-    driver.until(lambda: driver.waiting_stamp_ns == set_stamp(2))
+    watched = driver.occupied()
     assert len(watched.frames) == 2 and driver.statistics.processed == 1
     watched.free.set()
     driver.wait(3)
@@ -84,11 +78,7 @@ def test_a_set_that_is_being_prepared_waits_for_the_network_and_keeps_its_order(
 
 
 def test_a_set_that_fails_while_the_network_is_at_work_costs_itself_alone(driver):
-    watched = driver.watch()
-    assert driver.run(0) == "ok"
-    watched.free.clear()
-    driver.feed(1)
-    driver.until(lambda: len(watched.frames) == 2)
+    watched = driver.busy()
     driver.feed(2, {"cam_back": compressed("cam_back", image_stamps(2)["cam_back"], data=b"no JPEG")})
     driver.until(lambda: driver.drops)
     driver.feed(3)
@@ -99,13 +89,7 @@ def test_a_set_that_fails_while_the_network_is_at_work_costs_itself_alone(driver
 
 def test_the_worker_stops_with_the_set_that_the_network_has(driver):
     """The one behind it is given up, and counted."""
-    watched = driver.watch()
-    assert driver.run(0) == "ok"
-    watched.free.clear()
-    driver.feed(1)
-    driver.until(lambda: len(watched.frames) == 2)
-    driver.feed(2)
-    driver.until(lambda: driver.waiting_stamp_ns == set_stamp(2))
+    watched = driver.occupied()
     stopping = threading.Thread(target=driver.node.trigger_deactivate)
     stopping.start()
     driver.until(lambda: driver.drops)

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from hand_clock import Time
 
 from sparse4d_ros.online import lookahead as module
 from sparse4d_ros.online.lookahead import REMEMBERED, Lookahead, looks_ahead
 
 
-class Time:
-    """A clock that moves when it is told to."""
-
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def time() -> Time:
-    return Time()
+    return Time(100.0)
 
 
 @pytest.fixture

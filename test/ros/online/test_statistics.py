@@ -7,23 +7,14 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
+from hand_clock import Time
 
 from sparse4d_ros.online.statistics import RATE_SECONDS, WINDOW, Statistics
 
 
-class Time:
-    """A clock that moves when it is told to."""
-
-    def __init__(self):
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def time() -> Time:
-    return Time()
+    return Time(100.0)
 
 
 @pytest.fixture

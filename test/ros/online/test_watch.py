@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hand_clock import Time
 
 from sparse4d_ros.online.health import Level, Moment, SetCounts
 from sparse4d_ros.online.log_throttle import REPEAT_AFTER, LogThrottle
@@ -23,13 +24,6 @@ class Logger:
         self.lines.append(text)
 
 
-class Time:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def logger() -> Logger:
     return Logger()
@@ -37,7 +31,7 @@ def logger() -> Logger:
 
 @pytest.fixture
 def time() -> Time:
-    return Time()
+    return Time(0.0)
 
 
 @pytest.fixture
