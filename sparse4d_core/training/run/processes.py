@@ -35,19 +35,12 @@ class Processes:
         return bool(self.average(torch.tensor(float(condition), device=self.device)) > 0)
 
     def gather(self, value: Any) -> list[Any]:
-        """Every process's value, in the order of ranks."""
+        """Every process's value, in the order of ranks. All have it: a process that only sent its own could end, and
+        take its connections away, before the others are done with theirs."""
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
         distributed.all_gather_object(values, value)
-        return values
-
-    def gather_at_first(self, value: Any) -> list[Any] | None:
-        """Every process's value, in the order of ranks, for the first process alone; None for the others."""
-        if self.world_size == 1:
-            return [value]
-        values: list[Any] | None = [None] * self.world_size if self.is_first else None
-        distributed.gather_object(value, values)
         return values
 
     def from_first(self, value: Any) -> Any:

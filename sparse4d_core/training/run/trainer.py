@@ -253,8 +253,8 @@ class Trainer:
             "random": pack_torch(self.processes.device),
             "states": [pack_state(state) for state in self.states],
         }
-        ranks = self.processes.gather_at_first(own)
-        if ranks is None:
+        ranks = self.processes.gather(own)
+        if not self.processes.is_first:
             return
         content = {
             "preset": self.model.config.name,

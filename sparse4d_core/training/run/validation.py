@@ -37,7 +37,7 @@ class Validation:
         pipeline = Pipeline(copy.deepcopy(model), device=str(processes.device), precision=self.precision)
         scenes = self.data.index.scene_names.tolist()[processes.rank :: processes.world_size]
         writer = run_keyframes(pipeline, self.data, scenes)
-        parts = processes.gather_at_first(zlib.compress(json.dumps(writer.detection).encode()))
+        parts = processes.gather(zlib.compress(json.dumps(writer.detection).encode()))
         return processes.from_first(self._score(writer, parts) if processes.is_first else None)
 
     def _score(self, writer: ResultsWriter, parts: Sequence[bytes]) -> dict[str, float]:

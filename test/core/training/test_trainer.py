@@ -192,7 +192,8 @@ def run_tiny(processes: int, *arguments) -> None:
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(tiny_run.__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *(launcher if processes > 1 else []), tiny_run.__file__, *map(str, arguments)]
-    subprocess.run(command, check=True, env=environment, timeout=240, capture_output=True)
+    run = subprocess.run(command, env=environment, timeout=240, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
 
 
 @pytest.mark.slow

@@ -96,9 +96,9 @@ class OneOfTwo(Processes):
 
     sent: list = field(default_factory=list)
 
-    def gather_at_first(self, value):
+    def gather(self, value):
         self.sent.append(value)
-        return self.sent[::-1] if self.is_first else None
+        return self.sent[::-1]
 
     def from_first(self, value):
         return value
