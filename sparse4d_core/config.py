@@ -81,6 +81,10 @@ class TemporalConfig:
     default_interval: float = 0.5  # s
     max_interval: float = 2.0  # s; a longer gap is a new scene
     swap_yaw_on_projection: bool = False  # v3's published weights expect (cos, sin) written into the (sin, cos) slots
+    # The memory works alike at any frame rate: velocities are corrected over `default_interval` whatever the time since
+    # the last frame was, and confidences decay by `confidence_decay` in that time. The published models divide by the
+    # measured interval and decay from frame to frame.
+    rate_invariant: bool = False
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,11 @@ class Sparse4DConfig:
     score_threshold: float | None = None
     tracking: bool = True
     tracking_threshold: float = 0.2
+    # The weights were trained to give it; others publish 0 (nuScenes annotates none, published training leaves it out).
+    vertical_velocity: bool = False
+    # Two boxes of one class are one object where their centres are nearer than this share of their mean shorter side;
+    # the weaker one is left out. None: all are published, as the published protocol has it.
+    min_separation: float | None = None
     published: Published = field(default_factory=Published)
     assumptions: tuple[str, ...] = ()  # what the papers leave open and this preset chose
 
@@ -260,7 +269,8 @@ PRESETS: dict[str, Sparse4DConfig] = {
             attention_heads=4,
             ffn_hidden=256,
             # New weights need not repeat the published slip of projecting (sin, cos) as (cos, sin).
-            temporal=TemporalConfig(num_instances=128),
+            temporal=TemporalConfig(num_instances=128, rate_invariant=True),
+            vertical_velocity=True,
             num_depth_layers=0,  # rendered scenes have no lidar
             num_output=128,
             published=Published("rendered scenes"),

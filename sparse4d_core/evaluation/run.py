@@ -25,7 +25,7 @@ from ..data.nuscenes.dataset import NuScenesDataset
 from ..export.manifest import read_manifest
 from ..file_digest import file_sha256
 from ..inference.artefact_checks import BACKENDS, check_backend
-from ..inference.pipeline import with_classes_of
+from ..inference.pipeline import as_trained
 from ..types import CLASS_NAMES
 from .devkit_scores import Scores, evaluate
 from .masked_scenes import MaskedScenes
@@ -110,7 +110,7 @@ def run(options: argparse.Namespace) -> Scores | None:
     if checkpoint is None and options.artefact is None:
         checkpoint = find_weights_if_any(options.model, options.allow_untrained)
     if checkpoint is not None:
-        config = with_classes_of(read_checkpoint(checkpoint), config)
+        config = as_trained(read_checkpoint(checkpoint), config)
     data = NuScenesDataset(options.dataroot, options.version, split=options.split, scenes=options.scenes)
     scenes = in_order_of_time(data)
     streams = divide(scenes, options.streams)

@@ -19,7 +19,7 @@ from ..geometry import project_anchors
 from ..inference.decode import best_instances
 from ..inference.image_encoder import ImageEncoder
 from ..network.aggregation import CameraFeatures
-from ..network.instance_memory import Memory
+from ..network.instance_memory import Memory, temporal_rates
 from ..network.sparse4d import Sparse4D
 from ..network.state import TemporalState
 from ..types import ModelInput, ModelOutput
@@ -111,13 +111,15 @@ class RecurrentStep(nn.Module):
         age = interval.abs()
         same_scene = age <= temporal.max_interval
         fresh = age > (temporal.max_interval if self.scene_reset == "clean" else FIRST_FRAME / 2)
+        time_interval, decay = temporal_rates(interval, same_scene, temporal)
         memory = Memory(
             feature,
             project_anchors(anchor, T, -interval, temporal.swap_yaw_on_projection),
             torch.where(fresh[:, None], 0.0, confidence),
             ids,
             same_scene,
-            torch.where((interval != 0) & same_scene, interval, temporal.default_interval),
+            time_interval,
+            decay,
         )
         return memory, fresh
 

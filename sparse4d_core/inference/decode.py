@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from torch import Tensor
 from ..config import Sparse4DConfig
 from ..geometry import decode_boxes
 from ..types import CLASS_NAMES, Detections, ModelOutput
+from .duplicates import without_duplicates
+
+VZ_BOX = 9  # column of a decoded box: vertical velocity
 
 
 def decode(output: ModelOutput, config: Sparse4DConfig) -> list[Detections]:
@@ -27,6 +30,15 @@ def decode(output: ModelOutput, config: Sparse4DConfig) -> list[Detections]:
         config.score_threshold,
         config.class_names,
     )
+
+
+def published(found: Detections, config: Sparse4DConfig) -> Detections:
+    """What leaves the pipeline: no vertical velocity that nobody trained, no object twice where the preset says so."""
+    if not config.vertical_velocity:
+        boxes = found.boxes.copy()
+        boxes[:, VZ_BOX] = 0
+        found = replace(found, boxes=boxes)
+    return found if config.min_separation is None else without_duplicates(found, config.min_separation)
 
 
 def decode_instances(

@@ -26,7 +26,7 @@ from ..types import Detections, Frame, ModelInput, Tracks
 from .artefact import Artefact
 from .artefact_checks import check_backend, check_cameras, check_format, check_model, check_weights
 from .cuda_graph import Step, StepGraph
-from .decode import decode
+from .decode import decode, published
 from .image_encoder import ImageEncoder
 from .stage_clock import StageClock
 from .tracking import track
@@ -154,7 +154,7 @@ class Pipeline:
         if path is None:
             log.warning("model %s: no trained weights found; they are random, UNTRAINED", model)
         file = None if path is None else read_checkpoint(path)
-        config = with_classes_of(file, preset(model))
+        config = as_trained(file, preset(model))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(UNTRAINED_SEED)
             network = Sparse4D(config, scene_reset)
@@ -260,6 +260,7 @@ class Pipeline:
             detections = decode(output, self.config)[0]
         new_state = replace(new_state, seconds=seconds) if advances else state
         check_finite(detections)
+        detections = published(detections, self.config)
         tracks = track(detections, self.config.tracking_threshold)
         return StepResult(detections, tracks, new_state, clock.finish("decode"), reset)
 
@@ -296,11 +297,20 @@ class Pipeline:
         return age is None or age >= 0.9 * self.temporal_stride
 
 
-def with_classes_of(file: CheckpointFile | None, config: Sparse4DConfig) -> Sparse4DConfig:
-    """The preset for the classes that the checkpoint's model was trained for (docs/training.md, own classes)."""
+def as_trained(file: CheckpointFile | None, config: Sparse4DConfig) -> Sparse4DConfig:
+    """The preset as the checkpoint's model was trained: its classes (docs/training.md, own classes), whether it gives
+    vertical velocities, and what its memory does at other frame rates."""
     if file is None or file.config is None or file.config.name != config.name:
         return config
-    return replace(config, class_names=file.config.class_names)
+    trained, temporal = file.config, config.temporal
+    if temporal is not None and trained.temporal is not None:
+        temporal = replace(temporal, rate_invariant=trained.temporal.rate_invariant)
+    return replace(
+        config,
+        class_names=trained.class_names,
+        vertical_velocity=trained.vertical_velocity,
+        temporal=temporal,
+    )
 
 
 @contextlib.contextmanager

@@ -218,7 +218,7 @@ class RecurrentDecoder(nn.Module):
         ids, next_id = None, state.next_id
         if self.config.tracking and not self.training:
             ids, next_id = assign_ids(memory, logits, next_id, self.config.score_threshold)
-        confidence = decayed_confidence(memory, logits, temporal.confidence_decay)
+        confidence = decayed_confidence(memory, logits)
         cached = remember(confidence, feature[:, :num], anchor[:, :num], inputs, temporal.num_instances, ids)
         cached_noisy = None if noisy is None else noisy.remember(feature[:, num:], anchor[:, num:])
         output = replace(output, instance_feature=feature, instance_ids=ids, noisy=noisy)

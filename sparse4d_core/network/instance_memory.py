@@ -34,6 +34,7 @@ class Memory:
     ids: Tensor | None  # [B, T] int64
     same_scene: Tensor  # [B] bool: the time since the cached frame is within the limit
     time_interval: Tensor  # [B] float32 seconds: the step velocities are refined with
+    decay: float | Tensor  # what confidences hold at least of what they were; [B, 1] or the same for all samples
     noisy: Any = None  # training: cached noisy queries with projected anchors
 
 
@@ -48,6 +49,7 @@ def recall(state: TemporalState, inputs: ModelInput, config: TemporalConfig, cle
         return None
     dt = elapsed(inputs.timestamp, cached.timestamp)
     same_scene = dt.abs() <= config.max_interval
+    time_interval, decay = temporal_rates(dt, same_scene, config)
     T_now_from_cached = relative_transform(inputs.T_global_from_model, cached.T_global_from_model)
 
     def move(anchor: Tensor) -> Tensor:
@@ -59,9 +61,18 @@ def recall(state: TemporalState, inputs: ModelInput, config: TemporalConfig, cle
         torch.where(same_scene[:, None], cached.confidence, 0.0) if clean else cached.confidence,
         cached.ids,
         same_scene,
-        torch.where((dt != 0) & same_scene, dt, config.default_interval),
+        time_interval,
+        decay,
         None if state.noisy is None else state.noisy.move(move),
     )
+
+
+def temporal_rates(dt: Tensor, same_scene: Tensor, config: TemporalConfig) -> tuple[Tensor, float | Tensor]:
+    """How fast velocities and confidences change after dt [B] seconds: `Memory.time_interval` and `Memory.decay`."""
+    if not config.rate_invariant:
+        return torch.where((dt != 0) & same_scene, dt, config.default_interval), config.confidence_decay
+    decay = config.confidence_decay ** (dt.abs() / config.default_interval)
+    return torch.full_like(dt, config.default_interval), decay[:, None]
 
 
 def merge(memory: Memory, feature: Tensor, anchor: Tensor, class_logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,13 +89,13 @@ def merge(memory: Memory, feature: Tensor, anchor: Tensor, class_logits: Tensor)
     return torch.where(keep, merged_feature, feature), torch.where(keep, merged_anchor, anchor)
 
 
-def decayed_confidence(memory: Memory | None, class_logits: Tensor, decay: float) -> Tensor:
-    """Largest class probability of every row [B, A]; rows that were cached hold at least `decay` of what they had."""
+def decayed_confidence(memory: Memory | None, class_logits: Tensor) -> Tensor:
+    """Largest class probability of every row [B, A]; rows that were cached hold at least a share of what they had."""
     confidence = class_logits.amax(-1).sigmoid()
     if memory is None:
         return confidence
     num_cached = memory.confidence.shape[1]
-    raised = torch.maximum(confidence[:, :num_cached], memory.confidence * decay)
+    raised = torch.maximum(confidence[:, :num_cached], memory.confidence * memory.decay)
     return torch.cat([raised, confidence[:, num_cached:]], dim=1)
 
 

@@ -111,7 +111,7 @@ class BankCheck:
         self.check(f"{key}dn_anchor_out", moved.view_as(anchor))
 
     def cached(self, key, inputs, memory, state, feature, anchor, logits) -> TemporalState:
-        confidence = decayed_confidence(memory, logits, self.config.confidence_decay)
+        confidence = decayed_confidence(memory, logits)
         self.check(f"{key}temp_confidence", confidence)
         ids, next_id = None, None
         if f"{self.tag}_{key}instance_id" in self.data:

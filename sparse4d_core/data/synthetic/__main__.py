@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from ...command_line import OK, refuse
+from .annotations import KEYFRAME_RATE
 from .cameras import NUSCENES_RIG
 from .dataset_renderer import render_dataset
 
@@ -41,7 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--rate",
         type=int,
         default=10,
-        help="camera sets per second, a multiple of 2; keyframes come at 2 Hz (default 10)",
+        help="camera sets per second, a multiple of the keyframes' rate (default 10)",
+    )
+    parser.add_argument(
+        "--keyframe-rate",
+        type=int,
+        default=KEYFRAME_RATE,
+        help="of them with annotations; nuScenes has %(default)s (default)",
     )
     parser.add_argument("--duration", type=float, default=8.0, help="seconds per scene (default %(default)s)")
     parser.add_argument(
@@ -54,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         render_dataset(
             args.out, args.scenes, args.seed, version=args.version, duration=args.duration, rate=args.rate,
             rig=NUSCENES_RIG.resized(*args.image_size), workers=args.workers, progress=True, ego_body=args.ego_body,
+            keyframe_rate=args.keyframe_rate,
         )  # fmt: skip
     except (ValueError, OSError) as error:
         return refuse(parser.prog, error)

@@ -14,7 +14,7 @@ from .cameras import Rig
 from .ego_path import ego_poses
 from .world import Actor, World
 
-KEYFRAME_RATE = 2.0  # Hz, as in nuScenes
+KEYFRAME_RATE = 2  # Hz, as in nuScenes, unless asked for otherwise
 ANNOTATION_RANGE = 30.0  # m from the ego vehicle; objects beyond get no box
 _LIDAR_CELL = np.radians(0.33) * np.radians(1.33)  # sr between the rays of a 32-beam lidar at 20 Hz
 
@@ -26,10 +26,11 @@ class Schedule:
     epoch_us: int
     rate: int  # Hz
     num_sets: int
+    keyframe_rate: int = KEYFRAME_RATE  # Hz
 
     @property
     def stride(self) -> int:
-        return int(self.rate / KEYFRAME_RATE)
+        return self.rate // self.keyframe_rate
 
     def lidar_stamp(self, k: int) -> int:  # microseconds
         return self.epoch_us + round(k * 1_000_000 / self.rate)
@@ -49,18 +50,20 @@ class Schedule:
         return range(0, self.num_sets, self.stride)
 
 
-def schedule(world: World, rate: int) -> Schedule:
+def schedule(world: World, rate: int, keyframe_rate: int = KEYFRAME_RATE) -> Schedule:
     """Scenes of one data set are ten minutes apart, so that no two of them look like one drive.
 
     Raises:
-        ValueError: for a rate that has no keyframes at 2 Hz.
+        ValueError: for a rate that is no multiple of the keyframes'.
     """
-    if rate < KEYFRAME_RATE or rate % KEYFRAME_RATE:
+    if keyframe_rate < 1:
+        raise ValueError(f"keyframe-rate: expected at least 1 Hz, got {keyframe_rate}")
+    if rate < keyframe_rate or rate % keyframe_rate:
         raise ValueError(
-            f"rate: expected a multiple of {KEYFRAME_RATE:g} Hz (keyframes come at {KEYFRAME_RATE:g} Hz), got {rate}"
+            f"rate: expected a multiple of {keyframe_rate} Hz (keyframes come at {keyframe_rate} Hz), got {rate}"
         )
     epoch = 1_600_000_000_000_000 + (world.seed % 100_000) * 3_600_000_000 + world.index * 600_000_000
-    return Schedule(epoch, rate, max(1, int(world.duration * rate + 1e-9)))
+    return Schedule(epoch, rate, max(1, int(world.duration * rate + 1e-9)), keyframe_rate)
 
 
 def scene_name(world: World) -> str:

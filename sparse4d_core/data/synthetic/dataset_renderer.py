@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from .annotations import RenderedTables, image_path, schedule
+from .annotations import KEYFRAME_RATE, RenderedTables, Schedule, image_path, schedule
 from .cameras import NUSCENES_RIG, Rig
 from .ego_body import body_mask
 from .renderer import Renderer
@@ -29,12 +29,20 @@ class RenderedScene:
     """What the tables need of a scene whose images are on disk."""
 
     world: World
+    timing: Schedule
     solid_angle: np.ndarray  # [K, A] sr in which the cameras see each actor, per keyframe
     visible_share: np.ndarray  # [K, A]
 
 
 def render_scene(
-    out: pathlib.Path, seed: int, index: int, duration: float, rate: int, rig: Rig, ego_body: bool = False
+    out: pathlib.Path,
+    seed: int,
+    index: int,
+    duration: float,
+    rate: int,
+    rig: Rig,
+    ego_body: bool = False,
+    keyframe_rate: int = KEYFRAME_RATE,
 ) -> RenderedScene:
     """Write the images of one scene below `out`.
 
@@ -42,7 +50,7 @@ def render_scene(
         OSError: where an image cannot be written.
     """
     world = build_world(seed, index, duration)
-    renderer, timing = Renderer(world, rig, ego_body), schedule(world, rate)
+    renderer, timing = Renderer(world, rig, ego_body), schedule(world, rate, keyframe_rate)
     solid_angle, visible_share = [], []
     for k in range(timing.num_sets):
         keyframe = timing.is_keyframe(k)
@@ -57,7 +65,7 @@ def render_scene(
         if keyframe:
             solid_angle.append(angle)
             visible_share.append(seen / np.maximum(covered, 1))
-    return RenderedScene(world, np.array(solid_angle), np.array(visible_share))
+    return RenderedScene(world, timing, np.array(solid_angle), np.array(visible_share))
 
 
 def _write_jpeg(path: pathlib.Path, image: np.ndarray) -> None:
@@ -79,17 +87,18 @@ def render_dataset(
     workers=1,
     progress=False,
     ego_body=False,
+    keyframe_rate=KEYFRAME_RATE,
 ) -> None:
     """Render `scenes` scenes into a new data set at `out`.
 
     Args:
         duration: seconds per scene.
-        rate: Hz of the camera sets; every (rate / 2)-th is a keyframe with annotations.
+        rate: Hz of the camera sets, a multiple of `keyframe_rate`, at which they are keyframes with annotations.
         ego_body: the own vehicle is in the pictures, and its masks are in `ego_masks/CHANNEL.png`.
 
     Raises:
         FileExistsError: if `out` holds tables of this version already.
-        ValueError: for a rate without keyframes at 2 Hz or a duration that is not positive.
+        ValueError: for a rate that is no multiple of the keyframes' or a duration that is not positive.
     """
     if (out / version).exists():
         raise FileExistsError(f"out: {out / version} exists; choose another folder or remove this one")
@@ -98,11 +107,11 @@ def render_dataset(
     for folder in ("samples", "sweeps"):
         for camera in rig.cameras:
             (out / folder / camera.channel).mkdir(parents=True, exist_ok=True)
-    jobs = [(out, seed, index, duration, rate, rig, ego_body) for index in range(scenes)]
+    jobs = [(out, seed, index, duration, rate, rig, ego_body, keyframe_rate) for index in range(scenes)]
     tables = RenderedTables(rig)
     with tqdm(total=scenes, unit="scene", disable=not progress) as bar:
         for scene in _rendered(jobs, workers):
-            tables.add_scene(scene.world, schedule(scene.world, rate), scene.solid_angle, scene.visible_share)
+            tables.add_scene(scene.world, scene.timing, scene.solid_angle, scene.visible_share)
             bar.update()
     if ego_body:
         _write_masks(out / "ego_masks", rig)

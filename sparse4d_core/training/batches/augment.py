@@ -1,6 +1,7 @@
 """Random variation of training samples. Images and calibration move together, as do boxes and poses.
 
 one draw per sequence:  scale, crop, flip, small rotation of the images; rotation of the world about the z axis
+one draw per stretch:   cameras that give no image
 one draw per image:     brightness, contrast, saturation, hue, channel order
 """
 
@@ -43,6 +44,19 @@ def draw_augmentation(
     rotate = rng.uniform(*config.rotation_range_deg)
     transform = ImageTransform(scale, (left, top, left + input_width, top + input_height), flip, rotate)
     return Augmentation(transform, rng.uniform(*config.bev_rotation_range))
+
+
+def cameras_gone(config: AugmentationConfig, cameras: int, step: int, rng: np.random.RandomState) -> frozenset[int]:
+    """Cameras without an image in frame `step` of a sequence; `rng` is the sequence's own, from its beginning.
+
+    One camera always stays.
+    """
+    first, end = config.cameras_gone_frames
+    while step >= 0:
+        step -= rng.randint(first, end + 1)
+        count = min(int(rng.choice(config.cameras_gone)), cameras - 1)
+        gone = rng.permutation(cameras)[:count]
+    return frozenset(gone.tolist())
 
 
 def rotation_about_z(angle: float) -> np.ndarray:

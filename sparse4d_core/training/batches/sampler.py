@@ -1,6 +1,6 @@
 """Which sample comes next in every slot of the batch: each slot walks through one sequence after the other.
 
-    group order (shared by all slots) ──► slot: sequence, maybe reversed ──► its frames, some skipped
+    group order (shared by all slots) ──► slot: sequence, maybe reversed, every n-th frame ──► frames, some skipped
 
 All of it is a function of the seed and can be saved and restored, so that a resumed run sees the same samples.
 """
@@ -38,6 +38,22 @@ def sequence_ids(num_earlier: Sequence[int], splits: int | str) -> list[int]:
             ids += [sequence] * min(part, length - start)
             sequence += 1
     return ids
+
+
+def stretches(frames: Sequence[int], config: SamplingConfig, rng: np.random.RandomState) -> list[int]:
+    """Some of the frames, in their order: stretches that take every n-th one, with another n for each.
+
+    The first frame is any of those that the first step could begin at, so that every frame has its turn.
+    """
+    step = int(rng.choice(config.frame_steps))
+    place = int(rng.randint(min(step, len(frames))))
+    kept: list[int] = []
+    while place < len(frames):
+        kept.append(frames[place])
+        if len(kept) % config.frame_steps_length == 0:
+            step = int(rng.choice(config.frame_steps))
+        place += step
+    return kept
 
 
 @dataclass(frozen=True)
@@ -110,6 +126,8 @@ class SequenceSampler:
             slot.position += self.stride
             if slot.rng.uniform() < self.config.reverse_probability:
                 slot.frames.reverse()
+            if self.config.frame_steps != (1,):
+                slot.frames = stretches(slot.frames, self.config, slot.rng)
             self._sequences_started += 1
             slot.sequence_number, slot.step = self._sequences_started, 0
         if skip:

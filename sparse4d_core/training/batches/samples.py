@@ -20,6 +20,7 @@ from ..schedule import TrainingConfig
 from .augment import (
     Augmentation,
     PhotometricDistortion,
+    cameras_gone,
     draw_augmentation,
     rotate_boxes,
     rotate_world,
@@ -68,7 +69,7 @@ class TrainingSamples(torch.utils.data.Dataset):
 
     def __getitem__(self, draw: Draw) -> Batch:
         """A batch of one sample."""
-        frame = self.data.frame(draw.index)
+        frame = self._without_some_cameras(draw, self.data.frame(draw.index))
         augmentation = self._augmentation(draw, frame)
         angle = augmentation.bev_rotation
         distort = PhotometricDistortion(np.random.RandomState([self.seed, draw.position, draw.step, 1]))
@@ -103,6 +104,16 @@ class TrainingSamples(torch.utils.data.Dataset):
         height, width = next(image.shape[:2] for image in frame.images if image is not None)
         rng = np.random.RandomState([self.seed, draw.position, step])
         return draw_augmentation(config, self.model.image, (width, height), rng)
+
+    def _without_some_cameras(self, draw: Draw, frame: Frame) -> Frame:
+        """The frame as a node hands it on when cameras fall silent: without their images."""
+        config = self.training.augmentation
+        if not any(config.cameras_gone):
+            return frame
+        rng = np.random.RandomState([self.seed, draw.position, 3])
+        gone = cameras_gone(config, len(frame.images), draw.step, rng)
+        images = (None if camera in gone else image for camera, image in enumerate(frame.images))
+        return replace(frame, images=tuple(images))
 
     def _inputs(self, frame: Frame, augmentation: Augmentation, distort: PhotometricDistortion) -> ModelInput:
         width, height = self.model.image.input_wh

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...network.instance_memory import take_rows
-from ...types import COS_YAW, LOG_LENGTH, SIN_YAW, ModelOutput, X
+from ...types import COS_YAW, LOG_LENGTH, SIN_YAW, VZ, ModelOutput, X
 from ..batches.targets import NUM_BOX_TARGETS, Targets
 from ..schedule import LossConfig, MatcherConfig
 from .constants import constant
@@ -49,6 +49,12 @@ def focal_loss(logits: Tensor, classes: Tensor, config: LossConfig, counted: Ten
 def weighted_l1(boxes: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     """Sum of absolute differences [..., 10]; unknown targets (NaN) count as zero."""
     return ((boxes - targets.nan_to_num(0.0)).abs() * weights).sum()
+
+
+def vertical_velocity_loss(anchor: Tensor, counted: Tensor, config: LossConfig) -> Tensor:
+    """Sum of the absolute vertical velocities, which are zero in all data: anchor [..., 11], counted [...] bool."""
+    vertical = torch.where(counted, anchor[..., VZ], 0.0)
+    return config.box_weight * config.vertical_velocity * vertical.abs().sum()
 
 
 def turn_reversible(targets: Tensor, boxes: Tensor, classes: Tensor, reversible: tuple[int, ...]) -> Tensor:
@@ -115,6 +121,7 @@ def layer_losses(
     losses = {"cls": config.class_weight * focal_loss(logits, assignment.classes, config)}
     rows = assignment.rows.clamp(max=logits.shape[1] - 1)
     score = logits.detach().amax(-1).sigmoid().gather(1, rows)
+    counted = matched & (score > config.score_threshold)
     losses |= box_losses(
         take_rows(anchor[..., :NUM_BOX_TARGETS], rows),
         targets.boxes,
@@ -122,8 +129,10 @@ def layer_losses(
         None if quality is None else take_rows(quality, rows),
         targets.labels,
         config,
-        counted=matched & (score > config.score_threshold),
+        counted=counted,
     )
+    if config.vertical_velocity:
+        losses["box"] = losses["box"] + vertical_velocity_loss(take_rows(anchor, rows), counted, config)
     return {name: loss / num_objects for name, loss in losses.items()}
 
 
@@ -136,9 +145,12 @@ def noisy_losses(
     objects = (valid & (queries.classes >= 0)).unsqueeze(-1)
     boxes = torch.where(objects, anchor[..., :NUM_BOX_TARGETS], 0.0)
     weights = objects * constant(config.box_weights, boxes)
+    box = config.box_weight * weighted_l1(boxes, queries.boxes, weights)
+    if config.vertical_velocity:
+        box = box + vertical_velocity_loss(anchor, objects.squeeze(-1), config)
     return {
         "cls_dn": config.class_weight * focal_loss(logits, queries.classes, config, counted=valid) / num_valid,
-        "box_dn": config.box_weight * weighted_l1(boxes, queries.boxes, weights) / num_valid,
+        "box_dn": box / num_valid,
     }
 
 
