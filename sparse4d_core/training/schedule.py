@@ -92,10 +92,9 @@ class SamplingConfig:
     splits_per_scene: int | Literal["all"] = 2  # "all": every frame on its own, in random order
     skip_probability: float = 0.5  # of a frame within a sequence
     reverse_probability: float = 0.1  # of a sequence being played backwards
-    # Frames from one to the next: one entry is drawn for every stretch of a sequence, so that the model meets other
-    # intervals than the data has.
-    frame_steps: tuple[int, ...] = (1,)
-    frame_steps_length: int = 8  # frames of a stretch
+    # Seconds from one frame to the next: one entry is drawn for every stretch of a sequence. Empty: the data's own.
+    intervals: tuple[float, ...] = ()
+    interval_frames: int = 8  # length of a stretch
     # v1 draws independent samples with past key frames instead; the interval is drawn once per sample.
     history_frames: int = 0
     history_interval_range: tuple[int, int] = (1, 1)  # key frames between past frames
@@ -215,10 +214,10 @@ TRAINING_CONFIGS: dict[str, TrainingConfig] = {
             splits_per_scene=1,
             skip_probability=0.1,
             reverse_probability=0.0,
-            frame_steps=(1, 1, 1, 2, 2, 3, 4, 5, 5, 5),
+            intervals=(0.1, 0.1, 0.1, 0.2, 0.2, 0.3, 0.4, 0.5, 0.5, 0.5),
         ),
         optimizer=OptimizerConfig(lr=6e-4, backbone_lr_factor=1.0, warmup_iterations=200),
-        schedule=ScheduleConfig(batch_size=8, samples_per_process=4, iterations=6_000, ema_decay=0.998),
+        schedule=ScheduleConfig(batch_size=8, samples_per_process=4, iterations=6_600, ema_decay=0.998),
         scene_reset="clean",
         activation_checkpointing=False,  # a small model on CPUs: time is dearer than memory
         initial_backbone="random",

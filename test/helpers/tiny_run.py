@@ -60,6 +60,7 @@ class TinyWorld:
 
     def __init__(self, scenes: int = 3, length: int = 6):
         self.num_earlier = list(range(length)) * scenes
+        self.seconds = [self._stamp_ns(i, length) * 1e-9 for i in range(length * scenes)]
         self._length = length
 
     def frame(self, i: int) -> Frame:
@@ -68,8 +69,12 @@ class TinyWorld:
         intrinsics = np.tile(np.array([[60.0, 0, 48], [0, 60, 32], [0, 0, 1]]), (2, 1, 1))
         forward = np.array([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
         backward = np.array([[-1.0, 0, 0, 0], [0, 0, -1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
-        stamp = i * 500_000_000 + (i // self._length) * 10_000_000_000
+        stamp = self._stamp_ns(i, self._length)
         return Frame(images, intrinsics, np.stack([forward, backward]), np.eye(4), stamp, token=f"token-{i}")
+
+    @staticmethod
+    def _stamp_ns(i: int, length: int) -> int:
+        return i * 500_000_000 + (i // length) * 10_000_000_000
 
     def annotations(self, i: int) -> Objects:
         step = 0.5 * (i % self._length)

@@ -26,6 +26,7 @@ class Keyframes:
         starts = np.flatnonzero(np.diff(data.index.scene[self._frames], prepend=-1))
         lengths = np.diff([*starts, len(frames)])
         self.num_earlier = (np.arange(len(frames)) - np.repeat(starts, lengths)).tolist()  # in the same scene
+        self.seconds = (data.index.stamp_us[self._frames] * 1e-6).tolist()
         lidar = LidarFiles(data)
         self._lidar = lidar if len(lidar) else None
 

@@ -133,5 +133,13 @@ def make_loader(
     samples = TrainingSamples(data, model, training, seed)
     sequences = sequence_ids(data.num_earlier, training.sampling.splits_per_scene)
     per_process = streams.per_batch * streams.accumulation
-    sampler = SequenceSampler(sequences, per_process, training.sampling, seed, processes.rank, processes.world_size)
+    sampler = SequenceSampler(
+        sequences,
+        per_process,
+        training.sampling,
+        seed,
+        processes.rank,
+        processes.world_size,
+        seconds=data.seconds,
+    )
     return BatchLoader(samples, sampler, streams.per_batch, workers)

@@ -1,6 +1,6 @@
 """Which sample comes next in every slot of the batch: each slot walks through one sequence after the other.
 
-    group order (shared by all slots) ──► slot: sequence, maybe reversed, every n-th frame ──► frames, some skipped
+    group order (shared by all slots) ──► slot: sequence, maybe reversed ──► frames at an interval ──► some skipped
 
 All of it is a function of the seed and can be saved and restored, so that a resumed run sees the same samples.
 """
@@ -16,6 +16,8 @@ import torch
 
 from ..run.run_state import pack_random_state, unpack_random_state
 from ..schedule import SamplingConfig
+
+_JITTER = 0.02  # s by which a frame may miss the end of its interval
 
 
 def sequence_ids(num_earlier: Sequence[int], splits: int | str) -> list[int]:
@@ -40,20 +42,30 @@ def sequence_ids(num_earlier: Sequence[int], splits: int | str) -> list[int]:
     return ids
 
 
-def stretches(frames: Sequence[int], config: SamplingConfig, rng: np.random.RandomState) -> list[int]:
-    """Some of the frames, in their order: stretches that take every n-th one, with another n for each.
+def stretches(
+    frames: Sequence[int], seconds: Sequence[float], config: SamplingConfig, rng: np.random.RandomState
+) -> list[int]:
+    """Some of the frames, in their order: stretches of one interval each, from one frame to the nearest to its end.
 
-    The first frame is any of those that the first step could begin at, so that every frame has its turn.
+    The first is any frame of the first interval, so that every frame has its turn. Frames further apart than the
+    interval follow one another.
+
+    Args:
+        frames: of one sequence.
+        seconds: when each of them was, rising or falling.
     """
-    step = int(rng.choice(config.frame_steps))
-    place = int(rng.randint(min(step, len(frames))))
-    kept: list[int] = []
-    while place < len(frames):
-        kept.append(frames[place])
-        if len(kept) % config.frame_steps_length == 0:
-            step = int(rng.choice(config.frame_steps))
-        place += step
-    return kept
+    elapsed = np.abs(np.asarray(seconds) - seconds[0])
+    interval = rng.choice(config.intervals)
+    place = int(rng.randint(max(1, np.count_nonzero(elapsed < interval - _JITTER))))
+    kept = [place]
+    while kept[-1] + 1 < len(frames):
+        if len(kept) % config.interval_frames == 0:
+            interval = rng.choice(config.intervals)
+        later = elapsed[kept[-1] + 1 :] - elapsed[kept[-1]] - interval
+        if later[-1] < -_JITTER:
+            break
+        kept.append(kept[-1] + 1 + int(np.abs(later).argmin()))
+    return [frames[i] for i in kept]
 
 
 @dataclass(frozen=True)
@@ -84,6 +96,7 @@ class SequenceSampler:
         sequences: sequence id of every sample of the data set.
         batch_size: slots of this process.
         rank, world_size: process and number of processes; slots are numbered over all of them.
+        seconds: when every sample was taken; only `config.intervals` needs it.
         random: one generator per slot of this process (default: seeded by (seed, slot), so that the division into
             processes does not change what a slot sees).
     """
@@ -97,10 +110,14 @@ class SequenceSampler:
         rank: int = 0,
         world_size: int = 1,
         random: Sequence[np.random.RandomState] | None = None,
+        seconds: Sequence[float] | None = None,
     ):
         if len(sequences) == 0:
             raise ValueError("sequences: the data set has no samples")
+        if config.intervals and (seconds is None or not min(config.intervals) > 0):
+            raise ValueError(f"intervals: expected seconds above 0 and the samples' times, got {config.intervals}")
         self.config = config
+        self._seconds = seconds
         self.stride = batch_size * world_size
         self._members: list[list[int]] = [[] for _ in range(max(sequences) + 1)]
         for index, sequence in enumerate(sequences):
@@ -126,8 +143,9 @@ class SequenceSampler:
             slot.position += self.stride
             if slot.rng.uniform() < self.config.reverse_probability:
                 slot.frames.reverse()
-            if self.config.frame_steps != (1,):
-                slot.frames = stretches(slot.frames, self.config, slot.rng)
+            if self.config.intervals:
+                seconds = [self._seconds[frame] for frame in slot.frames]
+                slot.frames = stretches(slot.frames, seconds, self.config, slot.rng)
             self._sequences_started += 1
             slot.sequence_number, slot.step = self._sequences_started, 0
         if skip:

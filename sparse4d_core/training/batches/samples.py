@@ -47,6 +47,7 @@ class AnnotatedFrames(Protocol):
     """A data set as training sees it: frames in time order, scene after scene."""
 
     num_earlier: Sequence[int]  # for every frame: how many earlier ones its scene has
+    seconds: Sequence[float]  # for every frame: when it was taken
 
     def frame(self, i: int) -> Frame:
         """Images and calibration of a frame."""

@@ -165,7 +165,24 @@ def test_overlap_agrees_with_sampling(x, y, yaw_a, yaw_b, length, width):
     assert overlaps(a, size_a, b, size_b) == overlaps(b, size_b, a, size_a)
 
 
+def test_every_set_can_be_a_keyframe(tmp_path):
+    """What training at mixed intervals needs: annotations at 10 Hz."""
+    words = ["--scenes", "1", "--seed", "5", "--duration", "0.5", "--image-size", "160", "90", "--workers", "1"]
+    assert command.main(["--out", str(tmp_path), *words, "--rate", "10", "--keyframe-rate", "10"]) == 0
+    dataset = NuScenesDataset(tmp_path, cache=None, unknown_velocity=np.nan)
+    assert len(dataset) == len(dataset.keyframes) == 5
+    assert (np.diff(dataset.index.stamp_us) == 100_000).all()
+    world = build_world(5, 0, 0.5)
+    moving = np.linalg.norm(np.diff(world.actor_poses(np.array([0.1, 0.3]))[..., :2], axis=1), axis=-1).ravel() / 0.2
+    speeds = np.linalg.norm(dataset.annotations(2).boxes[:, 7:9], axis=1)
+    assert len(speeds) and all(np.abs(moving - speed).min() < 0.1 for speed in speeds)
+
+
 def test_refuses_bad_arguments(tmp_path, capsys):
+    with pytest.raises(ValueError, match="multiple of 4 Hz .*, got 10"):
+        schedule(build_world(0, 0, 2.0), 10, 4)
+    with pytest.raises(ValueError, match="keyframe-rate"):
+        schedule(build_world(0, 0, 2.0), 10, 0)
     with pytest.raises(ValueError, match="rate"):
         schedule(build_world(0, 0, 2.0), 3)
     with pytest.raises(ValueError, match="duration"):

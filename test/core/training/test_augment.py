@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from golden_data import Golden, golden_parameters
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_run import MODEL, TRAINING, TinyWorld
 
 from sparse4d_core.config import preset
-from sparse4d_core.preprocess import ImageTransform, model_input
+from sparse4d_core.preprocess import ImageTransform, model_input, preprocess
 from sparse4d_core.training.batches.augment import (
     PhotometricDistortion,
+    cameras_gone,
     draw_augmentation,
     rotate_boxes,
     rotate_world,
 )
 from sparse4d_core.training.batches.depth_maps import DEPTH_STRIDES, depth_maps
-from sparse4d_core.training.batches.sampler import SequenceSampler, sequence_ids
-from sparse4d_core.training.batches.samples import learned_objects
+from sparse4d_core.training.batches.sampler import Draw, SequenceSampler, sequence_ids
+from sparse4d_core.training.batches.samples import TrainingSamples, learned_objects
 from sparse4d_core.training.objective.grid_mask import Grid
-from sparse4d_core.training.schedule import GridMaskConfig, SamplingConfig, training_config
+from sparse4d_core.training.schedule import AugmentationConfig, GridMaskConfig, SamplingConfig, training_config
 from sparse4d_core.types import Frame
 
 
@@ -207,3 +212,104 @@ def test_a_restored_sampler_continues(seed, before):
     assert [copy.draw() for _ in range(20)] == [original.draw() for _ in range(20)]
     with pytest.raises(ValueError, match="3 slots per process, this run has 2"):
         SequenceSampler(sequences, 2, SamplingConfig(), seed).restore(original.state())
+
+
+MIXED = SamplingConfig(
+    splits_per_scene=1, skip_probability=0.0, reverse_probability=0.0, intervals=(0.1, 0.3, 0.5), interval_frames=4
+)
+SECONDS = [100.0 * scene + 0.1 * frame for scene in range(3) for frame in range(50)]  # 10 Hz
+
+
+def mixed_sampler(config=MIXED, seconds=SECONDS, seed=1) -> SequenceSampler:
+    sequences = [round(second // 100) for second in seconds]
+    return SequenceSampler(sequences, 2, config, seed, seconds=seconds)
+
+
+def gaps_of_a_slot(sampler: SequenceSampler, draws: int) -> list[list[float]]:
+    """Seconds between the frames of one slot, sequence by sequence."""
+    taken = [sampler.draw()[0] for _ in range(draws)]
+    sequences: list[list[float]] = []
+    for before, draw in zip([None, *taken], taken, strict=False):
+        if draw.step == 0:
+            sequences.append([])
+        else:
+            sequences[-1].append(round(SECONDS[draw.index] - SECONDS[before.index], 3))
+    return sequences
+
+
+def test_stretches_have_the_intervals_asked_for():
+    sequences = gaps_of_a_slot(mixed_sampler(), 400)
+    assert {gap for gaps in sequences for gap in gaps} == set(MIXED.intervals)
+    for gaps in sequences:
+        # Frames 1 to 4 are of one interval, so are 5 to 8; a stretch begins with the gap that leads to its first frame.
+        stretches = [gaps[:3], *(gaps[i : i + 4] for i in range(3, len(gaps), 4))]
+        assert all(len(set(stretch)) == 1 for stretch in stretches if stretch)
+
+
+def test_every_frame_has_its_turn():
+    sampler = mixed_sampler(SamplingConfig(1, 0.0, 0.0, intervals=(0.5,)))
+    assert {draw.index for _ in range(1500) for draw in sampler.draw()} == set(range(len(SECONDS)))
+
+
+def test_slower_data_gives_its_own_intervals():
+    """Key frames at 2 Hz: none is left out for an interval of a tenth of a second."""
+    seconds = [100.0 * scene + 0.5 * frame for scene in range(3) for frame in range(6)]
+    sampler = mixed_sampler(seconds=seconds)
+    taken = [sampler.draw()[0] for _ in range(60)]
+    following = zip(taken[:-1], taken[1:], strict=True)
+    assert all(b.index == a.index + 1 or b.step == 0 for a, b in following)
+    assert sum(draw.step == 0 for draw in taken) == 10
+
+
+@given(seed=st.integers(0, 20), before=st.integers(0, 60))
+@settings(max_examples=10, deadline=None)
+def test_mixed_intervals_are_the_seeds_and_go_on_after_an_interruption(seed, before):
+    original = mixed_sampler(seed=seed)
+    for _ in range(before):
+        original.draw()
+    copy = mixed_sampler(seed=seed)
+    copy.restore(original.state())
+    assert [copy.draw() for _ in range(60)] == [original.draw() for _ in range(60)]
+
+
+def test_intervals_need_the_times_of_the_samples():
+    with pytest.raises(ValueError, match="intervals: expected seconds above 0 and the samples' times"):
+        SequenceSampler([0, 0], 1, MIXED)
+    with pytest.raises(ValueError, match="got \\(0.0,\\)"):
+        SequenceSampler([0, 0], 1, SamplingConfig(intervals=(0.0,)), seconds=[0.0, 0.1])
+
+
+GONE = AugmentationConfig(cameras_gone=(0, 0, 0, 1, 2), cameras_gone_frames=(2, 5))
+
+
+def test_cameras_are_gone_for_stretches_as_often_as_asked_for():
+    frames = [[cameras_gone(GONE, 6, step, np.random.RandomState([seed])) for step in range(40)] for seed in range(60)]
+    counts = np.array([[len(gone) for gone in sequence] for sequence in frames])
+    assert np.abs([(counts == n).mean() - share for n, share in ((0, 0.6), (1, 0.2), (2, 0.2))]).max() < 0.05
+    changes = np.mean([a != b for sequence in frames for a, b in zip(sequence[:-1], sequence[1:], strict=True)])
+    assert 0.15 < changes < 0.29  # a stretch lasts 3.5 frames; two complete ones do not differ
+    assert {camera for sequence in frames for gone in sequence for camera in gone} == set(range(6))
+    assert all(len(cameras_gone(GONE, 1, step, np.random.RandomState([step]))) == 0 for step in range(20))
+
+
+def test_a_camera_that_is_gone_is_what_the_node_masks():
+    """The same numbers that inference gives the network for a frame without this camera's image."""
+    world = TinyWorld()
+    model = replace(MODEL, image=replace(MODEL.image, input_wh=(96, 64), original_wh=(96, 64)))
+    still = AugmentationConfig(None, (0, 0), (0, 0), False, (0, 0), photometric=False, cameras_gone=(1,))
+    samples = TrainingSamples(world, model, replace(TRAINING, augmentation=still), seed=4)
+    seen = set()
+    for position in range(8):
+        batch = samples[Draw(2, 0, 0, position, 3)]
+        expected = []
+        for camera in range(2):
+            images = tuple(None if i == camera else image for i, image in enumerate(world.frame(2).images))
+            expected.append(preprocess(replace(world.frame(2), images=images), model))
+        same = [
+            all(torch.equal(getattr(batch.inputs, f), getattr(e, f)) for f in ("images", "projection", "image_wh"))
+            for e in expected
+        ]
+        assert sum(same) == 1
+        seen.add(same.index(True))
+        assert batch.targets.counts == (3,)  # what only this camera saw is still there
+    assert seen == {0, 1}

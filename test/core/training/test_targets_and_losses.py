@@ -16,7 +16,7 @@ from sparse4d_core.training.objective.frame_objective import carried_confidence
 from sparse4d_core.training.objective.losses import box_losses, detection_losses, focal_loss
 from sparse4d_core.training.objective.matcher import assign, class_cost, scatter_to_rows
 from sparse4d_core.training.schedule import DenoisingConfig, LossConfig, MatcherConfig
-from sparse4d_core.types import ModelOutput
+from sparse4d_core.types import VZ, ModelOutput
 
 LOSSES = LossConfig()
 
@@ -251,3 +251,30 @@ def test_only_instances_of_the_same_scene_are_carried():
     assert carried.shape == (2, config.num_anchors)
     assert (carried[0, :count] == 0.5).all() and (carried[0, count:] == 0).all() and (carried[1] == 0).all()
     assert carried_confidence(TemporalState(), timestamp, config) is None
+
+
+def test_the_vertical_velocity_of_found_objects_is_learned_to_be_zero():
+    """Of the rows with an object, in noisy queries too; the published losses do not see it."""
+    torch.manual_seed(0)
+    target = objects(2)
+    queries = noisy_queries(target, DenoisingConfig(1, 0, negatives=False), MatcherConfig())
+    anchor = torch.zeros(1, 4, 11)
+    anchor[0, 1:3, :10] = target.boxes[0]
+    anchor = torch.cat([anchor, queries.anchor], dim=1)
+    anchor[..., VZ] = 0.7
+    logits = torch.zeros(1, anchor.shape[1], 10)
+
+    def losses(config: LossConfig, anchor: torch.Tensor):
+        output = ModelOutput([anchor], [logits], [None], None, None)
+        return detection_losses(output, target, MatcherConfig(), config, queries, queries)
+
+    learned = LossConfig(vertical_velocity=2.0)
+    leaf = anchor.clone().requires_grad_()
+    terms = losses(learned, leaf)
+    sum(terms.values()).backward()
+    gradient = leaf.grad[0, :, VZ]
+    assert (gradient[[0, 3]] == 0).all() and (gradient[[1, 2, 4, 5]] > 0).all()
+    published, still = losses(LossConfig(), anchor), anchor.clone()
+    still[..., VZ] = 0
+    assert terms["box_0"].item() == pytest.approx(published["box_0"].item() + 0.25 * 2.0 * 0.7, rel=1e-5)
+    assert all(torch.equal(published[name], value) for name, value in losses(LossConfig(), still).items())
