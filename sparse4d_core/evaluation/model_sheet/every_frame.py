@@ -1,0 +1,101 @@
+"""What shows in all frames and not in key frames alone: objects found twice, vertical velocities, ids in bfloat16."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ...data.nuscenes.dataset import NuScenesDataset
+from ...inference.duplicates import duplicate_pairs
+from ...inference.pipeline import Pipeline
+from ...types import Detections, Tracks
+from ..keyframe_scores import ScenePlan, frames_ahead
+
+CONFIDENT = 0.3  # score of the boxes that are counted
+PARTNER_RADIUS = 0.5  # m: the same object in two precisions lies nearer
+
+
+@dataclass
+class EveryFrame:
+    """Counts over frames."""
+
+    sets: int = 0
+    boxes: int = 0  # of tracks above CONFIDENT
+    duplicates: int = 0  # pairs of them on one spot
+    vertical: list[np.ndarray] = field(default_factory=list)  # m/s, of all published tracks
+    compared: int = 0  # boxes above CONFIDENT in float32
+    same_object: int = 0  # of them: in bfloat16 found under the id that the object had there before
+
+    def count(self, tracks: Tracks) -> None:
+        """One frame."""
+        self.sets += 1
+        self.boxes += int((tracks.scores >= CONFIDENT).sum())
+        self.duplicates += duplicate_pairs(tracks, CONFIDENT)
+        self.vertical.append(np.abs(tracks.boxes[:, 9]))
+
+    def compare(self, full: Detections, half: Detections, known: dict[int, int]) -> None:
+        """One frame in both precisions.
+
+        Args:
+            known: float32's id -> bfloat16's id of the scene's objects so far; new ones are added. Ids of new objects
+                are given in the order of their rows, which ties may exchange: what counts is that they stay.
+        """
+        for row in np.flatnonzero(full.scores > CONFIDENT):
+            self.compared += 1
+            partner = partner_of(full, row, half)
+            if partner is not None:
+                self.same_object += known.setdefault(int(full.ids[row]), int(half.ids[partner])) == half.ids[partner]
+
+    def figures(self) -> dict[str, Any]:
+        vertical = np.concatenate(self.vertical) if self.vertical else np.empty(0)
+        return {
+            "sets": self.sets,
+            "boxes_per_set": self.boxes / max(self.sets, 1),
+            "duplicates_per_set": self.duplicates / max(self.sets, 1),
+            "vertical_velocity_median": float(np.median(vertical)) if len(vertical) else None,
+            "bfloat16_same_ids": self.same_object / self.compared if self.compared else None,
+        }
+
+
+def partner_of(full: Detections, row: int, half: Detections) -> int | None:
+    """The nearest row of the same class, if it is near enough to be the same object."""
+    distance = np.linalg.norm(half.boxes[:, :3] - full.boxes[row, :3], axis=1)
+    distance = np.where(half.labels == full.labels[row], distance, np.inf)
+    nearest = int(distance.argmin()) if len(distance) else 0
+    return nearest if len(distance) and distance[nearest] <= PARTNER_RADIUS else None
+
+
+def watch(
+    full: Pipeline,
+    half: Pipeline | None,
+    data: NuScenesDataset,
+    plan: ScenePlan,
+    scenes: Sequence[str],
+    workers: int = 0,
+) -> EveryFrame:
+    """All frames of a plan; every scene begins without a memory.
+
+    Args:
+        full, half: the model in float32 and in bfloat16; None: nothing is compared.
+        workers: threads that read images ahead.
+    """
+    counts = EveryFrame()
+    for scene in tqdm(scenes, "every frame", unit="scene", disable=None):
+        states, known = [None, None], {}
+
+        def read(row: int, scene: str = scene):
+            return plan.frame(data, scene, row)
+
+        for frame in frames_ahead(read, plan.rows(data, scene), workers):
+            one = full.step(frame, states[0])
+            counts.count(one.tracks)
+            states[0] = one.state
+            if half is not None:
+                other = half.step(frame, states[1])
+                counts.compare(one.detections, other.detections, known)
+                states[1] = other.state
+    return counts
