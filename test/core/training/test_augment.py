@@ -240,6 +240,7 @@ def gaps_of_a_slot(sampler: SequenceSampler, draws: int) -> list[list[float]]:
 def test_stretches_have_the_intervals_asked_for():
     sequences = gaps_of_a_slot(mixed_sampler(), 400)
     assert {gap for gaps in sequences for gap in gaps} == set(MIXED.intervals)
+    assert any(len(set(gaps)) > 1 for gaps in sequences)
     for gaps in sequences:
         # Frames 1 to 4 are of one interval, so are 5 to 8; a stretch begins with the gap that leads to its first frame.
         stretches = [gaps[:3], *(gaps[i : i + 4] for i in range(3, len(gaps), 4))]
