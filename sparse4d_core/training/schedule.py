@@ -216,7 +216,7 @@ TRAINING_CONFIGS: dict[str, TrainingConfig] = {
             reverse_probability=0.0,
             intervals=(0.1, 0.1, 0.1, 0.2, 0.2, 0.3, 0.4, 0.5, 0.5, 0.5),
         ),
-        optimizer=OptimizerConfig(lr=6e-4, backbone_lr_factor=1.0, warmup_iterations=200),
+        optimizer=OptimizerConfig(lr=8e-4, backbone_lr_factor=1.0, warmup_iterations=300),
         schedule=ScheduleConfig(batch_size=8, samples_per_process=4, iterations=6_600, ema_decay=0.998),
         scene_reset="clean",
         activation_checkpointing=False,  # a small model on CPUs: time is dearer than memory
