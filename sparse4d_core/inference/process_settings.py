@@ -29,8 +29,8 @@ def release_unused_memory() -> bool:
     """Gives pages of the heap that hold nothing back to the operating system; returns whether there is such a call.
 
     Kept memory is reused, but not without loss: images that wait between the maps of the network leave gaps that fit
-    nothing, and on a busy machine, where more of them wait, the process grows by megabytes an hour. What is still in use
-    stays; the frame after it has its pages fetched anew, a tenth of a second on a slow core.
+    nothing, and on a busy machine, where more of them wait, the process grows by two megabytes a minute. What is in
+    use stays; the next frame has its pages fetched anew, a tenth of a second on a slow core.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
