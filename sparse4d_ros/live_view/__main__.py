@@ -36,7 +36,7 @@ from .scene import NothingToSaveError, Scene
 
 HOST, PORT = "127.0.0.1", 8080
 SAVE = "write a file that any browser plays: a recorded run at once and whole; else, at the end, the last 60 s"
-MISSING = "viser is not installed; it makes the page: python -m pip install -r requirements/view.txt"
+MISSING = "viser is not installed; it makes the page: pip install viser==1.1.0 (pinned in requirements/view.txt)"
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
