@@ -71,7 +71,8 @@ def test_every_option_of_the_live_view_exists(capsys):
 
 
 def test_the_view_names_the_package_that_it_lacks_with_its_version():
-    (pin,) = (line for line in (ROOT / "requirements" / "view.txt").read_text().splitlines() if line.startswith("viser"))
+    lines = (ROOT / "requirements" / "view.txt").read_text().splitlines()
+    (pin,) = (line for line in lines if line.startswith("viser"))
     assert f"pip install {pin} " in live_view.MISSING
 
 
