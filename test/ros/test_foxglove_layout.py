@@ -111,7 +111,8 @@ def diagnostics() -> dict[str, dict[str, str]]:
 def namespaces() -> set[str]:
     """Of the markers of a moving object."""
     found = tracks((4, "car", 0.9, (10.0, 0.0)))
-    return {marker.ns for marker in to_markers(found, found.boxes, make_header("base_link", 0)).markers if marker.ns}
+    markers = to_markers(found, found.boxes, make_header("base_link", 0), {4: np.zeros((2, 3))}).markers
+    return {marker.ns for marker in markers if marker.ns}
 
 
 def leaves(node: Any, where: str = "layout") -> Iterator[str]:
