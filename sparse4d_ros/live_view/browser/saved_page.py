@@ -7,6 +7,8 @@ cameras with the boxes in them, and the health, of the moment that is played.
 from __future__ import annotations
 
 import base64
+import contextlib
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,21 +112,26 @@ class _Recording:
 
     def html(self) -> str:
         """The whole file."""
-        server = viser.ViserServer(host="127.0.0.1", port=0, verbose=False)
-        try:
-            server.gui.configure_theme(dark_mode=True, show_logo=False, show_share_button=False)
-            server.initial_camera.position, server.initial_camera.look_at = VIEWS[VIEW]
-            stage = Stage(server, Viewpoint.of(VIEW), self._scene.cameras, PICTURE_WIDTH)
-            recorder = server.get_scene_serializer()
-            lengths = [*np.diff(self._times), LAST_SECONDS if len(self._times) > 1 else 0.0]
-            for time, length in zip(self._times, lengths, strict=True):
-                self._show(stage, self._scene.moment(time))
-                recorder.insert_sleep(float(length))
-            page = recorder.as_html(dark_mode=True)
-        finally:
-            server.stop()
+        with contextlib.redirect_stdout(io.StringIO()):  # viser announces its server, which nobody is meant to visit
+            server = viser.ViserServer(host="127.0.0.1", port=0, verbose=False)
+            try:
+                page = self._record(server)
+            finally:
+                server.stop()
         before, body, after = page.rpartition("</body>")
         return before + self._overlay() + body + after
+
+    def _record(self, server: viser.ViserServer) -> str:
+        """viser's page with everything that is drawn."""
+        server.gui.configure_theme(dark_mode=True, show_logo=False, show_share_button=False)
+        server.initial_camera.position, server.initial_camera.look_at = VIEWS[VIEW]
+        stage = Stage(server, Viewpoint.of(VIEW), self._scene.cameras, PICTURE_WIDTH)
+        recorder = server.get_scene_serializer()
+        lengths = [*np.diff(self._times), LAST_SECONDS if len(self._times) > 1 else 0.0]
+        for time, length in zip(self._times, lengths, strict=True):
+            self._show(stage, self._scene.moment(time))
+            recorder.insert_sleep(float(length))
+        return recorder.as_html(dark_mode=True)
 
     def _show(self, stage: Stage, moment: Moment) -> None:
         drawing = draw(moment.objects.boxes, self._choice, self._scene.trails(moment.time, TRAIL_SECONDS))
