@@ -242,13 +242,19 @@ def test_a_respawned_node_is_active_again(launch, call):
 
 @NEEDS_LAUNCH
 @pytest.mark.slow
-def test_the_live_view_serves_a_page_and_its_end_is_not_the_nodes(launch, call):
+def test_the_live_view_serves_a_page_and_its_end_is_not_the_nodes(launch, call, tmp_path):
+    """It shows the node that is launched, with the rig of its parameter file."""
     pytest.importorskip("viser", reason="viser is not installed: requirements/view.txt")
-    run = launch("detector", "name:=front", "namespace:=robot", "live_view:=true")
+    rig = ROOT / "config" / "four_camera_rig.yaml"
+    parameters = tmp_path / "parameters.yaml"
+    parameters.write_text(f"/**: {{ros__parameters: {{model: demo, rig: {rig}}}}}")
+    run = launch("detector", f"params_file:={parameters}", "name:=front", "namespace:=robot", "live_view:=true")
     (line,) = run.wait_for("live view: http")
     with urllib.request.urlopen(line.split("live view: ")[1].strip()) as page:
         assert b"<title>" in page.read()
-    run.wait_for("active: 6 cameras")
+    run.wait_for("active: 4 cameras")
+    words = Path(f"/proc/{run.pids('live_view')[0]}/cmdline").read_bytes().decode().split("\0")
+    assert (words[words.index("--detector") + 1], words[words.index("--rig") + 1]) == ("/robot/front", str(rig))
     os.kill(run.pids("live_view")[0], signal.SIGKILL)
     run.wait_for(r"live_view-\d+\]: process has died")
     state = call(GetState, "/robot/front/get_state", GetState.Request()).current_state.id
