@@ -25,6 +25,12 @@ def test_turns_of_a_case_become_one_row():
     assert line.startswith("| view | 200 | 9.50 (9.00 to 10.00) | 60 / 60 ms | node 0.80, view 0.30 |")
 
 
+def test_shares_are_of_the_time_in_which_the_bag_was_played(tmp_path):
+    lines = [f'{{"topic": "/tf", "stamp_ns": 1, "wall_ns": {wall}}}' for wall in (5_000_000_000, 6_500_000_000)]
+    (tmp_path / "played.jsonl").write_text("\n".join(lines) + "\n")
+    assert view_cost.played_seconds(tmp_path / "played.jsonl") == 1.5
+
+
 def test_a_machine_without_a_browser_is_told_how_to_go_on(monkeypatch, capsys):
     monkeypatch.setattr(view_cost, "CHROMIUM", None)
     with pytest.raises(SystemExit):
