@@ -84,6 +84,7 @@ PROGRAMS = [
     "soak = sparse4d_ros.campaign.soak:main",
     "benchmark_preprocessing = sparse4d_ros.benchmark.preprocessing:main",
     "benchmark_throughput = sparse4d_ros.benchmark.throughput:main",
+    "benchmark_view = sparse4d_ros.benchmark.view_cost:main",
 ]
 
 setup(

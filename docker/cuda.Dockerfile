@@ -3,7 +3,8 @@
 #   docker build -f docker/cuda.Dockerfile -t sparse4d_ros:cuda .
 #   docker run --rm --gpus all --network host --ipc host sparse4d_ros:cuda \
 #       ros2 launch sparse4d_ros detector.launch.py model:=demo device:=cuda
-FROM nvidia/cuda:12.6.3-devel-ubuntu24.04
+# CUDA as the pinned torch has it: the kernels are compiled by a toolkit of the same number, or not at all.
+FROM nvidia/cuda:13.0.2-devel-ubuntu24.04
 
 ARG ROS_DISTRO=jazzy
 # The GPUs that the kernels are compiled for: at build time none is at hand. docs/performance.md, 'On a GPU'.
@@ -32,12 +33,15 @@ RUN source "/opt/ros/${ROS_DISTRO}/setup.bash" \
     && rosdep update --rosdistro "${ROS_DISTRO}" \
     && rosdep install --from-paths src --ignore-src -y --skip-keys "rviz2 compressed_image_transport" \
     && rm -rf /var/lib/apt/lists/* \
-    && make -C src/sparse4d_ros setup
+    && make -C src/sparse4d_ros setup \
+    && "src/sparse4d_ros/.venv-${ROS_DISTRO}/bin/pip" install --no-cache-dir \
+        --requirement src/sparse4d_ros/requirements/view.txt
 RUN source "/opt/ros/${ROS_DISTRO}/setup.bash" \
     && source "src/sparse4d_ros/.venv-${ROS_DISTRO}/bin/activate" \
     && python "$(command -v colcon)" build \
     && source install/setup.bash \
-    && TORCH_CUDA_ARCH_LIST="${TORCH_CUDA_ARCH_LIST}" python -m cuda_ops.build
+    && TORCH_CUDA_ARCH_LIST="${TORCH_CUDA_ARCH_LIST}" python -m cuda_ops.build \
+    && python -c "from cuda_ops.library import find_library; assert find_library().architectures, 'no CUDA kernels'"
 
 ENV FASTDDS_DEFAULT_PROFILES_FILE=/ws/src/sparse4d_ros/config/fastdds_shm.xml \
     FASTRTPS_DEFAULT_PROFILES_FILE=/ws/src/sparse4d_ros/config/fastdds_shm.xml

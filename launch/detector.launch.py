@@ -14,6 +14,7 @@ topics of the rig file follow that have no leading slash. Two instances on the s
 from difflib import get_close_matches
 from pathlib import Path
 
+import yaml
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix, get_package_share_directory
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
 from launch.logging import get_logger
@@ -122,7 +123,7 @@ def _display(given: dict[str, str]) -> list[Node]:
 
 def _live_view(given: dict[str, str]) -> Node:
     detector = "/".join(("", *filter(None, given["namespace"].strip("/").split("/")), given["name"]))
-    rig = ["--rig", given["rig"]] if given["rig"] else []
+    rig = ["--rig", path] if (path := given["rig"] or _rig_of_files(given, detector)) else []
     return Node(
         package="sparse4d_ros",
         executable="live_view",
@@ -130,6 +131,16 @@ def _live_view(given: dict[str, str]) -> Node:
         arguments=["--detector", detector, *rig],
         output="screen",
     )
+
+
+def _rig_of_files(given: dict[str, str], detector: str) -> str:
+    """The node's parameter `rig` as its files have it; empty: they have none, and the nuScenes rig counts."""
+    rig = ""
+    for name in ("params_file", "qos_file"):
+        content = yaml.safe_load(Path(given[name]).read_text(encoding="utf-8")) if given[name] else {}
+        for node in ("/**", given["name"], detector):
+            rig = ((content or {}).get(node) or {}).get("ros__parameters", {}).get("rig", rig)
+    return rig
 
 
 def _file(name: str, given: dict[str, str]) -> str:

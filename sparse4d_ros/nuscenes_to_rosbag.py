@@ -31,9 +31,11 @@ from .bags.nuscenes_messages import (
     info_topic,
     stamp_ns,
 )
+from .units import NANOSECONDS
 
 # At equal stamps: first what is needed to understand an image, then the image, then the truth about it.
 STATIC_TF, TF, INFO, IMAGE, TRUTH = range(5)
+STATIC_PERIOD_NS = NANOSECONDS  # /tf_static comes again: a player that starts in the middle would lack it for ever
 
 
 @dataclass(order=True)
@@ -79,7 +81,7 @@ def scene_events(
             events += _truth_events(tables, scene, sample, keyframe_ns, annotations)
     _check_scene(scene, events, calibrations)
     events += [_pose_event(time_ns, pose) for time_ns, pose in poses.items()]
-    events.append(_static_event(calibrations, min(poses)))
+    events += [_static_event(calibrations, time_ns) for time_ns in range(min(poses), max(poses), STATIC_PERIOD_NS)]
     return sorted(events)
 
 

@@ -52,6 +52,7 @@ COMMANDS = {
     "benchmark_intake": "sparse4d_ros.benchmark.intake",
     "benchmark_preprocessing": "sparse4d_ros.benchmark.preprocessing",
     "benchmark_throughput": "sparse4d_ros.benchmark.throughput",
+    "benchmark_view": "sparse4d_ros.benchmark.view_cost",
     "faults": "sparse4d_ros.campaign.node_faults",
     "soak": "sparse4d_ros.campaign.soak",
 }

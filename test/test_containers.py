@@ -54,6 +54,19 @@ def test_images_of_the_workflow_and_ours_are_the_same():
     assert jobs["native"]["container"]["image"] == "ros:${{ matrix.distribution }}-ros-base"
 
 
+def test_the_cuda_toolkit_is_the_one_that_the_pinned_torch_was_built_with():
+    """With another major version cuda_ops.build compiles no CUDA kernels. torch's is that of its wheel on PyPI."""
+    (torch,) = re.findall(r"^torch==(\S+)$", (ROOT / "requirements" / "runtime.txt").read_text(), re.MULTILINE)
+    built_with = {"2.13.0": "13.0"}
+    assert f"FROM nvidia/cuda:{built_with[torch]}." in text("cuda.Dockerfile")
+    assert "assert find_library().architectures" in text("cuda.Dockerfile"), "or an image without kernels would pass"
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_images_can_serve_the_live_view(name):
+    assert "requirements/view.txt" in text(name)
+
+
 @pytest.mark.parametrize("name", DOCKERFILES)
 def test_files_that_an_image_names_are_in_the_sources(name):
     named = re.findall(r"/ws/src/sparse4d_ros/([\w./-]+\.\w+)", text(name))
@@ -67,8 +80,10 @@ def test_compose_starts_programs_that_exist():
     words = shlex.split(services["detector"]["command"])
     assert words[:4] == ["ros2", "launch", "sparse4d_ros", "detector.launch.py"]
     assert all(f'("{word.partition(":=")[0]}"' in launch for word in words[4:])
-    words = shlex.split(services["player"]["command"])
-    assert words[:3] == ["ros2", "run", "sparse4d_ros"] and words[3] in {*COMMANDS, *ALIASES}
+    assert services.keys() == {"detector", "view", "player"}
+    for name in ("view", "player"):
+        words = shlex.split(services[name]["command"])
+        assert words[:3] == ["ros2", "run", "sparse4d_ros"] and words[3] in {*COMMANDS, *ALIASES}
     assert all(service["ipc"] == service["network_mode"] == "host" for service in services.values())
     assert all(
         (ROOT / "docker" / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
@@ -86,5 +101,7 @@ def test_the_development_container_uses_the_image():
     settings = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
     assert (ROOT / ".devcontainer" / settings["build"]["dockerfile"]).resolve() == ROOT / "docker" / "Dockerfile"
     targets = (ROOT / "Makefile").read_text()
-    _, *wanted = settings["postCreateCommand"].split()
+    source, make = settings["postCreateCommand"].split(" && ")
+    assert source == ". /opt/ros/$ROS_DISTRO/setup.sh", "or make would fetch ROS 2 from wheels beside the image's own"
+    _, *wanted = make.split()
     assert all(re.search(rf"^{target}:", targets, re.MULTILINE) for target in wanted)

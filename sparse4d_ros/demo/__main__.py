@@ -155,14 +155,18 @@ def _play_to_node(options: DemoOptions, bag: Path, processes: Processes) -> dict
         processes.background("recorder", *recorder),
         processes.background("node", *node) as process,
     ):
-        _wait_until_ready(listener, process, processes.log_of("node"))
+        wait_until_ready(listener, process, processes.log_of("node"))
         processes.run("player", "sparse4d_ros.bag_player", bag, "--log", out / "played.jsonl")
         listener.wait_until_idle(DRAIN_SECONDS)
         return listener.last()
 
 
-def _wait_until_ready(listener: DiagnosticsListener, process: subprocess.Popen, log: Path) -> None:
-    """The node publishes diagnostics once it is configured; the player waits for its subscriptions itself."""
+def wait_until_ready(listener: DiagnosticsListener, process: subprocess.Popen, log: Path) -> None:
+    """The node publishes diagnostics once it is configured; the player waits for its subscriptions itself.
+
+    Raises:
+        DemoError: it ended, or time is up.
+    """
     deadline = time.monotonic() + READY_SECONDS
     while not listener.wait(1.0):
         if process.poll() is not None or time.monotonic() > deadline:

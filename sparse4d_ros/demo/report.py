@@ -52,7 +52,7 @@ def make_report(run: Run) -> dict[str, Any]:
         },
         "messages": {"recorded_sets": len(online), "tracks": sum(len(item.tracks.scores) for item in online)},
         "latency_ms": _latency(inference) | {"stamp_to_publish": _stamp_to_publish(run.out, online)},
-        "rate_hz": _rate(online),
+        "rate_hz": rate(online),
         "scores": {
             "NDS": scores["detection"]["nds"],
             "mAP": scores["detection"]["map"],
@@ -90,22 +90,30 @@ def _latency(inference: dict[str, str]) -> dict[str, dict[str, float]]:
 
 
 def _stamp_to_publish(out: Path, online: list[SetRecord]) -> dict[str, float]:
-    """From the moment that a set's stamp stands for, when its newest image went out, to the receipt of its result.
-
-    By the wall clock of this machine; includes the transport both ways.
-    """
-    published: dict[int, int] = {}
-    for line in (out / "played.jsonl").read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
-        if "image" in entry["topic"]:
-            published[entry["stamp_ns"]] = entry["wall_ns"]
-    waits = [(i.received_ns - published[i.stamp_ns]) * 1e-6 for i in online if i.stamp_ns in published]
+    waits = waits_ms(out / "played.jsonl", online)
     if not waits:
         return {}
     return {"p50": float(np.percentile(waits, 50)), "p99": float(np.percentile(waits, 99))}
 
 
-def _rate(online: list[SetRecord]) -> float:
+def waits_ms(played: Path, online: list[SetRecord]) -> list[float]:
+    """From the moment that a set's stamp stands for, when its newest image went out, to the receipt of its result.
+
+    By the wall clock of this machine; includes the transport both ways.
+
+    Args:
+        played: log of the player.
+        online: what was received.
+    """
+    published: dict[int, int] = {}
+    for line in played.read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        if "image" in entry["topic"]:
+            published[entry["stamp_ns"]] = entry["wall_ns"]
+    return [(i.received_ns - published[i.stamp_ns]) * 1e-6 for i in online if i.stamp_ns in published]
+
+
+def rate(online: list[SetRecord]) -> float:
     """Sets received per second of playing; pauses between drives do not count."""
     gaps = np.diff([item.received_ns for item in online]) * 1e-9
     gaps = gaps[gaps < 1.0]

@@ -3,6 +3,7 @@
     python -m sparse4d_ros.live_view                                        # beside a running node
     python -m sparse4d_ros.live_view --bag BAG --record boxes.jsonl         # a recorded run, without ROS
     python -m sparse4d_ros.live_view --demo                                 # the demo: node and bag are started as well
+    python -m sparse4d_ros.live_view --bag BAG --record boxes.jsonl --save drive.html       # the run as one file
 
 Boxes with ids, velocities and trails; the cameras with their images; rate, latencies, drops and health; a pause with
 the last 60 s. The page has no password: other machines see it only with --host.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import math
 import signal
 import sys
 import threading
@@ -29,10 +31,12 @@ from ..bags.box_record import BoxRecordError
 from ..demo.programs import DemoError
 from ..perception.rig import Rig, RigError, load_rig
 from ..ros_arguments import split_ros_arguments
-from .scene import Scene
+from .recorded_source import RecordedSource
+from .scene import NothingToSaveError, Scene
 
 HOST, PORT = "127.0.0.1", 8080
-MISSING = "viser is not installed; it makes the page: python -m pip install -r requirements/view.txt"
+SAVE = "write a file that any browser plays: a recorded run at once and whole; else, at the end, the last 60 s"
+MISSING = "viser is not installed; it makes the page: pip install viser==1.1.0 (pinned in requirements/view.txt)"
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -49,41 +53,65 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=1.0, help="of a recorded run; 2: twice as fast (%(default)s)")
     parser.add_argument("--loops", type=int, default=0, help="of a recorded run; 0: for ever (%(default)s)")
     parser.add_argument("--demo", action="store_true", help="start the demo's node and bag as well")
+    parser.add_argument("--save", type=Path, metavar="FILE.html", help=SAVE)
     options = parser.parse_args(arguments)
     if (options.bag is None) != (options.record is None):
         parser.error("--bag and --record go together")
     if options.demo and options.bag:
         parser.error("--demo has a bag of its own")
+    if options.save and options.save.is_dir():
+        parser.error(f"--save: expected a file, {options.save} is a folder")
     if options.rate <= 0:
         parser.error(f"--rate: expected a number above 0, got {options.rate:g}")
     return options
 
 
 def run(options: argparse.Namespace, words: Sequence[str], done: threading.Event) -> None:
-    """Serves the page until `done`, or until a recorded run that does not start over is at its end.
+    """Serves the page until `done`, or until a recorded run that does not start over is at its end; or saves it.
 
     Args:
         words: the command line with its ROS arguments.
+
+    Raises:
+        NothingToSaveError: there is no set to save.
     """
-    from .browser.web_server import WebServer  # viser is only here for those who want the page
+    from .browser.saved_page import save_page  # viser is only here for those who want the page
 
     rig = load_rig(options.rig)
-    scene = Scene(rig.names)
+    recorded = RecordedSource(options.bag, options.record, rig) if options.bag else None
+    if recorded and options.save:
+        scene = Scene(rig.names, seconds=math.inf)
+        recorded.load(scene, done)
+    else:
+        scene = Scene(rig.names)
+        serve(scene, recorded, rig, options, words, done)
+    if options.save:
+        saved = save_page(scene.held(), options.save)
+        print(f"{options.save}: {saved.moments} sets, {saved.seconds:.1f} s, {saved.size / 2**20:.1f} MiB", flush=True)
+
+
+def serve(
+    scene: Scene,
+    recorded: RecordedSource | None,
+    rig: Rig,
+    options: argparse.Namespace,
+    words: Sequence[str],
+    done: threading.Event,
+) -> None:
+    """Shows the recorded run, or without one what the detector publishes, until `done` or the end of the run."""
+    from .browser.web_server import WebServer
+
     with contextlib.ExitStack() as stack:
-        if options.bag:
-            from .recorded_source import RecordedSource
+        if options.demo:
+            from .demo_drive import demo_drive
 
-            source = RecordedSource(options.bag, options.record, rig)
-        else:
-            if options.demo:
-                from .demo_drive import demo_drive
-
-                stack.enter_context(demo_drive())
+            stack.enter_context(demo_drive())
+        if recorded is None:
             stack.enter_context(live(scene, rig, options.detector, words))
         server = stack.enter_context(WebServer(scene, options.host, options.port))
         print(f"live view: {server.url}", flush=True)
-        if options.bag:
-            source.play(scene, done, options.rate, options.loops)
+        if recorded:
+            recorded.play(scene, done, options.rate, options.loops)
         else:
             done.wait()
 
@@ -132,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {MISSING}", file=sys.stderr)
         return 2
-    except (BagError, BoxRecordError, NoWeightsError, RigError, OSError) as error:
+    except (BagError, BoxRecordError, NothingToSaveError, NoWeightsError, RigError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except DemoError as error:

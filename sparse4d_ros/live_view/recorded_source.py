@@ -44,10 +44,12 @@ class RecordedSource:
         self.unreadable = 0  # images
         self.without_boxes = 0  # sets of the bag that the record does not have
 
-    def load(self, scene: Scene, start: float = 0.0) -> float:
-        """The whole run at once; returns the time of its end (s)."""
-        time = start
+    def load(self, scene: Scene, done: threading.Event | None = None) -> float:
+        """The whole run at once, or what there was until `done`; returns the time of its end (s)."""
+        time = 0.0
         for pause, synced, frames in self._sets():
+            if done is not None and done.is_set():
+                break
             time += pause
             self._show(scene, time, synced, frames)
         return time

@@ -23,6 +23,10 @@ TRAIL_GAP_NS = 2_000_000_000  # a longer pause, or a step back, starts a new dri
 IMAGE_REACH_NS = 500_000_000  # an image further from the set than this does not show the same scene
 
 
+class NothingToSaveError(ValueError):
+    """The scene has no set of boxes."""
+
+
 @dataclass(frozen=True)
 class ObjectSet:
     """What was found in one set of images."""
@@ -203,10 +207,14 @@ class Scene:
         with self._changed:
             return [(moment - time, sample) for moment, sample in reversed(self._health.until(time))]
 
+    def arrivals(self) -> list[float]:
+        """When the sets came in (s), oldest first."""
+        with self._changed:
+            return [moment for moment, _ in self._objects.rows]
+
     def set_times(self, time: float) -> np.ndarray:
         """When the sets came in, s before `time`, oldest first."""
-        with self._changed:
-            return np.array([moment - time for moment, _ in reversed(self._objects.until(time))])
+        return np.array([moment - time for moment in self.arrivals() if moment <= time])
 
     def _drive(self, time: float, seconds: float) -> list[tuple[float, ObjectSet]]:
         """The sets of the drive that `time` falls in, newest first."""

@@ -50,9 +50,13 @@ def silence(moment: Moment, camera: str) -> str | None:
     return f"no image for {age:.0f} s" if age > DEAD_AFTER else None
 
 
-def decode(image: CameraImage) -> np.ndarray:
-    """[H, W, 3] uint8 BGR."""
-    return cv2.imdecode(np.frombuffer(image.jpeg, np.uint8), cv2.IMREAD_COLOR)
+def decode(image: CameraImage, width: int | None = None) -> np.ndarray:
+    """[H, W, 3] uint8 BGR, at most `width` pixels wide."""
+    picture = cv2.imdecode(np.frombuffer(image.jpeg, np.uint8), cv2.IMREAD_COLOR)
+    if width is None or picture.shape[1] <= width:
+        return picture
+    height = round(picture.shape[0] * width / picture.shape[1])
+    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def _tile(moment: Moment, camera: str, choice: Choice, tile_wh: tuple[int, int]) -> np.ndarray:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 from builtin_interfaces.msg import Duration
@@ -18,24 +19,31 @@ from .detections import pose_of_box, text_ids
 
 MIN_ARROW_SPEED = 0.3  # m/s; slower objects get no velocity arrow
 MARKER_LIFETIME = 1  # s; pictures of a node that stopped fade
+LETTER_HEIGHT = 1.0  # m; 7 pixels from the 80 m away at which the display starts
 
 
-def to_markers(tracks: Detections, boxes: np.ndarray, header: Header) -> MarkerArray:
-    """Tracks ► visualization_msgs/MarkerArray: DELETEALL, then box, text (class, id if any) and arrow of each.
+def to_markers(
+    tracks: Detections, boxes: np.ndarray, header: Header, trails: Mapping[int, np.ndarray] = MappingProxyType({})
+) -> MarkerArray:
+    """Tracks ► visualization_msgs/MarkerArray: DELETEALL, then box, text (class, id if any), arrow and trail of each.
 
     Args:
         tracks: labels and ids.
         boxes: [M, 10] float64, the same boxes in the header's frame.
         header: frame and stamp of the set.
+        trails: track id -> where it was, [K, 3] in the header's frame, oldest first.
     """
     markers = [Marker(header=header, action=Marker.DELETEALL)]
-    rows = zip(boxes.tolist(), tracks.names(), text_ids(tracks), strict=True)
-    for number, (box, name, identity) in enumerate(rows):
+    ids = [None] * len(boxes) if tracks.ids is None else tracks.ids.tolist()
+    rows = zip(boxes.tolist(), tracks.names(), text_ids(tracks), ids, strict=True)
+    for number, (box, name, identity, track) in enumerate(rows):
         color = tuple(value / 255 for value in class_color_rgb(name))
         markers.append(_box_marker(box, color, header, number))
         markers.append(_text_marker(box, f"{name} {identity}".strip(), header, number))
         if math.hypot(box[7], box[8]) > MIN_ARROW_SPEED:
             markers.append(_arrow_marker(box, color, header, number))
+        if track in trails:
+            markers.append(_trail_marker(trails[track], color, header, number))
     return MarkerArray(markers=markers)
 
 
@@ -58,8 +66,8 @@ def _box_marker(box: Sequence[float], color: tuple[float, float, float], header:
 
 def _text_marker(box: Sequence[float], text: str, header: Header, number: int) -> Marker:
     marker = _marker("ids", Marker.TEXT_VIEW_FACING, (1.0, 1.0, 1.0), 1.0, header, number)
-    marker.pose.position = Point(x=box[0], y=box[1], z=box[2] + 0.5 * box[5] + 0.5)
-    marker.scale.z = 0.6
+    marker.pose.position = Point(x=box[0], y=box[1], z=box[2] + 0.5 * box[5] + 0.5 * LETTER_HEIGHT + 0.2)
+    marker.scale.z = LETTER_HEIGHT
     marker.text = text
     return marker
 
@@ -69,4 +77,11 @@ def _arrow_marker(box: Sequence[float], color: tuple[float, float, float], heade
     marker = _marker("velocity", Marker.ARROW, color, 1.0, header, number)
     marker.points = [Point(x=box[0], y=box[1], z=box[2]), Point(x=box[0] + box[7], y=box[1] + box[8], z=box[2])]
     marker.scale = Vector3(x=0.15, y=0.35, z=0.4)
+    return marker
+
+
+def _trail_marker(places: np.ndarray, color: tuple[float, float, float], header: Header, number: int) -> Marker:
+    marker = _marker("trails", Marker.LINE_STRIP, color, 0.8, header, number)
+    marker.points = [Point(x=x, y=y, z=z) for x, y, z in places.tolist()]
+    marker.scale.x = 0.12
     return marker

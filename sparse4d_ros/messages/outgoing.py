@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -24,11 +25,12 @@ from sparse4d_core.visualization import draw_overlay
 from ..perception.image_decoding import ConversionError
 from ..perception.rig import RigFrames
 from ..perception.synced_set import SetStatus
-from ..perception.transforms import TransformBuffer
+from ..perception.transforms import TransformBuffer, TransformError
 from .detections import to_detection_array, to_state_cloud
 from .markers import to_markers
 from .set_status import to_set_status
-from .stamps import make_header
+from .stamps import make_header, ns_from_stamp
+from .trails import Trails
 
 OUTPUTS = {
     "detections": Detection3DArray,
@@ -69,6 +71,7 @@ def output_messages(
     score_threshold: float = 0.0,
     wanted: Collection[str] = tuple(OUTPUTS),
     others: Mapping[str, OtherOutput] = MappingProxyType({}),
+    trails: Trails | None = None,
 ) -> dict[str, Any]:
     """The messages of one set by topic, boxes in the base frame at the set's stamp.
 
@@ -80,6 +83,7 @@ def output_messages(
         score_threshold: detections below it are left out; tracks are not concerned.
         wanted: topics to make messages for.
         others: more topics that can be wanted.
+        trails: of the sets before; with it the markers have trails, where the vehicle's pose is known.
 
     Raises:
         TransformError: the model frame has no pose in the base frame.
@@ -94,7 +98,10 @@ def output_messages(
         "detection_states": (to_state_cloud, detections),
         "tracks": (to_detection_array, result.tracks),
         "track_states": (to_state_cloud, result.tracks),
-        "markers": (to_markers, worth_showing(result.detections, result.tracks)),
+        "markers": (
+            partial(_markers, frames=frames, buffer=buffer, trails=trails),
+            worth_showing(result.detections, result.tracks),
+        ),
     }
     found_by_name = {"detections": detections, "tracks": result.tracks}
     conversions |= {topic: (other.convert, found_by_name[other.of]) for topic, other in others.items()}
@@ -104,6 +111,24 @@ def output_messages(
         if topic in wanted
     }
     return messages | ({"set_status": to_set_status(status, header)} if "set_status" in wanted else {})
+
+
+def _markers(
+    found: Detections,
+    boxes: np.ndarray,
+    header: Header,
+    frames: RigFrames,
+    buffer: TransformBuffer,
+    trails: Trails | None,
+) -> MarkerArray:
+    if trails is None:
+        return to_markers(found, boxes, header)
+    stamp_ns = ns_from_stamp(header.stamp)
+    try:
+        T_global_from_base = buffer.lookup(frames.global_frame, frames.base_frame, stamp_ns).matrix
+    except TransformError:  # only the camera's poses are needed for boxes
+        return to_markers(found, boxes, header)
+    return to_markers(found, boxes, header, trails.follow(found, boxes, T_global_from_base, stamp_ns))
 
 
 def overlay_message(frame: Frame, result: StepResult, frame_id: str, tile_width: int, quality: int) -> CompressedImage:

@@ -11,6 +11,7 @@ from sensor_msgs.msg import CompressedImage
 from vision_msgs.msg import LabelInfo
 
 from ..messages.outgoing import OUTPUTS, OtherOutput, output_messages, overlay_message, renumbered
+from ..messages.trails import Trails
 from ..perception.rig import RigFrames
 from ..perception.set_processor import Processed
 from ..perception.transforms import TransformBuffer
@@ -48,6 +49,7 @@ class Outputs:
     ):
         self._node, self._frames, self._buffer, self._others = node, frames, buffer, others
         self._first_id = ids_since_boot() if first_id < 0 else first_id
+        self._trails = Trails()
         kinds = OUTPUTS | {topic: other.kind for topic, other in others.items()}
         self._publishers = {
             topic: node.create_lifecycle_publisher(kind, f"~/{topic}", QUEUE_DEPTH) for topic, kind in kinds.items()
@@ -81,6 +83,7 @@ class Outputs:
             self._value("score_threshold"),
             wanted=[topic for topic, publisher in self._publishers.items() if publisher.get_subscription_count()],
             others=self._others,
+            trails=self._trails,
         )
         for topic, message in messages.items():
             self._publishers[topic].publish(message)

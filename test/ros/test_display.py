@@ -8,13 +8,16 @@ import struct
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import yaml
+from live_scenes import tracks
 
 pytest.importorskip("rclpy")
 
-from sparse4d_ros.messages.markers import MARKER_LIFETIME  # noqa: E402
+from sparse4d_ros.messages.markers import LETTER_HEIGHT, MARKER_LIFETIME, to_markers  # noqa: E402
 from sparse4d_ros.messages.outgoing import OUTPUTS  # noqa: E402
+from sparse4d_ros.messages.stamps import make_header  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = yaml.safe_load((ROOT / "config" / "sparse4d.rviz").read_text())
@@ -86,6 +89,12 @@ def test_the_camera_display_shows_a_camera_of_the_rig():
     assert TOPICS["Front camera"] in {camera["image_topic"].lstrip("/") for camera in rig["cameras"]}
 
 
+def test_the_markers_are_those_that_are_published():
+    found = tracks((4, "car", 0.9, (10.0, 0.0)))
+    markers = to_markers(found, found.boxes, make_header("base_link", 0), {4: np.zeros((2, 3))}).markers
+    assert DISPLAYS["Tracks"]["Namespaces"] == {marker.ns: True for marker in markers if marker.ns}
+
+
 def test_the_overlay_lies_below_over_the_whole_width():
     layout = docks(bytes.fromhex(FILE["Window Geometry"]["QMainWindow State"]))
     assert layout["Displays"] == ("left", True, layout["Displays"].size)
@@ -112,12 +121,13 @@ def test_axes_mark_the_vehicle():
     assert axes["Enabled"] and axes["Reference Frame"] == "base_link"
 
 
-def test_frame_names_can_be_read():
-    """rviz draws letters 0.1 m high, times the scale, and shows 45 degrees over some 450 pixels."""
+def test_frame_names_and_ids_can_be_read():
+    """rviz draws frames' letters 0.1 m high, times the scale, and shows 45 degrees over some 450 pixels."""
     frames = next(display for display in DISPLAYS.values() if display["Class"].endswith("/TF"))
     distance = FILE["Visualization Manager"]["Views"]["Current"]["Distance"]
     pixels_a_metre = 450 / (2 * distance * math.tan(math.radians(22.5)))
     assert frames["Show Names"] and 0.1 * frames["Marker Scale"] * pixels_a_metre >= 8
+    assert LETTER_HEIGHT * pixels_a_metre >= 6
 
 
 def test_spheres_go_when_the_boxes_go():

@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -77,9 +78,10 @@ class Launch:
             assert self._changed.wait_for(seen, SECONDS), f"no {pattern!r} in\n{''.join(self.lines)}"
         return found
 
-    def pids(self) -> list[int]:
-        """Of the nodes, in the order of their starts."""
-        return [int(pid) for pid in re.findall(r"detector-\d+\]: process started with pid \[(\d+)\]", self.output())]
+    def pids(self, program: str = "detector") -> list[int]:
+        """Of the processes of a program, in the order of their starts."""
+        started = rf"{program}-\d+\]: process started with pid \[(\d+)\]"
+        return [int(pid) for pid in re.findall(started, self.output())]
 
     def output(self) -> str:
         return "".join(self.lines)
@@ -234,6 +236,28 @@ def test_a_respawned_node_is_active_again(launch, call):
     os.kill(run.pids()[0], signal.SIGKILL)
     run.wait_for("active: 6 cameras", times=2)
     state = call(GetState, "/sparse4d/get_state", GetState.Request()).current_state.id
+    assert state == State.PRIMARY_STATE_ACTIVE
+    assert run.interrupt() == 0
+
+
+@NEEDS_LAUNCH
+@pytest.mark.slow
+def test_the_live_view_serves_a_page_and_its_end_is_not_the_nodes(launch, call, tmp_path):
+    """It shows the node that is launched, with the rig of its parameter file."""
+    pytest.importorskip("viser", reason="viser is not installed: requirements/view.txt")
+    rig = ROOT / "config" / "four_camera_rig.yaml"
+    parameters = tmp_path / "parameters.yaml"
+    parameters.write_text(f"/**: {{ros__parameters: {{model: demo, rig: {rig}}}}}")
+    run = launch("detector", f"params_file:={parameters}", "name:=front", "namespace:=robot", "live_view:=true")
+    (line,) = run.wait_for("live view: http")
+    with urllib.request.urlopen(line.split("live view: ")[1].strip()) as page:
+        assert b"<title>" in page.read()
+    run.wait_for("active: 4 cameras")
+    words = Path(f"/proc/{run.pids('live_view')[0]}/cmdline").read_bytes().decode().split("\0")
+    assert (words[words.index("--detector") + 1], words[words.index("--rig") + 1]) == ("/robot/front", str(rig))
+    os.kill(run.pids("live_view")[0], signal.SIGKILL)
+    run.wait_for(r"live_view-\d+\]: process has died")
+    state = call(GetState, "/robot/front/get_state", GetState.Request()).current_state.id
     assert state == State.PRIMARY_STATE_ACTIVE
     assert run.interrupt() == 0
 

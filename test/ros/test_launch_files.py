@@ -70,6 +70,12 @@ def test_every_option_of_the_live_view_exists(capsys):
     assert options == {"--detector", "--rig"} and options <= set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
 
 
+def test_the_view_names_the_package_that_it_lacks_with_its_version():
+    lines = (ROOT / "requirements" / "view.txt").read_text().splitlines()
+    (pin,) = (line for line in lines if line.startswith("viser"))
+    assert f"pip install {pin} " in live_view.MISSING
+
+
 def test_the_status_that_is_not_worth_a_respawn_is_that_of_a_refused_parameter(ros_domain):
     command = [sys.executable, "-m", "sparse4d_ros.node", "--ros-args", "-p", "model:=nonsense"]
     status = subprocess.run(command, cwd=ROOT, capture_output=True, env=os.environ | {"ROS_DOMAIN_ID": str(ros_domain)})

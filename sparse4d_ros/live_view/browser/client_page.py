@@ -47,7 +47,7 @@ class Page:
         self._images: dict[str, CameraImage] = {}  # the last one of each camera: a silent one keeps its place
         self._charted = -np.inf
         self._told: int | None = None  # the track that the page tells of
-        self._stage = Stage(client, scene.cameras)
+        self._stage = Stage(client, client.camera, scene.cameras)
         self._lay_out(client.gui)
         client.scene.on_click()(self._on_click)
         self._thread = threading.Thread(target=self._run, name=f"page {client.client_id}", daemon=True)

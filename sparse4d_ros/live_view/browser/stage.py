@@ -1,8 +1,9 @@
-"""The three-dimensional part of one browser's page."""
+"""The three-dimensional part of a page, of one browser or in a file."""
 
 from __future__ import annotations
 
 from collections.abc import Set
+from dataclasses import dataclass
 
 import numpy as np
 import viser
@@ -23,18 +24,47 @@ BACKGROUND_RGB = (20, 22, 24)
 VIEWS = {"behind": ((-26.0, 0.0, 16.0), (10.0, 0.0, 0.0)), "above": ((-0.01, 0.0, 75.0), (0.0, 0.0, 0.0))}
 
 
-class Stage:
-    """Nodes in the browser, made once and changed with every moment. Units metres.
+@dataclass(frozen=True)
+class Viewpoint:
+    """Where a page is seen from, where there is no browser to ask; its fields are those of viser's cameras."""
 
-    The world of the browser is the vehicle while it is followed; else it is where the vehicle was when that ended.
+    position: np.ndarray  # [3] m, in the page's world
+    wxyz: np.ndarray  # [4] rotation of the camera (x right, y down, z forward)
+    fov: float = np.radians(75.0)  # vertical, as viser's pages have it at first
+    image_height: int = 720  # pixels
+
+    @classmethod
+    def of(cls, view: str) -> Viewpoint:
+        """One of VIEWS."""
+        position, look_at = map(np.array, VIEWS[view])
+        forward = (look_at - position) / np.linalg.norm(look_at - position)
+        right = np.cross(forward, (0.0, 0.0, 1.0))
+        T = np.eye(4)
+        T[:3, 0] = right / np.linalg.norm(right)
+        T[:3, 1], T[:3, 2] = np.cross(forward, T[:3, 0]), forward
+        return cls(position, np.roll(quaternion_from_matrix(T), 1))
+
+
+class Stage:
+    """Nodes of a page, made once and changed with every moment. Units metres.
+
+    The page's world is the vehicle while it is followed; else it is where the vehicle was when that ended.
 
     Args:
-        client: the browser.
+        target: the browser; or a server, whose scene is recorded.
+        camera: where the page is seen from; labels are turned to it.
         cameras: names of the rig's cameras.
+        picture_width: pixels of a camera's image at most; None: as it is.
     """
 
-    def __init__(self, client: viser.ClientHandle, cameras: tuple[str, ...]):
-        self._client, scene = client, client.scene
+    def __init__(
+        self,
+        target: viser.ClientHandle | viser.ViserServer,
+        camera: viser.CameraHandle | Viewpoint,
+        cameras: tuple[str, ...],
+        picture_width: int | None = None,
+    ):
+        self._target, self._camera, scene = target, camera, target.scene
         scene.set_background_image(np.full((1, 1, 3), BACKGROUND_RGB, np.uint8))
         scene.set_up_direction("+z")
         self._vehicle = scene.add_frame("/vehicle", show_axes=False)
@@ -45,17 +75,17 @@ class Stage:
             "/vehicle/grid", GRID_M, GRID_M, cell_size=CELL_M, section_size=5 * CELL_M,
             cell_color=(58, 62, 66), section_color=(84, 90, 96), fade_distance=3 * GRID_M, shadow_opacity=0.0,
         )  # fmt: skip
-        self._edges = _Lines(client, "/vehicle/boxes", 2.0)
-        self._trails = _Lines(client, "/global/trails", 2.0)
+        self._edges = _Lines(scene, "/vehicle/boxes", 2.0)
+        self._trails = _Lines(scene, "/global/trails", 2.0)
         self._arrows: viser.ArrowsHandle | None = None
-        self._labels = _Lines(client, "/vehicle/labels", 1.5)
+        self._labels = _Lines(scene, "/vehicle/labels", 1.5)
         self._T_world_from_base = np.eye(4)
-        self._frustums = {camera: _Frustum(client, camera) for camera in cameras}
+        self._frustums = {camera: _Frustum(scene, camera, picture_width) for camera in cameras}
         self._anchor: np.ndarray | None = None  # T_global_from_world while the vehicle is not followed
 
     def look(self, view: str) -> None:
         """Puts the browser's camera at one of VIEWS."""
-        self._client.camera.position, self._client.camera.look_at = map(np.array, VIEWS[view])
+        self._camera.position, self._camera.look_at = map(np.array, VIEWS[view])
 
     def draw(self, moment: Moment, drawing: Drawing | None, layers: Set[str], follow: bool) -> None:
         """Shows a moment.
@@ -65,7 +95,7 @@ class Stage:
             layers: the names in LAYERS to show.
             follow: whether the vehicle stays in the middle.
         """
-        with self._client.atomic():
+        with self._target.atomic():
             self._place(None if moment.objects is None else moment.objects.T_global_from_base, follow)
             self._grid.visible = "grid" in layers
             self._edges.draw(drawing and drawing.edges, drawing and drawing.edge_colors, "boxes" in layers)
@@ -82,7 +112,7 @@ class Stage:
 
     def on_screen(self, point: np.ndarray) -> tuple[float, float]:
         """Where a point of the base frame is seen: 0 to 1 from the left and from the top of the scene."""
-        camera = self._client.camera
+        camera = self._camera
         in_world = self._T_world_from_base[:3, :3] @ point + self._T_world_from_base[:3, 3]
         x, y, depth = np.linalg.inv(self._T_world_from_camera())[:3] @ np.append(in_world, 1.0)
         half = np.tan(camera.fov / 2)
@@ -105,7 +135,7 @@ class Stage:
             if self._arrows is not None:
                 self._arrows.visible = False
         elif self._arrows is None:
-            self._arrows = self._client.scene.add_arrows(
+            self._arrows = self._target.scene.add_arrows(
                 "/vehicle/velocities", drawing.arrows.astype(np.float32), drawing.arrow_colors,
                 shaft_radius=0.07, head_radius=0.2, head_length=0.5,
             )  # fmt: skip
@@ -119,20 +149,20 @@ class Stage:
             return
         boxes = drawing.boxes[:MAX_LABELS]
         places = boxes[:, :3] + np.stack([0 * boxes[:, 5], 0 * boxes[:, 5], boxes[:, 5] / 2 + 0.3], axis=1)
-        camera = self._client.camera
+        camera = self._camera
         metres_per_depth = 2 * np.tan(camera.fov / 2) * LETTER_PIXELS / camera.image_height
         T_base_from_camera = np.linalg.inv(self._T_world_from_base) @ self._T_world_from_camera()
         lines, owners = lines_in_space(drawing.labels[:MAX_LABELS], places, T_base_from_camera, metres_per_depth)
         self._labels.draw(lines, np.repeat(drawing.colors[owners], 2, axis=0).reshape(-1, 2, 3), True)
 
     def _T_world_from_camera(self) -> np.ndarray:
-        T = quaternion_matrix(np.roll(self._client.camera.wxyz, -1))
-        T[:3, 3] = self._client.camera.position
+        T = quaternion_matrix(np.roll(self._camera.wxyz, -1))
+        T[:3, 3] = self._camera.position
         return T
 
     def camera_pose(self) -> tuple[float, ...]:
         """Where the browser looks from, rounded; labels turn to it."""
-        camera = self._client.camera
+        camera = self._camera
         return (*np.round(camera.position, 2), *np.round(camera.wxyz, 3), camera.image_height)
 
 
@@ -144,8 +174,8 @@ def linear(colors: np.ndarray) -> np.ndarray:
 class _Lines:
     """Line segments that change their number. Where there are none the node is hidden."""
 
-    def __init__(self, client: viser.ClientHandle, name: str, thickness: float):
-        self._scene, self._name, self._thickness = client.scene, name, thickness
+    def __init__(self, scene: viser.SceneApi, name: str, thickness: float):
+        self._scene, self._name, self._thickness = scene, name, thickness
         self._handle: viser.LineSegmentsHandle | None = None
 
     def draw(self, points: np.ndarray | None, colors: np.ndarray | None, visible: bool) -> None:
@@ -164,8 +194,8 @@ class _Lines:
 class _Frustum:
     """One camera with its image."""
 
-    def __init__(self, client: viser.ClientHandle, camera: str):
-        self._scene, self._name = client.scene, f"/vehicle/cameras/{camera}"
+    def __init__(self, scene: viser.SceneApi, camera: str, picture_width: int | None):
+        self._scene, self._name, self._width = scene, f"/vehicle/cameras/{camera}", picture_width
         self._handle: viser.CameraFrustumHandle | None = None
         self._shown: int | None = None  # stamp of the image that the browser has
 
@@ -182,7 +212,7 @@ class _Frustum:
                 self._name, float(field_of_view), width / height, scale=FRUSTUM_SCALE, format="jpeg"
             )
         if self._shown != image.stamp_ns:
-            self._handle.image = decode(image)[:, :, ::-1]
+            self._handle.image = decode(image, self._width)[:, :, ::-1]
             self._shown = image.stamp_ns
         self._handle.color = SILENT_RGB if silent else LIVE_RGB
         self._handle.visible = True

@@ -18,6 +18,20 @@ def status(moment: Moment, paused: bool, seconds_back: float, shown: int, rate_h
     """The line at the top."""
     state = f"PAUSED, {seconds_back:.1f} s back" if paused else "LIVE"
     color = COLORS[Verdict.WARN if paused else Verdict.OK]
+    return _line(state, color, moment, shown, rate_hz)
+
+
+def recorded(moment: Moment, cameras: tuple[str, ...], seconds: float, shown: int, rate_hz: float) -> str:
+    """Line and health of a moment in a file, `seconds` after its first one; of health what a record has."""
+    line = _line(f"{seconds:.1f} s", COLORS[Verdict.OK], moment, shown, rate_hz)
+    if moment.health is not None:
+        return line + health(moment, cameras)
+    silent = {camera: silence(moment, camera) for camera in cameras}
+    rows = [_row(camera, Component(Verdict.ERROR, text)) for camera, text in silent.items() if text is not None]
+    return line + (f'<div style="{_SMALL}">{"".join(rows)}</div>' if rows else "")
+
+
+def _line(state: str, color: str, moment: Moment, shown: int, rate_hz: float | None) -> str:
     rate = "no sets" if rate_hz is None else f"{rate_hz:.1f} sets/s"
     found = "no objects" if moment.objects is None else f"{shown} of {len(moment.objects.boxes.scores)} objects"
     return f'<div style="{_SMALL}"><b style="color:{color}">{state}</b> · {rate} · {found}</div>'

@@ -103,6 +103,15 @@ def test_order_and_readiness(tiny_bag):
         known.add(topic)
 
 
+def test_a_player_that_starts_in_the_middle_gets_the_calibration(tiny_bag):
+    """`ros2 bag play --start-offset` leaves out what was logged before, /tf_static as well."""
+    messages = by_topic(tiny_bag)
+    logged = [log_ns for log_ns, _ in messages["/tf_static"]]
+    ends = max(log_ns for topic, stream in messages.items() if topic.endswith("/compressed") for log_ns, _ in stream)
+    assert len(logged) == 2 and max(np.diff([*logged, ends])) <= 1_000_000_000
+    assert len({len(message.transforms) for _, message in messages["/tf_static"]}) == 1
+
+
 def test_annotations_and_samples(tiny_dataset, tiny_bag):
     messages = by_topic(tiny_bag)
     stored = defaultdict(list)

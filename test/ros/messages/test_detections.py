@@ -128,6 +128,11 @@ def test_markers():
     assert (tip.x, tip.y, tip.z) == (4.0, 6.0, 3.0)
     assert len({(m.ns, m.id) for m in markers[1:]}) == 5
     assert all(m.header.frame_id == "base_link" for m in markers)
+    (trail,) = (
+        m for m in to_markers(tracks, boxes, HEADER, {3: np.arange(6.0).reshape(2, 3)}).markers if m.ns == "trails"
+    )
+    assert trail.type == Marker.LINE_STRIP and [(p.x, p.y, p.z) for p in trail.points] == [(0, 1, 2), (3, 4, 5)]
+    assert (trail.id, trail.color.r) == (markers[1].id, markers[1].color.r)
 
 
 @settings(max_examples=40, deadline=None)

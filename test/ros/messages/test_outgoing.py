@@ -18,6 +18,7 @@ from sparse4d_ros.bags.message_records import RECORDED, record_from_messages
 from sparse4d_ros.messages.incoming import insert_transforms
 from sparse4d_ros.messages.outgoing import OUTPUTS, output_messages, overlay_message, renumbered
 from sparse4d_ros.messages.stamps import ns_from_stamp
+from sparse4d_ros.messages.trails import Trails
 from sparse4d_ros.perception.rig import RigFrames
 from sparse4d_ros.perception.synced_set import Missing, SetStatus
 from sparse4d_ros.perception.transforms import LookupFailed, TransformBuffer
@@ -61,6 +62,20 @@ def test_boxes_are_in_the_base_frame_at_the_stamp_of_the_set(result, buffer):
         np.testing.assert_array_equal(published.labels, found.labels)
     assert messages["markers"].markers[0].header.frame_id == "base_link"
     assert all(ns_from_stamp(messages[topic].header.stamp) == STAMP for topic in RECORDED)
+
+
+def test_trails_are_there_where_the_vehicles_pose_is_known(result, buffer):
+    def namespaces(trails: Trails) -> set[str]:
+        """Of the second of two sets, the objects of which have moved by metres."""
+        moved = replace(result, tracks=replace(result.tracks, boxes=result.tracks.boxes + np.float32(3.0)))
+        for one, stamp_ns in ((result, STAMP), (moved, STAMP + 100_000_000)):
+            status = replace(STATUS, stamp_ns=stamp_ns)
+            message = output_messages(one, status, FRAMES, buffer, wanted=["markers"], trails=trails)["markers"]
+        return {marker.ns for marker in message.markers if marker.ns}
+
+    assert namespaces(Trails()) == {"boxes", "ids", "velocity"}
+    buffer.insert(FRAMES.global_frame, "base_link", 0, (0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0), static=True)
+    assert namespaces(Trails()) == {"boxes", "ids", "velocity", "trails"}
 
 
 def test_a_model_frame_by_numbers_gives_the_same_boxes(result, buffer):
