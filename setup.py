@@ -66,6 +66,7 @@ PROGRAMS = [
     "plot = sparse4d_core.training.plot:main",
     "release = sparse4d_core.training.release:main",
     "export = sparse4d_core.export.__main__:main",
+    "export_frames = sparse4d_core.export.frames:main",
     "evaluate = sparse4d_core.evaluation.evaluate:main",
     "evaluate_dataset = sparse4d_core.evaluation.run:main",
     "criteria = sparse4d_core.evaluation.criteria:main",

@@ -36,6 +36,7 @@ COMMANDS = {
     "plot": "sparse4d_core.training.plot",
     "release": "sparse4d_core.training.release",
     "export": "sparse4d_core.export",
+    "export_frames": "sparse4d_core.export.frames",
     "evaluate": "sparse4d_core.evaluation.evaluate",
     "evaluate_dataset": "sparse4d_core.evaluation.run",
     "criteria": "sparse4d_core.evaluation.criteria",

@@ -12,13 +12,11 @@ from collections.abc import Sequence
 from ..command_line import OK, refuse
 from ..config import PRESETS
 from ..inference.pipeline import Pipeline
-from ..types import Frame
 from .exporter import ExportOptions, export_step
+from .frames import keyframes
 from .interface import ANY_NUMBER
 from .manifest import FILES
 from .proof import TOLERANCES
-
-MOST_FRAMES = 32  # to calibrate with
 
 EPILOG = """\
 The folder holds the graph, manifest.json (inputs, outputs, units, differences to PyTorch) and, for onnx, detect.py:
@@ -46,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen = ExportOptions(
             options.format, options.cameras, options.precision, options.operator, options.images, options.overlap
         )
-        calibration = calibration_frames(options.calibration, options.version) if options.calibration else ()
+        calibration = keyframes(options.calibration, options.version) if options.calibration else ()
         manifest = export_step(pipeline, chosen, options.out, calibration=calibration)
     except (ValueError, OSError) as error:
         return refuse("python -m sparse4d_core.export", error)
@@ -98,18 +96,6 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.operator is None:
         options.operator = "native" if options.format == "aoti" and options.cameras != ANY_NUMBER else "portable"
     return options
-
-
-def calibration_frames(dataroot: pathlib.Path, version: str) -> list[Frame]:
-    """Keyframes of the first scene, at most MOST_FRAMES.
-
-    Raises:
-        ValueError: no data set.
-    """
-    from ..data.nuscenes.dataset import NuScenesDataset  # needs nuscenes-devkit, which nothing else here does
-
-    dataset = NuScenesDataset(dataroot, version, cache=None)
-    return [dataset.frame(int(i)) for i in dataset.keyframes[:MOST_FRAMES]]
 
 
 def _cameras(text: str) -> int:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import pathlib
 import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
-import cv2
 import torch
 
 from ..atomic_write import atomic_write
@@ -23,6 +21,7 @@ from ..types import Frame
 from . import interface
 from .drive import drive
 from .formats import trace, write_aoti, write_onnx, write_pt2
+from .frames import write_camera_frames, write_network_frames
 from .manifest import FILES, Manifest, described, model_dict, weights_digest, write_manifest
 from .proof import TOLERANCES, prove
 from .quantization import LayerError, check_calibration, quantize, sensitivity
@@ -102,11 +101,20 @@ def export_step(
         write_manifest(folder, manifest)
         if complete:
             manifest = replace(manifest, accuracy=proofs(pipeline, Artefact(folder), options.cameras))
-        if complete and options.format == "onnx":
-            shutil.copyfile(EXAMPLE, folder / "detect.py")
-            write_frames(folder / "frames", drive(config, options.cameras or 6, EXAMPLE_FRAMES))
+        if complete:
+            write_example(folder, options, config)
         write_manifest(folder, manifest)
     return manifest
+
+
+def write_example(folder: pathlib.Path, options: ExportOptions, config: Sparse4DConfig) -> None:
+    """What runs the graph without this package, and frames for it: detect.py, or those of examples/cpp."""
+    frames = drive(config, options.cameras or 6, EXAMPLE_FRAMES)
+    if options.format == "onnx":
+        shutil.copyfile(EXAMPLE, folder / "detect.py")
+        write_camera_frames(folder / "frames", frames)
+    elif options.format == "aoti":
+        write_network_frames(folder / "frames", frames, config)
 
 
 def write_graph(
@@ -203,23 +211,3 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def write_frames(folder: pathlib.Path, frames: Sequence[Frame]) -> None:
-    """Frames as JPEGs with a calibration, in the form that the example reads."""
-    folder.mkdir()
-    entries = []
-    for number, frame in enumerate(frames):
-        names = [f"{number}_{camera}.jpg" for camera in range(len(frame.images))]
-        for name, image in zip(names, frame.images, strict=True):
-            cv2.imwrite(str(folder / name), image)
-        entries.append(
-            {
-                "seconds": frame.stamp_ns * 1e-9,
-                "images": names,
-                "intrinsics": frame.intrinsics.tolist(),
-                "T_cam_from_model": frame.T_cam_from_model.tolist(),
-                "T_global_from_model": frame.T_global_from_model.tolist(),
-            }
-        )
-    (folder / "frames.json").write_text(json.dumps(entries) + "\n", encoding="utf-8")
