@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 
+from cuda_ops.plugins import ONNXRUNTIME, build_command, plugin_library
+
 from ..atomic_write import atomic_write
 from ..config import Sparse4DConfig
 from ..file_digest import file_sha256
@@ -61,8 +63,11 @@ class ExportOptions:
             raise ValueError(
                 f"overlap: expected less than the {self.cameras} cameras, got {self.overlap}; leave it out"
             )
-        if self.operator == "native" and self.format == "onnx":
-            raise ValueError("operator: no runtime of ONNX has our operator; take portable, or the format aoti")
+        if self.operator == "native" and self.format == "onnx" and plugin_library(ONNXRUNTIME) is None:
+            raise ValueError(
+                "operator: the graph is proved with onnxruntime, for which our operator is not built here; run: "
+                f"{build_command(ONNXRUNTIME)}, or take portable"
+            )
         if self.precision == "int8" and self.format != "onnx":
             raise ValueError(f"precision: int8 is a form of onnx, got the format {self.format}")
         if self.precision == "bfloat16" and self.format == "onnx":
@@ -132,7 +137,8 @@ def write_graph(
         write_int8(pipeline, options, path, calibration, layers)
         return layers
     dtype = getattr(torch, options.precision)
-    step = RecurrentStep(pipeline.model, dtype, options.operator, options.images, options.overlap).eval()
+    operator = "node" if (options.format, options.operator) == ("onnx", "native") else options.operator
+    step = RecurrentStep(pipeline.model, dtype, operator, options.images, options.overlap).eval()
     program = trace(step, specs, options.cameras)
     if options.format == "onnx":
         write_onnx(program, path, [spec.name for spec in specs], [spec.name for spec in given])

@@ -1,7 +1,8 @@
 """Frames for programs without our code: `python -m sparse4d_core.export.frames --model demo --out out/frames`.
 
 Two forms, each with a frames.json: camera images as JPEGs with their calibration, for detect.py of an ONNX export, or
-x
+raw images of the network's size with their projection, for the C++ example (examples/cpp), which decodes and scales
+nothing.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ import pathlib
 import torch
 from torch import Tensor
 
+from cuda_ops.plugins import ONNXRUNTIME, plugin_library
+
 from ..config import Sparse4DConfig
 from ..export import interface
 from ..export.manifest import ArtefactError, read_manifest
@@ -44,7 +46,8 @@ class Artefact:
         path = folder / self.manifest.file
         self.runs_on = self.manifest.format
         if self.manifest.format == "onnx":
-            self._run, provider = run_by_onnxruntime(path, providers)
+            native = self.manifest.operator == "native"
+            self._run, provider = run_by_onnxruntime(path, providers, plugin_library(ONNXRUNTIME) if native else None)
             self.runs_on = f"onnxruntime ({provider})"
         else:
             self._run = run_by_aoti(path) if self.manifest.format == "aoti" else run_by_export(path)

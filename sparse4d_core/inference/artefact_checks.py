@@ -10,6 +10,7 @@ import torch
 
 from cuda_ops import kernels_loaded
 from cuda_ops.library import BUILD_COMMAND, library_key
+from cuda_ops.plugins import NODE, NODE_VERSION, ONNXRUNTIME, build_command, plugin_library
 
 from ..checkpoint.weights import load_checkpoint
 from ..config import Sparse4DConfig
@@ -102,7 +103,7 @@ def bound_to(format: str, operator: str) -> dict[str, str]:
         capability = torch.backends.cpu.get_cpu_capability()
         needs |= {"torch": torch.__version__, "processor": f"{platform.machine()} {capability}"}
     if operator == "native":
-        needs["operator_library"] = library_key()
+        needs["operator_library"] = library_key() if format != "onnx" else f"{ONNXRUNTIME.name} ({NODE} {NODE_VERSION})"
     return needs
 
 
@@ -112,9 +113,11 @@ def check_machine(manifest: Manifest) -> None:
     Raises:
         ArtefactError: it does not; the message has what it was made for and what is here.
     """
-    if manifest.operator == "native" and not kernels_loaded(manifest.device):
+    native, in_onnx = manifest.operator == "native", manifest.format == "onnx"
+    if native and not (plugin_library(ONNXRUNTIME) if in_onnx else kernels_loaded(manifest.device)):
+        command = build_command(ONNXRUNTIME) if in_onnx else BUILD_COMMAND
         raise ArtefactError(
-            f"artefact: it calls our operator, which is not compiled here; run: {BUILD_COMMAND}, or export it with "
+            f"artefact: it calls our operator, which is not compiled here; run: {command}, or export it with "
             "--operator portable"
         )
     for what, here in bound_to(manifest.format, manifest.operator).items():

@@ -151,15 +151,16 @@ def test_providers_are_asked_in_the_order_given():
         chosen_providers("tensorrt,cpu", available)
 
 
-def test_a_missing_or_other_operator_library(changed, monkeypatch):
-    folder = changed(operator="native")
+def test_a_missing_or_other_operator_library(onnx_folder, monkeypatch):
+    """Of compiled code; for ONNX see test_onnx_operator.py."""
+    manifest = replace(read_manifest(onnx_folder), format="pt2", operator="native")
     with pytest.raises(ValueError, match="built with operator library None, here it is torch.*; export it on this"):
-        load(folder)
+        check_machine(manifest)
     monkeypatch.setattr("sparse4d_core.inference.artefact_checks.kernels_loaded", lambda device: False)
     with pytest.raises(
         ValueError, match="calls our operator, which is not compiled here; run: python -m cuda_ops.build"
     ):
-        load(folder)
+        check_machine(manifest)
 
 
 def test_compiled_code_of_another_processor(onnx_folder):
