@@ -67,6 +67,7 @@ PROGRAMS = [
     "release = sparse4d_core.training.release:main",
     "export = sparse4d_core.export.__main__:main",
     "export_frames = sparse4d_core.export.frames:main",
+    "tensorrt_engine = sparse4d_core.export.tensorrt_engine:main",
     "evaluate = sparse4d_core.evaluation.evaluate:main",
     "evaluate_dataset = sparse4d_core.evaluation.run:main",
     "criteria = sparse4d_core.evaluation.criteria:main",

@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from ..command_line import OK, refuse
 from ..config import PRESETS
 from ..inference.pipeline import Pipeline
-from .exporter import ExportOptions, export_step
+from .exporter import FORMATS, ExportOptions, export_step
 from .frames import keyframes
 from .interface import ANY_NUMBER
-from .manifest import FILES
 from .proof import TOLERANCES
 
 EPILOG = """\
@@ -64,7 +63,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--model", required=True, choices=PRESETS, metavar="PRESET", help="v2, v3 or demo")
     parser.add_argument("--checkpoint", help="file with its weights (default: by name, shipped or fetched)")
-    parser.add_argument("--format", required=True, choices=FILES, help="of the graph")
+    parser.add_argument("--format", required=True, choices=FORMATS, help="of the graph")
     parser.add_argument("--out", required=True, type=pathlib.Path, help="folder to write; must be empty or missing")
     parser.add_argument("--cameras", type=_cameras, default=6, metavar="N", help="of the rig, or any (default 6)")
     parser.add_argument("--precision", choices=TOLERANCES, default="float32", help="of the image encoder")

@@ -31,6 +31,7 @@ from .step import Operator, RecurrentStep
 
 EXAMPLE = pathlib.Path(__file__).with_name("onnxruntime_example.py")
 EXAMPLE_FRAMES = 3
+FORMATS = ("onnx", "aoti", "pt2")  # that a model is exported to; tensorrt_engine.py builds of one
 SENSITIVITY_FRAMES = 3
 FEW_CAMERAS = 4  # a graph for any number is proved with these, too
 _PACKAGES = ("torch", "numpy", "onnx", "onnxscript", "onnxruntime")
@@ -40,7 +41,7 @@ _PACKAGES = ("torch", "numpy", "onnx", "onnxscript", "onnxruntime")
 class ExportOptions:
     """What is written."""
 
-    format: str  # a key of manifest.FILES
+    format: str  # one of FORMATS
     cameras: int = 6  # interface.ANY_NUMBER: as many as come
     precision: str = "float32"  # of the image encoder; "int8" needs frames to calibrate with
     operator: Operator = "portable"
@@ -49,8 +50,8 @@ class ExportOptions:
 
     def check(self) -> None:
         """Raises ValueError: a combination that does not exist."""
-        if self.format not in FILES:
-            raise ValueError(f"format: expected one of {', '.join(FILES)}, got {self.format!r}")
+        if self.format not in FORMATS:
+            raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {self.format!r}")
         if self.precision not in TOLERANCES:
             raise ValueError(f"precision: expected one of {', '.join(TOLERANCES)}, got {self.precision!r}")
         if self.cameras < 0:
@@ -199,13 +200,16 @@ def describe(
 
 def how_to_run(config: Sparse4DConfig, options: ExportOptions) -> list[str]:
     """Commands, from the folder."""
-    backend = {"onnx": "onnxruntime", "aoti": "aoti"}.get(options.format)
-    node = f"python -m sparse4d_ros.node --ros-args -p model:={config.name} -p backend:={backend} -p artefact:=$PWD"
+    library = f" {ONNXRUNTIME.name}.so" if options.operator == "native" else ""
     return {
-        "onnx": ["python detect.py frames", node],
-        "aoti": [node],
+        "onnx": [f"python detect.py frames{library}", node_command(config.name, "onnxruntime")],
+        "aoti": [node_command(config.name, "aoti")],
         "pt2": ["python -c 'import torch; print(torch.export.load(\"step.pt2\").graph)'"],
     }[options.format]
+
+
+def node_command(preset: str, backend: str) -> str:
+    return f"python -m sparse4d_ros.node --ros-args -p model:={preset} -p backend:={backend} -p artefact:=$PWD"
 
 
 def versions() -> dict[str, str]:

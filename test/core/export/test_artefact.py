@@ -125,7 +125,7 @@ def test_other_weights(onnx_folder, pipeline, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"backend": "tensorflow"}, "backend: expected one of torch, aoti, onnxruntime, got 'tensorflow'"),
+        ({"backend": "tensorflow"}, "backend: expected one of torch, aoti, onnxruntime, tensorrt, got 'tensorflow'"),
         ({"backend": "torch"}, "artefact: .* is given, but backend is torch"),
         ({"backend": "aoti"}, "backend aoti runs the format aoti, this is onnx"),
         ({"device": "cuda"}, "device: backend onnxruntime takes its tensors from the CPU"),
