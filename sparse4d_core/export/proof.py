@@ -23,6 +23,11 @@ REACH = 1.0  # m, rad, m/s: what is farther away is another box
 REACH_OF_TIES = 0.05  # the same with random weights, whose anchors are dense
 TIED = 0.01
 """Share of the boxes that random weights may lose: which of two tied rows a frame takes up is rounding."""
+LONGEST = 10.0
+"""m: of random weights longer sides are compared relative to it. The network gives logarithms of sizes, which random
+weights drive, layer after layer and frame after frame, to sides of thousands of kilometres: no float32 holds their
+millimetres. Sides of real objects are not touched, nor any of trained weights."""
+SIZES = slice(3, 6)  # columns of a box
 
 
 class ProofError(ValueError):
@@ -146,6 +151,8 @@ def _missing(wanted: Detections, present: Detections, trained: bool, known: int 
         return Difference()
     gap = np.abs(wanted.boxes[rows, None].astype(np.float64) - present.boxes[None])
     gap[..., 6] = np.abs((gap[..., 6] + np.pi) % (2 * np.pi) - np.pi)
+    if not trained:
+        gap[..., SIZES] /= np.maximum(wanted.boxes[rows, None, SIZES] / LONGEST, 1)
     apart = gap.max(-1) + 1e3 * (wanted.labels[rows, None] != present.labels[None])
     if wanted.ids is not None and known is None:
         apart += 1e-6 * (wanted.ids[rows, None] != present.ids[None])  # of boxes in one place the one of the same id

@@ -129,6 +129,28 @@ def test_lost_boxes_and_other_ids_are_seen(pipeline):
     assert not Difference().within(TOLERANCES["float32"]), "nothing compared proves nothing"
 
 
+def test_sides_that_random_weights_drive_beyond_float32_are_compared_relative_to_their_length():
+    """As v3_r50's without weights: sides of kilometres, whose rounding would be taken for another box."""
+    pipeline = small_pipeline()
+    pipeline.model.decoder.layers[-1].refine.layers[-1].scale.data[3:6] += 30  # of the logarithms' change
+    frames = drive(SMALL, count=2)
+    longest = pipeline.step(frames[0]).detections.boxes[:, 3:6].max()
+    assert longest > 1e4
+    difference = run_both(pipeline, InPyTorch(pipeline), frames, fed=True)
+    assert difference.within(TOLERANCES["float32"]), difference
+
+
+def test_sides_of_real_objects_and_of_trained_weights_are_compared_in_metres(pipeline):
+    found = pipeline.step(drive(SMALL, count=1)[0]).detections
+    for length, trained, same in ((9.0, False, False), (9e4, False, True), (9e4, True, False)):
+        boxes = found.boxes.copy()
+        boxes[:, 3] = length
+        longer = boxes.copy()
+        longer[:, 3] += 0.008
+        ours, theirs = (replace(found, boxes=b, scores=found.scores + 1) for b in (boxes, longer))
+        assert compare(ours, theirs, trained, None).within(TOLERANCES["float32"]) == same, (length, trained)
+
+
 def test_the_command(onnx_folder, small_preset, tmp_path, capsys, monkeypatch):
     save_checkpoint(tmp_path / "small.pt", small_pipeline().model)
     monkeypatch.setattr(exporter, "write_graph", lambda *arguments: arguments[4].write_bytes(b"graph") and [])
