@@ -58,6 +58,7 @@ class RecurrentStep(nn.Module):
         check_exportable(model.config)
         self.config, self.scene_reset, self.images = model.config, model.scene_reset, images
         self.portable = operator == "portable"
+        self.maps_dtype = dtype if operator == "node" else None  # which takes half of the bytes in float16
         self.encoder = ImageEncoder(model, dtype, fuse=False)
         self.decoder = copy.deepcopy(model.decoder).eval().requires_grad_(False)
         self.tally = None if overlap is None else Tally()
@@ -87,6 +88,8 @@ class RecurrentStep(nn.Module):
         maps = self.encoder(self.planes(images))
         if self.portable:
             maps = [picture(level.float()) for level in maps]
+        elif self.maps_dtype is not None:
+            maps = [level.to(self.maps_dtype) for level in maps]
         image_wh = self.image_wh.expand(1, projection.shape[1], 2)
         cameras = CameraFeatures(maps, projection, image_wh.contiguous())
         memory, fresh = self.recall(
