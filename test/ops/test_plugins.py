@@ -119,7 +119,7 @@ class Described(ctypes.Structure):
     ]
 
 
-INT32 = 5  # PluginFieldType
+INTEGERS = {np.int32: 5, np.int64: 10}  # PluginFieldType
 TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 7}  # DataType
 
 
@@ -138,7 +138,7 @@ def plugin_on_host(tmp_path_factory) -> ctypes.CDLL:
     return ctypes.CDLL(str(library))
 
 
-def run_plugin(library: ctypes.CDLL, arguments, starts=None, output_type=None):
+def run_plugin(library: ctypes.CDLL, arguments, starts=None, output_type=None, integer=np.int32):
     """The step that failed (0: none), what was logged, and the output."""
     features, shapes, given, *others = arguments
     output = features.new_zeros(len(features), others[3].shape[1], features.shape[2], dtype=output_type)
@@ -147,8 +147,10 @@ def run_plugin(library: ctypes.CDLL, arguments, starts=None, output_type=None):
         *(Described(t.dim(), TYPES[t.dtype], (ctypes.c_int64 * 8)(*t.shape), t.data_ptr()) for t in tensors)
     )
     tables = {"spatial_shapes": shapes, "scale_start_index": given if starts is None else starts}
-    arrays = {name: np.ascontiguousarray(table.flatten().numpy().astype(np.int32)) for name, table in tables.items()}
-    fields = (Field * 2)(*(Field(name.encode(), a.ctypes.data, INT32, a.size) for name, a in arrays.items()))
+    arrays = {name: np.ascontiguousarray(table.flatten().numpy().astype(integer)) for name, table in tables.items()}
+    fields = (Field * 2)(
+        *(Field(name.encode(), a.ctypes.data, INTEGERS[integer], a.size) for name, a in arrays.items())
+    )
     message = ctypes.create_string_buffer(300)
     step = library.run_plugin(fields, 2, described, message, len(message))
     return step, message.value.decode(), output
@@ -159,9 +161,10 @@ def test_the_plugin_is_the_reference(plugin_on_host, dtype):
     """Built, serialized, read and run, as TensorRT would."""
     arguments = fused_arguments(dtype=dtype)
     expected = reference.fused_deformable_aggregation(arguments[0].float(), *arguments[1:])
-    step, message, output = run_plugin(plugin_on_host, arguments)
-    assert (step, message) == (0, "")
-    torch.testing.assert_close(output.float(), expected, atol=1e-5, rtol=2 * torch.finfo(dtype).eps)
+    for integer in INTEGERS:  # as parsers may give the attributes
+        step, message, output = run_plugin(plugin_on_host, arguments, integer=integer)
+        assert (step, message) == (0, "")
+        torch.testing.assert_close(output.float(), expected, atol=1e-5, rtol=2 * torch.finfo(dtype).eps)
 
 
 def test_the_plugin_names_what_does_not_fit(plugin_on_host):

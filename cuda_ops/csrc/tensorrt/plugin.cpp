@@ -192,7 +192,11 @@ class AggregationCreator final : public IPluginCreatorV3One {
     for (int32_t i = 0; i < fields.nbFields; ++i) {
       const PluginField& field = fields.fields[i];
       if (field.name != name) continue;
-      if (field.type != PluginFieldType::kINT32) throw std::invalid_argument(name + ": expected 32-bit integers");
+      if (field.type == PluginFieldType::kINT64) {  // parsers differ in what they make of an attribute
+        const auto* values = static_cast<const int64_t*>(field.data);
+        return {values, values + field.length};
+      }
+      if (field.type != PluginFieldType::kINT32) throw std::invalid_argument(name + ": expected integers");
       const auto* values = static_cast<const int32_t*>(field.data);
       return {values, values + field.length};
     }
