@@ -20,7 +20,7 @@ from sparse4d_core.export.drive import drive
 from sparse4d_core.export.exporter import ExportOptions, export_step
 from sparse4d_core.export.formats import trace
 from sparse4d_core.export.manifest import read_manifest
-from sparse4d_core.export.proof import TOLERANCES, Difference, ProofError, compare, run_both
+from sparse4d_core.export.proof import ROUGHEST, TOLERANCES, Difference, ProofError, compare, prove, run_both
 from sparse4d_core.export.step import RecurrentStep
 from sparse4d_core.export.tensorrt_limits import tensorrt_objections
 from sparse4d_core.types import Frame
@@ -138,6 +138,28 @@ def test_sides_that_random_weights_drive_beyond_float32_are_compared_relative_to
     assert longest > 1e4
     difference = run_both(pipeline, InPyTorch(pipeline), frames, fed=True)
     assert difference.within(TOLERANCES["float32"]), difference
+
+
+def test_where_random_weights_amplify_rounding_a_step_may_differ_as_pytorch_does_from_itself():
+    """And by no more: a small fault is still refused, and so is what trained weights would not explain."""
+    pipeline, frames = small_pipeline(), drive(SMALL, count=3)
+    amplified = 2e4  # so far away that a step of float32 is millimetres
+    pipeline.model.decoder.layers[-1].refine.layers[-1].scale.data[:3] = amplified
+    row = prove(pipeline, runnable(InPyTorch(pipeline)), frames)
+    assert TOLERANCES["float32"].boxes < row["boxes"] <= row["boxes_allowed"] <= ROUGHEST
+    faulty = small_pipeline()
+    faulty.model.load_state_dict(pipeline.model.state_dict())
+    faulty.model.decoder.layers[-1].refine.layers[-2].bias.data[0] += 1.5 * ROUGHEST / amplified
+    with pytest.raises(ProofError, match="it is not written"):
+        prove(pipeline, runnable(InPyTorch(faulty)), frames)
+    pipeline.trained = True
+    with pytest.raises(ProofError, match=r"allowed 0.001"):
+        prove(pipeline, runnable(InPyTorch(pipeline)), frames)
+
+
+def runnable(artefact: InPyTorch) -> InPyTorch:
+    artefact.runs_on = "PyTorch"
+    return artefact
 
 
 def test_sides_of_real_objects_and_of_trained_weights_are_compared_in_metres(pipeline):
