@@ -18,6 +18,7 @@ import cv2
 from ..atomic_write import atomic_write
 from ..command_line import OK, refuse
 from ..config import PRESETS, Sparse4DConfig, preset
+from ..data.nuscenes.dataset import NuScenesDataset
 from ..inference.artefact import raw_images
 from ..preprocess import preprocess
 from ..types import Frame
@@ -85,8 +86,6 @@ def keyframes(dataroot: pathlib.Path, version: str, count: int = MOST_FRAMES) ->
     Raises:
         ValueError: no data set.
     """
-    from ..data.nuscenes.dataset import NuScenesDataset  # needs nuscenes-devkit, which nothing else here does
-
     dataset = NuScenesDataset(dataroot, version, cache=None)
     return [dataset.frame(int(i)) for i in dataset.keyframes[:count]]
 
