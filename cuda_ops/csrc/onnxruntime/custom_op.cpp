@@ -6,6 +6,7 @@
 
 #include "../cpu/kernels.h"
 #include "../node/node.h"
+#include "half.h"
 
 namespace sparse4d {
 namespace {
@@ -78,14 +79,15 @@ void run_rows(const Kernel& kernel, const OrtKernelContext* context, const Argum
 // The CPU has no kernels for float16: its features are widened, and the sums rounded once.
 void run_half(const Kernel& kernel, const OrtKernelContext* context, Arguments arguments) {
   const Sizes& size = arguments.sizes;
-  const auto* features = static_cast<const _Float16*>(arguments.features);
-  auto* output = static_cast<_Float16*>(arguments.output);
-  const std::vector<float> wide(features, features + size.batch * size.pixels * size.channels);
+  const auto* features = static_cast<const uint16_t*>(arguments.features);
+  auto* output = static_cast<uint16_t*>(arguments.output);
+  std::vector<float> wide(size_t(size.batch * size.pixels * size.channels));
+  std::transform(features, features + wide.size(), wide.begin(), widen_half);
   std::vector<float> sums(size_t(size.batch * size.anchors * size.channels));
   arguments.features = wide.data();
   arguments.output = sums.data();
   run_rows(kernel, context, arguments);
-  for (size_t i = 0; i < sums.size(); ++i) output[i] = _Float16(sums[i]);
+  std::transform(sums.begin(), sums.end(), output, narrow_half);
 }
 
 void compute(const Kernel& kernel, OrtKernelContext* context) {
