@@ -64,15 +64,17 @@ class ExportOptions:
             raise ValueError(
                 f"overlap: expected less than the {self.cameras} cameras, got {self.overlap}; leave it out"
             )
+        if self.precision == "int8" and self.format != "onnx":
+            raise ValueError(f"precision: int8 is a form of onnx, got the format {self.format}")
+        if self.precision == "bfloat16" and self.format == "onnx":
+            raise ValueError("precision: onnxruntime has no bfloat16 convolution; take float16, or the format aoti")
+        if self.precision == "int8" and self.operator == "native":
+            raise ValueError("precision: onnxruntime's tools calibrate int8 without our operator; take portable")
         if self.operator == "native" and self.format == "onnx" and plugin_library(ONNXRUNTIME) is None:
             raise ValueError(
                 "operator: the graph is proved with onnxruntime, for which our operator is not built here; run: "
                 f"{build_command(ONNXRUNTIME)}, or take portable"
             )
-        if self.precision == "int8" and self.format != "onnx":
-            raise ValueError(f"precision: int8 is a form of onnx, got the format {self.format}")
-        if self.precision == "bfloat16" and self.format == "onnx":
-            raise ValueError("precision: onnxruntime has no bfloat16 convolution; take float16, or the format aoti")
 
 
 def export_step(
@@ -107,7 +109,6 @@ def export_step(
         write_manifest(folder, manifest)
         if complete:
             manifest = replace(manifest, accuracy=proofs(pipeline, Artefact(folder), options.cameras))
-        if complete:
             write_example(folder, options, config)
         write_manifest(folder, manifest)
     return manifest
