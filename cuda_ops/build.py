@@ -8,7 +8,6 @@ import fcntl
 import os
 import pathlib
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +29,8 @@ from .library import (
     library_folder,
     library_key,
 )
-from .toolchain import CUDA_ARCHITECTURES, BuildError, CudaCompiler, find_nvcc
+from .plugins import ONNXRUNTIME, TENSORRT, build_plugin
+from .toolchain import CUDA_ARCHITECTURES, BuildError, CudaCompiler, find_nvcc, run_compiler, writable_root
 
 __all__ = [
     "CSRC",
@@ -45,7 +45,6 @@ __all__ = [
 
 CPU_SOURCES = ("torch/bindings.cpp", "torch/cpu_ops.cpp", "cpu/generic.cpp", "cpu/avx2.cpp", "cpu/avx512.cpp")
 CUDA_SOURCES = ("torch/cuda_ops.cpp", "cuda/kernels.cu")
-SPACE = 100e6  # bytes that a build needs at most, objects of all architectures included
 
 Progress = Callable[[str], None]
 
@@ -71,7 +70,7 @@ def build(progress: Progress | None = None, retry: bool = True) -> Library:
         say(f"without CUDA kernels: {reason}")
     with contextlib.suppress(LookupError):
         return _built(cuda, retry)
-    root = _writable_root()
+    root = writable_root()
     with _sole_builder(root, say):
         with contextlib.suppress(LookupError):
             return _built(cuda, retry)
@@ -163,7 +162,7 @@ def _compile(jobs: dict[str, list[str]], say: Progress) -> list[pathlib.Path]:
     """Runs commands that end with `-o FILE`, as many at once as there are processors ($MAX_JOBS); returns the files."""
     workers = int(os.environ.get("MAX_JOBS") or len(os.sched_getaffinity(0)))
     with ThreadPoolExecutor(min(workers, len(jobs))) as pool:
-        runs = {pool.submit(_run, command): name for name, command in jobs.items()}
+        runs = {pool.submit(run_compiler, command): name for name, command in jobs.items()}
         try:
             for done, run in enumerate(as_completed(runs), 1):
                 run.result()
@@ -174,26 +173,9 @@ def _compile(jobs: dict[str, list[str]], say: Progress) -> list[pathlib.Path]:
     return [pathlib.Path(command[-1]) for command in jobs.values()]
 
 
-def _run(command: list[str], environment: dict[str, str] | None = None) -> None:
-    options = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL, "timeout": 1800, "env": environment}
-    try:
-        done = subprocess.run(command, **options)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise BuildError(f"{command[0]} does not run: {error}") from error
-    if done.returncode != 0:
-        output = done.stderr + done.stdout
-        raise BuildError(f"{command[0]} failed: {_cause(output)}\n{' '.join(command)}\n{output}")
-
-
-def _cause(output: str) -> str:
-    """The line of a compiler's output that names the error."""
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    return next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "without a message")
-
-
 def _publish(root: pathlib.Path, link: list[str], architectures: tuple[str, ...], say: Progress) -> Library:
     """Links the library aside, loads it once in a process of its own, and puts it in its place in one step."""
-    _run(link)
+    run_compiler(link)
     linked = pathlib.Path(link[-1])
     _try_out(linked, bool(architectures))
     target = library_folder(root, architectures) / f"{LIBRARY_NAME}.so"
@@ -217,26 +199,7 @@ def _try_out(library: pathlib.Path, cuda: bool) -> None:
     """A library that does not load, or holds less than its name promises, is never put in its place."""
     path = os.pathsep.join(filter(None, sys.path))  # torch as this process finds it
     keys = ["CPU", "CUDA"] if cuda else ["CPU"]
-    _run([sys.executable, "-c", TRY_OUT, str(library), *keys], {**os.environ, "PYTHONPATH": path})
-
-
-def _writable_root() -> pathlib.Path:
-    """The first folder that can be written and has space."""
-    obstacles = []
-    for root in build_roots():
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=root):
-                free = shutil.disk_usage(root).free
-        except OSError as error:
-            obstacles.append(f"{root}: {error.strerror or error}")
-            continue
-        if free >= SPACE:
-            return root
-        obstacles.append(f"{root}: {free / 1e6:.0f} MB free of the {SPACE / 1e6:.0f} MB that a build needs")
-    raise BuildError(
-        f"no folder for the build ({'; '.join(obstacles)}); make one writable, or set XDG_CACHE_HOME to another"
-    )
+    run_compiler([sys.executable, "-c", TRY_OUT, str(library), *keys], {**os.environ, "PYTHONPATH": path})
 
 
 @contextlib.contextmanager
@@ -268,7 +231,7 @@ def compile_cuda_kernels(
         raise BuildError("nvcc not found on PATH; install the CUDA toolkit 12.0 or newer")
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / "cuda_kernels.o"
-    _run(toolchain.nvcc_command(nvcc, architectures, target, quick))
+    run_compiler(toolchain.nvcc_command(nvcc, architectures, target, quick))
     return target
 
 
@@ -290,19 +253,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=pathlib.Path,
         help="only compile the CUDA kernels for every architecture into FOLDER (needs nvcc, no GPU): a check",
     )
+    for plugin, what in ((ONNXRUNTIME, "a custom operator of onnxruntime"), (TENSORRT, "a plugin of TensorRT")):
+        parser.add_argument(
+            plugin.option,
+            metavar="FOLDER",
+            type=pathlib.Path,
+            help=f"only compile {what}; FOLDER holds its header {plugin.header}",
+        )
     options = parser.parse_args(arguments)
 
     def say(text: str) -> None:
         print(text if options.verbose else text.splitlines()[0], flush=True)
 
+    wanted = [(ONNXRUNTIME, options.onnxruntime_headers), (TENSORRT, options.tensorrt_headers)]
+    wanted = [(plugin, headers) for plugin, headers in wanted if headers is not None]
     try:
+        for plugin, headers in wanted:
+            print(build_plugin(plugin, headers))
+        if wanted:
+            return 0
         if options.cuda_only is not None:
             names = (*CUDA_ARCHITECTURES, f"{CUDA_ARCHITECTURES[-1]}ptx")
             print(f"{compile_cuda_kernels(options.cuda_only, names)} (sm_{', sm_'.join(CUDA_ARCHITECTURES)}, PTX)")
             return 0
         library = build(say)
     except BuildError as error:
-        say(f"the kernels cannot be built, the slower PyTorch path is taken: {error}")
+        say(str(error) if wanted else f"the kernels cannot be built, the slower PyTorch path is taken: {error}")
         return 1
     print(f"{library.path} ({library})")
     return 0

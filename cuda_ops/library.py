@@ -17,6 +17,7 @@ _log = logging.getLogger(__name__)
 CSRC = pathlib.Path(__file__).resolve().parent / "csrc"
 LIBRARY_NAME = "sparse4d_ops"
 BUILD_COMMAND = "python -m cuda_ops.build"
+SOURCE_FOLDERS = ("cpu", "cuda", "shared", "torch")  # of csrc; the others are for other runtimes (plugins.py)
 
 _TEGRA = ("72", "87", "101", "110")  # machine code of these does not run on other GPUs, nor that of others on these
 _PTX = "ptx"
@@ -56,8 +57,8 @@ def _runs_on(architecture: str, capability: tuple[int, int]) -> bool:
 
 
 def source_files() -> list[pathlib.Path]:
-    """The C++ and CUDA sources, in a fixed order."""
-    return sorted(path for path in CSRC.rglob("*") if path.is_file())
+    """The C++ and CUDA sources of the library for torch, in a fixed order."""
+    return sorted(path for folder in SOURCE_FOLDERS for path in (CSRC / folder).rglob("*") if path.is_file())
 
 
 def library_key() -> str:

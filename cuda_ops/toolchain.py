@@ -7,15 +7,17 @@ import pathlib
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from .library import CSRC, gpu_capabilities
+from .library import CSRC, build_roots, gpu_capabilities
 
 CUDA_ARCHITECTURES = ("75", "80", "86", "87", "89", "90", "100", "120")
 """Compute capabilities compiled where no GPU is at hand; PTX of the newest runs on later ones."""
+SPACE = 100e6  # bytes that a build needs at most, objects of all architectures included
 CPU_FLAGS = ("-std=c++20", "-O3", "-fPIC", "-Wno-psabi")
 
 
@@ -70,8 +72,18 @@ def cuda_compiler() -> CudaCompiler:
         raise BuildError(
             f"{nvcc} is of {version}, torch of CUDA {torch.version.cuda}; set CUDA_HOME to a toolkit of that version"
         )
-    listed = re.findall(r"compute_(\d+)", _output(nvcc, "--list-gpu-arch"))
-    return CudaCompiler(nvcc, _toolkit(nvcc), architectures(listed))
+    return CudaCompiler(nvcc, _toolkit(nvcc), nvcc_architectures(nvcc))
+
+
+def nvcc_architectures(nvcc: str) -> tuple[str, ...]:
+    """What it is to compile for, see `architectures`."""
+    return architectures(re.findall(r"compute_(\d+)", _output(nvcc, "--list-gpu-arch")))
+
+
+def cuda_headers(nvcc: str) -> list[pathlib.Path]:
+    """Folders of the headers of its toolkit."""
+    toolkit = _toolkit(nvcc)
+    return [toolkit / "include", *sorted(toolkit.glob("targets/*/include"))]
 
 
 def _output(program: str, *arguments: str) -> str:
@@ -157,3 +169,44 @@ def link_command(
         libraries += ["c10_cuda", "torch_cuda", "cudart"]
     paths = [f"-L{folder}" for folder in folders if folder.is_dir()]
     return [cxx, "-shared", *map(str, objects), *paths, *(f"-l{name}" for name in libraries), "-o", str(target)]
+
+
+def run_compiler(command: list[str], environment: dict[str, str] | None = None) -> None:
+    """Runs a compiler, or anything else that is over within half an hour.
+
+    Raises:
+        BuildError: it failed; its output is in the message.
+    """
+    options = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL, "timeout": 1800, "env": environment}
+    try:
+        done = subprocess.run(command, **options)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BuildError(f"{command[0]} does not run: {error}") from error
+    if done.returncode != 0:
+        output = done.stderr + done.stdout
+        raise BuildError(f"{command[0]} failed: {_cause(output)}\n{' '.join(command)}\n{output}")
+
+
+def _cause(output: str) -> str:
+    """The line of a compiler's output that names the error."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    return next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "without a message")
+
+
+def writable_root() -> pathlib.Path:
+    """The first folder that can be written and has space."""
+    obstacles = []
+    for root in build_roots():
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=root):
+                free = shutil.disk_usage(root).free
+        except OSError as error:
+            obstacles.append(f"{root}: {error.strerror or error}")
+            continue
+        if free >= SPACE:
+            return root
+        obstacles.append(f"{root}: {free / 1e6:.0f} MB free of the {SPACE / 1e6:.0f} MB that a build needs")
+    raise BuildError(
+        f"no folder for the build ({'; '.join(obstacles)}); make one writable, or set XDG_CACHE_HOME to another"
+    )

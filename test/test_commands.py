@@ -36,6 +36,8 @@ COMMANDS = {
     "plot": "sparse4d_core.training.plot",
     "release": "sparse4d_core.training.release",
     "export": "sparse4d_core.export",
+    "export_frames": "sparse4d_core.export.frames",
+    "tensorrt_engine": "sparse4d_core.export.tensorrt_engine",
     "evaluate": "sparse4d_core.evaluation.evaluate",
     "evaluate_dataset": "sparse4d_core.evaluation.run",
     "criteria": "sparse4d_core.evaluation.criteria",

@@ -11,15 +11,11 @@ from collections.abc import Sequence
 
 from ..command_line import OK, refuse
 from ..config import PRESETS
-from ..data.nuscenes.dataset import NuScenesDataset
 from ..inference.pipeline import Pipeline
-from ..types import Frame
-from .exporter import ExportOptions, export_step
+from .exporter import FORMATS, ExportOptions, export_step
+from .frames import keyframes
 from .interface import ANY_NUMBER
-from .manifest import FILES
 from .proof import TOLERANCES
-
-MOST_FRAMES = 32  # to calibrate with
 
 EPILOG = """\
 The folder holds the graph, manifest.json (inputs, outputs, units, differences to PyTorch) and, for onnx, detect.py:
@@ -47,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen = ExportOptions(
             options.format, options.cameras, options.precision, options.operator, options.images, options.overlap
         )
-        calibration = calibration_frames(options.calibration, options.version) if options.calibration else ()
+        calibration = keyframes(options.calibration, options.version) if options.calibration else ()
         manifest = export_step(pipeline, chosen, options.out, calibration=calibration)
     except (ValueError, OSError) as error:
         return refuse("python -m sparse4d_core.export", error)
@@ -67,7 +63,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--model", required=True, choices=PRESETS, metavar="PRESET", help="v2, v3 or demo")
     parser.add_argument("--checkpoint", help="file with its weights (default: by name, shipped or fetched)")
-    parser.add_argument("--format", required=True, choices=FILES, help="of the graph")
+    parser.add_argument("--format", required=True, choices=FORMATS, help="of the graph")
     parser.add_argument("--out", required=True, type=pathlib.Path, help="folder to write; must be empty or missing")
     parser.add_argument("--cameras", type=_cameras, default=6, metavar="N", help="of the rig, or any (default 6)")
     parser.add_argument("--precision", choices=TOLERANCES, default="float32", help="of the image encoder")
@@ -99,16 +95,6 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.operator is None:
         options.operator = "native" if options.format == "aoti" and options.cameras != ANY_NUMBER else "portable"
     return options
-
-
-def calibration_frames(dataroot: pathlib.Path, version: str) -> list[Frame]:
-    """Keyframes of the first scene, at most MOST_FRAMES.
-
-    Raises:
-        ValueError: no data set.
-    """
-    dataset = NuScenesDataset(dataroot, version, cache=None)
-    return [dataset.frame(int(i)) for i in dataset.keyframes[:MOST_FRAMES]]
 
 
 def _cameras(text: str) -> int:

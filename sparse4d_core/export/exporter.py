@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import pathlib
 import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
-import cv2
 import torch
+
+from cuda_ops.plugins import ONNXRUNTIME, build_command, plugin_library
 
 from ..atomic_write import atomic_write
 from ..config import Sparse4DConfig
@@ -23,6 +23,7 @@ from ..types import Frame
 from . import interface
 from .drive import drive
 from .formats import trace, write_aoti, write_onnx, write_pt2
+from .frames import write_camera_frames, write_network_frames
 from .manifest import FILES, Manifest, described, model_dict, weights_digest, write_manifest
 from .proof import TOLERANCES, prove
 from .quantization import LayerError, check_calibration, quantize, sensitivity
@@ -30,6 +31,7 @@ from .step import Operator, RecurrentStep
 
 EXAMPLE = pathlib.Path(__file__).with_name("onnxruntime_example.py")
 EXAMPLE_FRAMES = 3
+FORMATS = ("onnx", "aoti", "pt2")  # that a model is exported to; tensorrt_engine.py builds of one
 SENSITIVITY_FRAMES = 3
 FEW_CAMERAS = 4  # a graph for any number is proved with these, too
 _PACKAGES = ("torch", "numpy", "onnx", "onnxscript", "onnxruntime")
@@ -39,7 +41,7 @@ _PACKAGES = ("torch", "numpy", "onnx", "onnxscript", "onnxruntime")
 class ExportOptions:
     """What is written."""
 
-    format: str  # a key of manifest.FILES
+    format: str  # one of FORMATS
     cameras: int = 6  # interface.ANY_NUMBER: as many as come
     precision: str = "float32"  # of the image encoder; "int8" needs frames to calibrate with
     operator: Operator = "portable"
@@ -48,8 +50,8 @@ class ExportOptions:
 
     def check(self) -> None:
         """Raises ValueError: a combination that does not exist."""
-        if self.format not in FILES:
-            raise ValueError(f"format: expected one of {', '.join(FILES)}, got {self.format!r}")
+        if self.format not in FORMATS:
+            raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {self.format!r}")
         if self.precision not in TOLERANCES:
             raise ValueError(f"precision: expected one of {', '.join(TOLERANCES)}, got {self.precision!r}")
         if self.cameras < 0:
@@ -62,12 +64,17 @@ class ExportOptions:
             raise ValueError(
                 f"overlap: expected less than the {self.cameras} cameras, got {self.overlap}; leave it out"
             )
-        if self.operator == "native" and self.format == "onnx":
-            raise ValueError("operator: no runtime of ONNX has our operator; take portable, or the format aoti")
         if self.precision == "int8" and self.format != "onnx":
             raise ValueError(f"precision: int8 is a form of onnx, got the format {self.format}")
         if self.precision == "bfloat16" and self.format == "onnx":
             raise ValueError("precision: onnxruntime has no bfloat16 convolution; take float16, or the format aoti")
+        if self.precision == "int8" and self.operator == "native":
+            raise ValueError("precision: onnxruntime's tools calibrate int8 without our operator; take portable")
+        if self.operator == "native" and self.format == "onnx" and plugin_library(ONNXRUNTIME) is None:
+            raise ValueError(
+                "operator: the graph is proved with onnxruntime, for which our operator is not built here; run: "
+                f"{build_command(ONNXRUNTIME)}, or take portable"
+            )
 
 
 def export_step(
@@ -102,11 +109,19 @@ def export_step(
         write_manifest(folder, manifest)
         if complete:
             manifest = replace(manifest, accuracy=proofs(pipeline, Artefact(folder), options.cameras))
-        if complete and options.format == "onnx":
-            shutil.copyfile(EXAMPLE, folder / "detect.py")
-            write_frames(folder / "frames", drive(config, options.cameras or 6, EXAMPLE_FRAMES))
+            write_example(folder, options, config)
         write_manifest(folder, manifest)
     return manifest
+
+
+def write_example(folder: pathlib.Path, options: ExportOptions, config: Sparse4DConfig) -> None:
+    """What runs the graph without this package, and frames for it: detect.py, or those of examples/cpp."""
+    frames = drive(config, options.cameras or 6, EXAMPLE_FRAMES)
+    if options.format == "onnx":
+        shutil.copyfile(EXAMPLE, folder / "detect.py")
+        write_camera_frames(folder / "frames", frames)
+    elif options.format == "aoti":
+        write_network_frames(folder / "frames", frames, config)
 
 
 def write_graph(
@@ -124,7 +139,8 @@ def write_graph(
         write_int8(pipeline, options, path, calibration, layers)
         return layers
     dtype = getattr(torch, options.precision)
-    step = RecurrentStep(pipeline.model, dtype, options.operator, options.images, options.overlap).eval()
+    operator = "node" if (options.format, options.operator) == ("onnx", "native") else options.operator
+    step = RecurrentStep(pipeline.model, dtype, operator, options.images, options.overlap).eval()
     program = trace(step, specs, options.cameras)
     if options.format == "onnx":
         write_onnx(program, path, [spec.name for spec in specs], [spec.name for spec in given])
@@ -185,13 +201,16 @@ def describe(
 
 def how_to_run(config: Sparse4DConfig, options: ExportOptions) -> list[str]:
     """Commands, from the folder."""
-    backend = {"onnx": "onnxruntime", "aoti": "aoti"}.get(options.format)
-    node = f"python -m sparse4d_ros.node --ros-args -p model:={config.name} -p backend:={backend} -p artefact:=$PWD"
+    library = f" {ONNXRUNTIME.name}.so" if options.operator == "native" else ""
     return {
-        "onnx": ["python detect.py frames", node],
-        "aoti": [node],
+        "onnx": [f"python detect.py frames{library}", node_command(config.name, "onnxruntime")],
+        "aoti": [node_command(config.name, "aoti")],
         "pt2": ["python -c 'import torch; print(torch.export.load(\"step.pt2\").graph)'"],
     }[options.format]
+
+
+def node_command(preset: str, backend: str) -> str:
+    return f"python -m sparse4d_ros.node --ros-args -p model:={preset} -p backend:={backend} -p artefact:=$PWD"
 
 
 def versions() -> dict[str, str]:
@@ -203,23 +222,3 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def write_frames(folder: pathlib.Path, frames: Sequence[Frame]) -> None:
-    """Frames as JPEGs with a calibration, in the form that the example reads."""
-    folder.mkdir()
-    entries = []
-    for number, frame in enumerate(frames):
-        names = [f"{number}_{camera}.jpg" for camera in range(len(frame.images))]
-        for name, image in zip(names, frame.images, strict=True):
-            cv2.imwrite(str(folder / name), image)
-        entries.append(
-            {
-                "seconds": frame.stamp_ns * 1e-9,
-                "images": names,
-                "intrinsics": frame.intrinsics.tolist(),
-                "T_cam_from_model": frame.T_cam_from_model.tolist(),
-                "T_global_from_model": frame.T_global_from_model.tolist(),
-            }
-        )
-    (folder / "frames.json").write_text(json.dumps(entries) + "\n", encoding="utf-8")

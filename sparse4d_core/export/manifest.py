@@ -18,7 +18,7 @@ from .interface import TensorSpec
 
 NAME = "manifest.json"
 VERSION = 1
-FILES = {"onnx": "step.onnx", "aoti": "step.aoti.pt2", "pt2": "step.pt2"}
+FILES = {"onnx": "step.onnx", "aoti": "step.aoti.pt2", "pt2": "step.pt2", "tensorrt": "step.engine"}
 """Format -> the file that holds the graph."""
 
 

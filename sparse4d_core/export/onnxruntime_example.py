@@ -1,8 +1,9 @@
-"""Runs the exported step beside this file on a folder of frames: python detect.py FRAMES
+"""Runs the exported step beside this file on a folder of frames: python detect.py FRAMES [OPERATORS]
 
 Needs numpy, onnxruntime and Pillow. FRAMES/frames.json is a list of frames in time order, each with `seconds`, `images`
 (file names, one a camera), `intrinsics` (3x3 a camera, for the images as they are), `T_cam_from_model` (4x4 a camera:
 points of the model frame at the frame's time to the camera) and `T_global_from_model` (4x4: where the vehicle is).
+OPERATORS is the library that a graph with the native operator needs: `python -m cuda_ops.build --onnxruntime-headers`.
 """
 
 import json
@@ -15,7 +16,10 @@ from PIL import Image
 
 here, frames = pathlib.Path(__file__).parent, pathlib.Path(sys.argv[1])
 manifest = json.loads((here / "manifest.json").read_text())
-session = onnxruntime.InferenceSession(str(here / "step.onnx"), providers=["CPUExecutionProvider"])
+options = onnxruntime.SessionOptions()
+if sys.argv[2:]:
+    options.register_custom_ops_library(sys.argv[2])
+session = onnxruntime.InferenceSession(str(here / "step.onnx"), options, providers=["CPUExecutionProvider"])
 width, height = manifest["config"]["image"]["input_wh"]
 mean, std, rgb = (manifest["config"]["image"][name] for name in ("mean", "std", "to_rgb"))
 crop_top = manifest["config"]["image"]["crop_top"]

@@ -91,11 +91,15 @@ class PortableAggregation(nn.Module):
 
     def attention_weights(self, query: Tensor, projection: Tensor) -> Tensor:
         """query [A, C], projection [1, N, 4, 4] -> weights [N, L, G, P, A]; per group they sum to 1."""
+        weights = self.group_weights(query, projection)
+        return weights.unflatten(2, (-1, self.levels, self.points)).permute(2, 3, 1, 4, 0)
+
+    def group_weights(self, query: Tensor, projection: Tensor) -> Tensor:
+        """The same as [A, G, N * L * P]: the softmax is over the last axis."""
         camera = self.aggregation.camera_encoder(projection[0, :, :3].flatten(-2))  # [N, C]
         of_query = F.linear(query, self.weight, self.bias).unflatten(1, (self.groups, 1, -1))  # [A, G, 1, L * P]
         of_camera = F.linear(camera, self.weight).unflatten(1, (self.groups, -1)).transpose(0, 1)  # [G, N, L * P]
-        weights = (of_query + of_camera).flatten(2).softmax(-1)
-        return weights.unflatten(2, (-1, self.levels, self.points)).permute(2, 3, 1, 4, 0)
+        return (of_query + of_camera).flatten(2).softmax(-1)
 
 
 def picture(maps: Tensor) -> Tensor:

@@ -23,6 +23,17 @@ REACH = 1.0  # m, rad, m/s: what is farther away is another box
 REACH_OF_TIES = 0.05  # the same with random weights, whose anchors are dense
 TIED = 0.01
 """Share of the boxes that random weights may lose: which of two tied rows a frame takes up is rounding."""
+LONGEST = 10.0
+"""m: of random weights longer sides are compared relative to it. The network gives logarithms of sizes, which random
+weights drive, layer after layer and frame after frame, to sides of thousands of kilometres: no float32 holds their
+millimetres. Sides of real objects are not touched, nor any of trained weights."""
+SIZES = slice(3, 6)  # columns of a box
+LAST_DIGITS = 2**-22
+"""Relative change of the intrinsics that stands for rounding: two steps of float32."""
+OWN = 4.0
+ROUGHEST = 0.02
+"""Random weights amplify rounding from layer to layer. Where PyTorch moves its own boxes when the last digits of the
+intrinsics differ, a step may differ by OWN times as much, but by ROUGHEST (m, rad, m/s) at most."""
 
 
 class ProofError(ValueError):
@@ -89,15 +100,19 @@ def prove(pipeline: Pipeline, artefact: Artefact, frames: Sequence[Frame]) -> di
         tolerance = replace(tolerance, lost=max(tolerance.lost, TIED))
     fed = not pipeline.trained or artefact.manifest.precision != "float32"
     total = run_both(pipeline, artefact, frames, fed)
+    if not total.within(tolerance) and not pipeline.trained:
+        allowed = min(OWN * own_difference(pipeline, frames).boxes, ROUGHEST)
+        tolerance = replace(tolerance, boxes=max(tolerance.boxes, allowed))
     if not total.within(tolerance):
         raise ProofError(
             f"proof: over {len(frames)} frames the exported step differs from PyTorch by {total.boxes:.2g} in boxes "
-            f"(allowed {tolerance.boxes:g}), {total.scores:.2g} in scores (allowed {tolerance.scores:g}), "
+            f"(allowed {tolerance.boxes:.2g}), {total.scores:.2g} in scores (allowed {tolerance.scores:g}), "
             f"{total.other_ids} ids and {total.lost} boxes lost of {total.compared} compared; it is not written"
         )
     return asdict(total) | {
         "frames": len(frames),
         "cameras": len(frames[0].images),
+        "boxes_allowed": tolerance.boxes,
         "memory": "of PyTorch, frame by frame" if fed else "its own",
         "runs_on": artefact.runs_on,
     }
@@ -119,6 +134,18 @@ def run_both(pipeline: Pipeline, artefact: Artefact, frames: Sequence[Frame], fe
         total += compare(reference.detections, found, pipeline.trained, known, reach)
         total += Difference(scores=_confidence_gap(reference.state, own_state))
         reference_state = reference.state
+    return total
+
+
+def own_difference(pipeline: Pipeline, frames: Sequence[Frame]) -> Difference:
+    """PyTorch against itself where the last digits of the intrinsics differ: what rounding does to these weights."""
+    state, total = None, Difference()
+    for frame in frames:
+        expected = pipeline.step(frame, state)
+        moved = pipeline.step(replace(frame, intrinsics=frame.intrinsics * (1 + LAST_DIGITS)), state)
+        known = int((state or TemporalState()).next_id or 0)
+        total += compare(expected.detections, moved.detections, pipeline.trained, known, REACH_OF_TIES)
+        state = expected.state
     return total
 
 
@@ -146,6 +173,8 @@ def _missing(wanted: Detections, present: Detections, trained: bool, known: int 
         return Difference()
     gap = np.abs(wanted.boxes[rows, None].astype(np.float64) - present.boxes[None])
     gap[..., 6] = np.abs((gap[..., 6] + np.pi) % (2 * np.pi) - np.pi)
+    if not trained:
+        gap[..., SIZES] /= np.maximum(wanted.boxes[rows, None, SIZES] / LONGEST, 1)
     apart = gap.max(-1) + 1e3 * (wanted.labels[rows, None] != present.labels[None])
     if wanted.ids is not None and known is None:
         apart += 1e-6 * (wanted.ids[rows, None] != present.ids[None])  # of boxes in one place the one of the same id

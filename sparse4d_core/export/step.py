@@ -24,9 +24,11 @@ from ..network.sparse4d import Sparse4D
 from ..network.state import TemporalState
 from ..types import ModelInput, ModelOutput
 from .interface import FIRST_FRAME, Images
+from .onnx_operator import NodeAggregation
 from .portable_aggregation import PortableAggregation, Tally, picture
 
 Operator = Literal["portable", "native"]
+Aggregation = Literal["portable", "native", "node"]
 
 
 class RecurrentStep(nn.Module):
@@ -35,7 +37,8 @@ class RecurrentStep(nn.Module):
     Args:
         model: v2, v3 or demo, in evaluation mode.
         dtype: of the image encoder; what follows it computes in float32.
-        operator: "portable" samples with GridSample, "native" calls our own operator.
+        operator: "portable" samples with GridSample, "native" calls our own operator, "node" is that as a node of ONNX,
+            for a trace alone.
         images: what the caller gives; "uint8" is normalised inside.
         overlap: portable operator: cameras that may see one point; None: all.
 
@@ -47,7 +50,7 @@ class RecurrentStep(nn.Module):
         self,
         model: Sparse4D,
         dtype: torch.dtype = torch.float32,
-        operator: Operator = "portable",
+        operator: Aggregation = "portable",
         images: Images = "normalized",
         overlap: int | None = None,
     ):
@@ -55,12 +58,15 @@ class RecurrentStep(nn.Module):
         check_exportable(model.config)
         self.config, self.scene_reset, self.images = model.config, model.scene_reset, images
         self.portable = operator == "portable"
+        self.maps_dtype = dtype if operator == "node" else None  # which takes half of the bytes in float16
         self.encoder = ImageEncoder(model, dtype, fuse=False)
         self.decoder = copy.deepcopy(model.decoder).eval().requires_grad_(False)
         self.tally = None if overlap is None else Tally()
-        if self.portable:
-            for layer in self.decoder.layers:
+        for layer in self.decoder.layers:
+            if self.portable:
                 layer.aggregation = PortableAggregation(layer.aggregation, overlap, self.tally)
+            elif operator == "node":
+                layer.aggregation = NodeAggregation(layer.aggregation)
         image = model.config.image
         self.register_buffer("image_wh", torch.tensor(image.input_wh, dtype=torch.float32))
         order = slice(None, None, -1) if image.to_rgb else slice(None)  # statistics in the order of the raw images
@@ -82,6 +88,8 @@ class RecurrentStep(nn.Module):
         maps = self.encoder(self.planes(images))
         if self.portable:
             maps = [picture(level.float()) for level in maps]
+        elif self.maps_dtype is not None:
+            maps = [level.to(self.maps_dtype) for level in maps]
         image_wh = self.image_wh.expand(1, projection.shape[1], 2)
         cameras = CameraFeatures(maps, projection, image_wh.contiguous())
         memory, fresh = self.recall(

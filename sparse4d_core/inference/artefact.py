@@ -8,6 +8,8 @@ import pathlib
 import torch
 from torch import Tensor
 
+from cuda_ops.plugins import ONNXRUNTIME, plugin_library
+
 from ..config import Sparse4DConfig
 from ..export import interface
 from ..export.manifest import ArtefactError, read_manifest
@@ -16,6 +18,7 @@ from ..network.state import CachedInstances, TemporalState
 from ..types import Detections, ModelInput
 from .artefact_checks import check_cameras, check_machine
 from .runtimes import run_by_aoti, run_by_export, run_by_onnxruntime
+from .tensorrt_runtime import run_by_tensorrt
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +29,7 @@ class Artefact:
     Attributes:
         manifest: what it is.
         views_left_out: views of key points beyond the overlap that it was exported for, so far; the first is logged.
-        runs_on: what executes it, for logs and records: "aoti", or "onnxruntime" with its provider.
+        runs_on: what executes it, for logs and records: "aoti", "tensorrt", or "onnxruntime" with its provider.
     """
 
     def __init__(self, folder: str | pathlib.Path, providers: str = "cpu"):
@@ -41,11 +44,13 @@ class Artefact:
         self.manifest = read_manifest(folder)
         check_machine(self.manifest)
         self.views_left_out = 0
-        path = folder / self.manifest.file
+        path, native = folder / self.manifest.file, self.manifest.operator == "native"
         self.runs_on = self.manifest.format
         if self.manifest.format == "onnx":
-            self._run, provider = run_by_onnxruntime(path, providers)
+            self._run, provider = run_by_onnxruntime(path, providers, plugin_library(ONNXRUNTIME) if native else None)
             self.runs_on = f"onnxruntime ({provider})"
+        elif self.manifest.format == "tensorrt":
+            self._run = run_by_tensorrt(path, native)
         else:
             self._run = run_by_aoti(path) if self.manifest.format == "aoti" else run_by_export(path)
         self.config: Sparse4DConfig = self.manifest.model_config()

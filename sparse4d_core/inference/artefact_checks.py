@@ -10,15 +10,18 @@ import torch
 
 from cuda_ops import kernels_loaded
 from cuda_ops.library import BUILD_COMMAND, library_key
+from cuda_ops.plugins import NODE, NODE_VERSION, ONNXRUNTIME, TENSORRT, build_command, plugin_library
 
 from ..checkpoint.weights import load_checkpoint
 from ..config import Sparse4DConfig
 from ..export.interface import ANY_NUMBER
 from ..export.manifest import ArtefactError, Manifest, model_dict, weights_digest
 from ..network.sparse4d import Sparse4D
+from .tensorrt_runtime import gpu_name, import_tensorrt
 
-BACKENDS = ("torch", "aoti", "onnxruntime")
-FORMATS = {"aoti": "aoti", "onnxruntime": "onnx"}  # backend -> the format that it runs
+BACKENDS = ("torch", "aoti", "onnxruntime", "tensorrt")
+FORMATS = {"aoti": "aoti", "onnxruntime": "onnx", "tensorrt": "tensorrt"}  # backend -> the format that it runs
+PLUGINS = {"onnx": ONNXRUNTIME, "tensorrt": TENSORRT}  # format -> the library with our operator, if it has it
 
 
 def check_backend(backend: str, artefact: str | pathlib.Path | None, device: str, compile: bool) -> None:
@@ -35,13 +38,19 @@ def check_backend(backend: str, artefact: str | pathlib.Path | None, device: str
         return
     if not artefact:
         raise ValueError(
-            f"artefact: backend {backend} runs an exported step; name its folder, which "
-            f"`python -m sparse4d_core.export --format {FORMATS[backend]}` writes"
+            f"artefact: backend {backend} runs an exported step; name its folder, which {_writer(backend)} writes"
         )
     if device != "cpu":
         raise ValueError(f"device: backend {backend} takes its tensors from the CPU; set device to cpu, not {device}")
     if compile:
         raise ValueError(f"compile: only backend torch compiles, {backend} runs what was compiled or exported before")
+
+
+def _writer(backend: str) -> str:
+    """The command that makes a step for it."""
+    if backend == "tensorrt":
+        return "`python -m sparse4d_core.export.tensorrt_engine`"
+    return f"`python -m sparse4d_core.export --format {FORMATS[backend]}`"
 
 
 def check_cameras(manifest: Manifest, count: int) -> None:
@@ -57,8 +66,8 @@ def check_format(manifest: Manifest, backend: str) -> None:
     """Raises ArtefactError: the backend runs another format."""
     if manifest.format != FORMATS[backend]:
         raise ArtefactError(
-            f"artefact: backend {backend} runs the format {FORMATS[backend]}, this is {manifest.format}; export it "
-            f"with --format {FORMATS[backend]}"
+            f"artefact: backend {backend} runs the format {FORMATS[backend]}, this is {manifest.format}; make one with "
+            f"{_writer(backend)}"
         )
 
 
@@ -66,11 +75,13 @@ def check_weights(manifest: Manifest, checkpoint: str | pathlib.Path) -> None:
     """Raises ArtefactError: the checkpoint holds other weights than those that were exported."""
     model = Sparse4D(manifest.model_config())
     load_checkpoint(checkpoint, model)
+    check_weights_of(manifest, model, f"checkpoint {checkpoint}; leave it out: an artefact brings its weights")
+
+
+def check_weights_of(manifest: Manifest, model: Sparse4D, whose: str) -> None:
+    """Raises ArtefactError: the model has other weights than those that were exported."""
     if weights_digest(model) != manifest.weights_sha256:
-        raise ArtefactError(
-            f"artefact: it was exported with other weights than those of checkpoint {checkpoint}; export it again, or "
-            "leave the checkpoint out: an artefact brings its weights"
-        )
+        raise ArtefactError(f"artefact: it was exported with other weights than those of {whose}, or export it again")
 
 
 def check_model(manifest: Manifest, config: Sparse4DConfig, scene_reset: str) -> None:
@@ -101,8 +112,11 @@ def bound_to(format: str, operator: str) -> dict[str, str]:
     if format == "aoti":
         capability = torch.backends.cpu.get_cpu_capability()
         needs |= {"torch": torch.__version__, "processor": f"{platform.machine()} {capability}"}
+    if format == "tensorrt":
+        needs |= {"tensorrt": import_tensorrt().__version__, "gpu": gpu_name()}
     if operator == "native":
-        needs["operator_library"] = library_key()
+        plugin = PLUGINS.get(format)
+        needs["operator_library"] = f"{plugin.name} ({NODE} {NODE_VERSION})" if plugin else library_key()
     return needs
 
 
@@ -112,9 +126,11 @@ def check_machine(manifest: Manifest) -> None:
     Raises:
         ArtefactError: it does not; the message has what it was made for and what is here.
     """
-    if manifest.operator == "native" and not kernels_loaded(manifest.device):
+    plugin = PLUGINS.get(manifest.format)
+    if manifest.operator == "native" and not (plugin_library(plugin) if plugin else kernels_loaded(manifest.device)):
+        command = build_command(plugin) if plugin else BUILD_COMMAND
         raise ArtefactError(
-            f"artefact: it calls our operator, which is not compiled here; run: {BUILD_COMMAND}, or export it with "
+            f"artefact: it calls our operator, which is not compiled here; run: {command}, or export it with "
             "--operator portable"
         )
     for what, here in bound_to(manifest.format, manifest.operator).items():

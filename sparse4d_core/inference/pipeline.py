@@ -170,7 +170,7 @@ class Pipeline:
 
     @property
     def backend(self) -> str:
-        """What runs the step, for logs and records: torch, aoti, or onnxruntime with its provider."""
+        """What runs the step, for logs and records: torch, aoti, tensorrt, or onnxruntime with its provider."""
         return "torch" if self.artefact is None else self.artefact.runs_on
 
     def check_cameras(self, count: int) -> None:

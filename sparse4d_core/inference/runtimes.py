@@ -42,8 +42,11 @@ def chosen_providers(names: str, available: Sequence[str]) -> list[str]:
     return chosen
 
 
-def run_by_onnxruntime(path: pathlib.Path, providers: str) -> tuple[Run, str]:
+def run_by_onnxruntime(path: pathlib.Path, providers: str, operators: pathlib.Path | None = None) -> tuple[Run, str]:
     """The step, and the name of the provider that took it.
+
+    Args:
+        operators: library of custom operators that the graph has; None: it has none.
 
     Raises:
         ValueError: onnxruntime is not installed, see also `chosen_providers`.
@@ -58,6 +61,8 @@ def run_by_onnxruntime(path: pathlib.Path, providers: str) -> tuple[Run, str]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors: that small constants stay on the CPU is none
+    if operators is not None:
+        options.register_custom_ops_library(str(operators))
     session = onnxruntime.InferenceSession(str(path), options, providers=wanted)
     taken = next(name for name, full in PROVIDERS.items() if full == session.get_providers()[0])
     names = [entry.name for entry in session.get_inputs()]

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from cuda_ops import build, library, toolchain
+from cuda_ops import build, library, plugins, toolchain
 
 CXX = """#!/bin/sh
 for target; do :; done
@@ -47,7 +47,7 @@ class Machine:
             self.bin.mkdir(exist_ok=True)
             (self.bin / program).symlink_to(shutil.which(program))
         monkeypatch.setenv("PATH", str(self.bin))
-        for module in (build, library):
+        for module in (build, library, plugins, toolchain):
             monkeypatch.setattr(module, "build_roots", lambda: self.roots)
         monkeypatch.setattr(build, "_try_out", lambda *_: None)
         monkeypatch.setattr(toolchain.torch.version, "cuda", None)

@@ -125,7 +125,7 @@ def test_other_weights(onnx_folder, pipeline, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"backend": "tensorflow"}, "backend: expected one of torch, aoti, onnxruntime, got 'tensorflow'"),
+        ({"backend": "tensorflow"}, "backend: expected one of torch, aoti, onnxruntime, tensorrt, got 'tensorflow'"),
         ({"backend": "torch"}, "artefact: .* is given, but backend is torch"),
         ({"backend": "aoti"}, "backend aoti runs the format aoti, this is onnx"),
         ({"device": "cuda"}, "device: backend onnxruntime takes its tensors from the CPU"),
@@ -151,15 +151,16 @@ def test_providers_are_asked_in_the_order_given():
         chosen_providers("tensorrt,cpu", available)
 
 
-def test_a_missing_or_other_operator_library(changed, monkeypatch):
-    folder = changed(operator="native")
+def test_a_missing_or_other_operator_library(onnx_folder, monkeypatch):
+    """Of compiled code; for ONNX see test_onnx_operator.py."""
+    manifest = replace(read_manifest(onnx_folder), format="pt2", operator="native")
     with pytest.raises(ValueError, match="built with operator library None, here it is torch.*; export it on this"):
-        load(folder)
+        check_machine(manifest)
     monkeypatch.setattr("sparse4d_core.inference.artefact_checks.kernels_loaded", lambda device: False)
     with pytest.raises(
         ValueError, match="calls our operator, which is not compiled here; run: python -m cuda_ops.build"
     ):
-        load(folder)
+        check_machine(manifest)
 
 
 def test_compiled_code_of_another_processor(onnx_folder):

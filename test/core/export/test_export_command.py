@@ -20,7 +20,7 @@ from sparse4d_core.export.drive import drive
 from sparse4d_core.export.exporter import ExportOptions, export_step
 from sparse4d_core.export.formats import trace
 from sparse4d_core.export.manifest import read_manifest
-from sparse4d_core.export.proof import TOLERANCES, Difference, ProofError, compare, run_both
+from sparse4d_core.export.proof import ROUGHEST, TOLERANCES, Difference, ProofError, compare, prove, run_both
 from sparse4d_core.export.step import RecurrentStep
 from sparse4d_core.export.tensorrt_limits import tensorrt_objections
 from sparse4d_core.types import Frame
@@ -129,6 +129,50 @@ def test_lost_boxes_and_other_ids_are_seen(pipeline):
     assert not Difference().within(TOLERANCES["float32"]), "nothing compared proves nothing"
 
 
+def test_sides_that_random_weights_drive_beyond_float32_are_compared_relative_to_their_length():
+    """As v3_r50's without weights: sides of kilometres, whose rounding would be taken for another box."""
+    pipeline = small_pipeline()
+    pipeline.model.decoder.layers[-1].refine.layers[-1].scale.data[3:6] += 30  # of the logarithms' change
+    frames = drive(SMALL, count=2)
+    longest = pipeline.step(frames[0]).detections.boxes[:, 3:6].max()
+    assert longest > 1e4
+    difference = run_both(pipeline, InPyTorch(pipeline), frames, fed=True)
+    assert difference.within(TOLERANCES["float32"]), difference
+
+
+def test_where_random_weights_amplify_rounding_a_step_may_differ_as_pytorch_does_from_itself():
+    """And by no more: a small fault is still refused, and so is what trained weights would not explain."""
+    pipeline, frames = small_pipeline(), drive(SMALL, count=3)
+    amplified = 2e4  # so far away that a step of float32 is millimetres
+    pipeline.model.decoder.layers[-1].refine.layers[-1].scale.data[:3] = amplified
+    row = prove(pipeline, runnable(InPyTorch(pipeline)), frames)
+    assert TOLERANCES["float32"].boxes < row["boxes"] <= row["boxes_allowed"] <= ROUGHEST
+    faulty = small_pipeline()
+    faulty.model.load_state_dict(pipeline.model.state_dict())
+    faulty.model.decoder.layers[-1].refine.layers[-2].bias.data[0] += 1.5 * ROUGHEST / amplified
+    with pytest.raises(ProofError, match="it is not written"):
+        prove(pipeline, runnable(InPyTorch(faulty)), frames)
+    pipeline.trained = True
+    with pytest.raises(ProofError, match=r"allowed 0.001"):
+        prove(pipeline, runnable(InPyTorch(pipeline)), frames)
+
+
+def runnable(artefact: InPyTorch) -> InPyTorch:
+    artefact.runs_on = "PyTorch"
+    return artefact
+
+
+def test_sides_of_real_objects_and_of_trained_weights_are_compared_in_metres(pipeline):
+    found = pipeline.step(drive(SMALL, count=1)[0]).detections
+    for length, trained, same in ((9.0, False, False), (9e4, False, True), (9e4, True, False)):
+        boxes = found.boxes.copy()
+        boxes[:, 3] = length
+        longer = boxes.copy()
+        longer[:, 3] += 0.008
+        ours, theirs = (replace(found, boxes=b, scores=found.scores + 1) for b in (boxes, longer))
+        assert compare(ours, theirs, trained, None).within(TOLERANCES["float32"]) == same, (length, trained)
+
+
 def test_the_command(onnx_folder, small_preset, tmp_path, capsys, monkeypatch):
     save_checkpoint(tmp_path / "small.pt", small_pipeline().model)
     monkeypatch.setattr(exporter, "write_graph", lambda *arguments: arguments[4].write_bytes(b"graph") and [])
@@ -145,7 +189,7 @@ def test_the_command(onnx_folder, small_preset, tmp_path, capsys, monkeypatch):
     ("arguments", "message"),
     [
         (["--format", "aoti", "--operator", "native", "--cameras", "any"], "any number needs portable"),
-        (["--format", "onnx", "--operator", "native"], "no runtime of ONNX has our operator"),
+        (["--format", "onnx", "--operator", "native", "--precision", "int8"], "without our operator; take portable"),
         (["--format", "onnx", "--precision", "bfloat16"], "onnxruntime has no bfloat16 convolution"),
         (["--format", "onnx", "--overlap", "6"], "overlap: expected less than the 6 cameras, got 6"),
         (["--format", "aoti", "--overlap", "2"], "overlap: expected a number from 1 on, with the portable operator"),

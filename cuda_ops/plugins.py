@@ -1,0 +1,114 @@
+"""Our kernels for runtimes other than torch: a custom operator of onnxruntime, a plugin of TensorRT.
+
+Both implement the node `sparse4d::FusedDeformableAggregation` (csrc/node/node.h). They are compiled where the headers
+of the runtime are at hand, which no wheel carries: `python -m cuda_ops.build --onnxruntime-headers FOLDER`. Neither
+needs torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pathlib
+import platform
+import tempfile
+from dataclasses import dataclass
+
+from . import toolchain
+from .library import CSRC, build_roots
+from .toolchain import BuildError, run_compiler, writable_root
+
+DOMAIN, NODE, NODE_VERSION = "sparse4d", "FusedDeformableAggregation", "1"  # as in csrc/node/node.h
+FLAGS = ("-fvisibility=hidden", "-Wall")
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A library for one runtime."""
+
+    name: str
+    option: str  # of the build command, which takes the folder of the runtime's headers
+    header: str  # that must lie there
+    folders: tuple[str, ...]  # of csrc, that it is made of
+    sources: tuple[str, ...]
+    cuda: bool = False
+
+
+ONNXRUNTIME = Plugin(
+    "sparse4d_onnxruntime",
+    "--onnxruntime-headers",
+    "onnxruntime_c_api.h",
+    ("cpu", "node", "onnxruntime", "shared"),
+    ("onnxruntime/custom_op.cpp", "cpu/generic.cpp", "cpu/avx2.cpp", "cpu/avx512.cpp"),
+)
+TENSORRT = Plugin(
+    "sparse4d_tensorrt",
+    "--tensorrt-headers",
+    "NvInferRuntime.h",
+    ("cuda", "node", "shared", "tensorrt"),
+    ("tensorrt/plugin.cpp",),
+    cuda=True,
+)
+
+
+def plugin_library(plugin: Plugin) -> pathlib.Path | None:
+    """The library of these sources for this processor, or None: it is not built."""
+    paths = (root / _folder(plugin) / f"{plugin.name}.so" for root in build_roots())
+    return next((path for path in paths if path.is_file()), None)
+
+
+def build_command(plugin: Plugin) -> str:
+    return f"python -m cuda_ops.build {plugin.option} FOLDER"
+
+
+def build_plugin(plugin: Plugin, headers: pathlib.Path) -> pathlib.Path:
+    """Compiles it if that is still to be done: the library.
+
+    Args:
+        headers: folder of the runtime's C or C++ headers.
+
+    Raises:
+        BuildError: the folder does not hold them, there is no compiler, or it failed.
+    """
+    if not (headers / plugin.header).is_file():
+        raise BuildError(f"{plugin.option}: {headers} holds no {plugin.header}; name the folder in which it lies")
+    present = plugin_library(plugin)
+    if present is not None:
+        return present
+    target = writable_root() / _folder(plugin) / f"{plugin.name}.so"
+    target.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as name:
+        made = (_compile_cuda if plugin.cuda else _compile)(plugin, headers, pathlib.Path(name))
+        os.replace(made, target)  # at once and whole, whoever else builds it
+    return target
+
+
+def _folder(plugin: Plugin) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(path for folder in plugin.folders for path in (CSRC / folder).rglob("*") if path.is_file()):
+        digest.update(path.relative_to(CSRC).as_posix().encode() + path.read_bytes())
+    return f"{plugin.name}-{platform.machine()}-{digest.hexdigest()[:12]}"
+
+
+def _compile(plugin: Plugin, headers: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
+    made, sources = folder / "linked.so", [str(CSRC / source) for source in plugin.sources]
+    flags = [*toolchain.CPU_FLAGS, *FLAGS, "-shared", "-isystem", str(headers)]
+    run_compiler([toolchain.find_cxx(), *flags, *sources, "-o", str(made)])
+    return made
+
+
+def _compile_cuda(plugin: Plugin, headers: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
+    """CUDA's run time goes into the library: it has to be found nowhere."""
+    nvcc = toolchain.find_nvcc()
+    if nvcc is None:
+        raise BuildError("nvcc not found on PATH; install the CUDA toolkit 12.0 or newer")
+    objects = [folder / "kernels.o"]
+    run_compiler(toolchain.nvcc_command(nvcc, toolchain.nvcc_architectures(nvcc), objects[0]))
+    includes = [word for path in (headers, *toolchain.cuda_headers(nvcc)) for word in ("-isystem", str(path))]
+    for source in plugin.sources:
+        objects.append(folder / f"{pathlib.Path(source).stem}.o")
+        flags = [*toolchain.CPU_FLAGS, *FLAGS, *includes]
+        run_compiler([toolchain.find_cxx(), *flags, "-c", str(CSRC / source), "-o", str(objects[-1])])
+    made = folder / "linked.so"
+    run_compiler([nvcc, "-shared", "-cudart", "static", *map(str, objects), "-o", str(made)])
+    return made
