@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import replace
 
 import pytest
+from dying_streams import DyingStreams
 
 from sparse4d_core.config import preset
 from sparse4d_core.data.nuscenes.dataset import NuScenesDataset
@@ -160,13 +160,8 @@ def test_damaged_folders_are_refused(alone, tmp_path):
         run.read_state(first)
 
 
-class DyingTask(stream_workers.StreamTask):
-    def start(self, device):
-        os._exit(3)
-
-
 def test_a_dead_process_is_named(three_scenes, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(command, "StreamTask", DyingTask)
+    monkeypatch.setattr(command, "StreamTask", DyingStreams)
     assert command.main(words(three_scenes, tmp_path / "run", "--processes", "2")) == 1
     assert "go on with --resume" in (text := capsys.readouterr().err) and "fewer --processes" in text
 

@@ -6,38 +6,19 @@ import os
 import socket
 import sys
 import threading
-from dataclasses import dataclass
 
 import pytest
+from small_jobs import Squares
 
 from sparse4d_core.evaluation.tasks import cluster_host, cluster_option, ray_address
 from sparse4d_core.evaluation.tasks.cluster_host import CannotStart, Setup, program, run_on_host, sources_digest
 from sparse4d_core.evaluation.tasks.local_workers import ThisMachine
 from sparse4d_core.evaluation.tasks.task_run import Failure
 
-
-@dataclass(frozen=True)
-class Squares:
-    """A job of numbers: 7 cannot be squared, and 13 is fatal."""
-
-    started: str = ""  # where each start leaves a file
-
-    def start(self, device):
-        if self.started:
-            open(os.path.join(self.started, f"{device}-{os.getpid()}"), "x").close()
-        return self
-
-    def run(self, number):
-        if number == 7:
-            raise ValueError("seven is no number")
-        if number == 8:
-            raise TypeError("a fault of the program")
-        if number == 13:
-            os._exit(3)
-        return number * number
+SQUARES = Squares()
 
 
-def results_at(place, numbers, job=Squares()):
+def results_at(place, numbers, job=SQUARES):
     with place.workers(job, "nothing is kept: go on with --resume") as workers:
         for number in numbers:
             workers.submit(number)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import shutil
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
@@ -14,6 +12,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip("rclpy")
+from dying_bags import DyingBags
+
 from sparse4d_core.types import Detections, Tracks
 from sparse4d_ros import evaluate_bags as command
 from sparse4d_ros.bags.bag_task import BagTask
@@ -121,16 +121,8 @@ def test_an_unknown_name_in_criteria(bags, fleet, tmp_path, capsys):
     assert "set was not measured" in capsys.readouterr().err
 
 
-class DyingTask(BagTask):
-    """Its workers die where they are processes of their own."""
-
-    def start(self, device):
-        if multiprocessing.parent_process() is not None:
-            os._exit(3)
-
-
 def test_a_dead_process_is_named(bags, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(command, "BagTask", DyingTask)
+    monkeypatch.setattr(command, "BagTask", DyingBags)
     assert command.main(words(bags, tmp_path / "out", "--processes", "2")) == 1
     assert "go on with --resume" in capsys.readouterr().err
 

@@ -1,0 +1,172 @@
+"""How long the official tracking evaluation takes, serial as the devkit has it and with its classes in processes.
+
+    python -m sparse4d_core.benchmark.tracking_scoring --scenes 150 --duration 20 --processes 2
+
+Scoring looks at tables and results alone, so scenes are rendered with images of a few pixels; a scene of 20 s has 40
+samples, as those of nuScenes. The results are the truth as a tracker of middling quality would find it: moved, partly
+missed, with ids that are lost now and then and boxes that are not there. Both ways score the same boxes, and their
+numbers must be equal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..atomic_write import write_json
+from ..command_line import OK, refuse
+from ..data.nuscenes.dataset import NuScenesDataset
+from ..data.synthetic.cameras import NUSCENES_RIG
+from ..data.synthetic.dataset_renderer import render_dataset
+from ..evaluation.devkit_scores import SPLIT, evaluation_view, quiet
+from ..evaluation.results import ResultsWriter
+from ..types import Detections, Tracks
+from .machine import describe, summary
+
+VERSION = "v1.0-mini"
+SEED = 100_007
+IMAGE_WH = 64, 36  # nobody looks at them
+MOVED = 0.5  # m, standard deviation of a box's place
+MISSED, WRONG, LOST = 0.25, 0.5, 0.03  # boxes not found, boxes that are not there per object, ids that end per sample
+
+
+def imperfect_results(data: NuScenesDataset) -> ResultsWriter:
+    """Tracks of every sample, made from the truth; the same at every call."""
+    random, writer = np.random.default_rng(0), ResultsWriter()
+    rows = data.keyframes.tolist()
+    most = max(int(data.annotations(row).instance_ids.max(initial=0)) for row in rows)
+    generation = np.zeros(most + 1, int)  # of each object's id
+    for row in rows:
+        frame, truth = data.frame(row, images=False), data.annotations(row)
+        found = truth.select((truth.labels >= 0) & (random.random(len(truth)) > MISSED))
+        generation[found.instance_ids] += random.random(len(found)) < LOST
+        ids = 1000 * found.instance_ids + generation[found.instance_ids]
+        wrong = found.select(random.random(len(found)) < WRONG)
+        boxes = np.concatenate([found.boxes, wrong.boxes])
+        boxes[:, :2] += random.normal(0, MOVED, (len(boxes), 2))
+        boxes[len(found) :, :2] += random.uniform(-15, 15, (len(wrong), 2))
+        scores = np.concatenate([random.beta(4, 2, len(found)), random.beta(2, 4, len(wrong))])
+        labels = np.concatenate([found.labels, wrong.labels])
+        ids = np.concatenate([ids, 1000 * wrong.instance_ids + 999])
+        boxes = np.column_stack([boxes, np.zeros(len(boxes))])  # without a vertical velocity
+        tracks = Tracks(boxes, scores, labels, ids=ids)
+        writer.add(frame.token, Detections(boxes, scores, labels), tracks, frame.T_global_from_model)
+    return writer
+
+
+def measure(dataroot: pathlib.Path, version: str, processes: Sequence[int]) -> dict[str, Any]:
+    """Seconds of loading and of both ways, with what was scored.
+
+    Raises:
+        ValueError: the numbers differ.
+    """
+    from ..evaluation import tracking_classes  # needs the devkit
+
+    data = NuScenesDataset(dataroot, version, cache=None)
+    scenes = data.index.scene_names.tolist()
+    writer = imperfect_results(data)
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = pathlib.Path(folder)
+        view = evaluation_view(dataroot.resolve(), version, scenes, scratch)
+        writer.write_tracking(scratch / "tracking.json")
+        began = time.perf_counter()
+        with quiet():
+            evaluation = tracking_classes.make_evaluation(
+                str(scratch / "tracking.json"), SPLIT, str(scratch / "out"), version, str(view)
+            )
+        loading = time.perf_counter() - began
+        with quiet():
+            serial, expected = _timed(lambda: evaluation.main(render_curves=False))
+        rows = [{"way": "the devkit's own, serial", "processes": 1, "seconds": serial}]
+        for count in processes:
+            seconds, found = _timed(lambda count=count: tracking_classes.summary(evaluation, count, progress=True))
+            if _plain(found) != _plain(expected):
+                raise ValueError(f"processes: the scores of {count} are not those of the devkit")
+            rows.append({"way": "classes in processes", "processes": count, "seconds": seconds})
+    counts = {
+        "scenes": len(scenes),
+        "samples": len(data.keyframes),
+        "true_boxes": _boxes(evaluation.tracks_gt),
+        "predicted_boxes": _boxes(evaluation.tracks_pred),
+        "amota": float(expected["amota"]),
+    }
+    return {"facts": describe() | {"load_average": os.getloadavg()[0]}, **counts, "loading_s": loading, "rows": rows}
+
+
+def _timed(call) -> tuple[float, dict[str, Any]]:
+    began = time.perf_counter()
+    value = call()
+    return time.perf_counter() - began, value
+
+
+def _plain(scores: dict[str, Any]) -> str:
+    """Without the time it took, and with NaN that equals itself."""
+    return json.dumps({name: value for name, value in scores.items() if name != "eval_time"}, sort_keys=True)
+
+
+def _boxes(tracks: dict[str, dict[int, list]]) -> int:
+    return sum(len(boxes) for frames in tracks.values() for boxes in frames.values())
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as Markdown."""
+    serial = result["rows"][0]["seconds"]
+    lines = ["| tracking evaluation | processes | seconds | times as fast |", "|---|---|---|---|"]
+    for row in result["rows"]:
+        times = serial / row["seconds"]
+        lines.append(f"| {row['way']} | {row['processes']} | {row['seconds']:.0f} | {times:.2f} |")
+    counts = (
+        f"{result['scenes']} scenes, {result['samples']} samples, {result['true_boxes']} true and "
+        f"{result['predicted_boxes']} predicted boxes; AMOTA {result['amota']:.4f}, equal to the last digit"
+    )
+    return "\n".join([counts, f"loading tables and results: {result['loading_s']:.0f} s, not counted", "", *lines])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m sparse4d_core.benchmark.tracking_scoring",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--dataroot", type=pathlib.Path, help="data set with annotations (default: one rendered now)")
+    add("--version", default=VERSION, help="folder of its tables (default %(default)s)")
+    add("--scenes", type=int, default=8, help="to render (default %(default)s)")
+    add("--duration", type=float, default=20.0, help="seconds of a scene (default %(default)s)")
+    add("--processes", type=int, nargs="+", default=[os.cpu_count() or 1], help="numbers to try (default: the cores)")
+    add("--out", type=pathlib.Path, help="write the result as JSON")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            root = options.dataroot
+            if root is None:
+                root, rig = pathlib.Path(folder) / "world", NUSCENES_RIG.resized(*IMAGE_WH)
+                render_dataset(
+                    root, options.scenes, SEED, version=options.version, duration=options.duration, rate=2, rig=rig,
+                    workers=max(options.processes), progress=True,
+                )  # fmt: skip
+            result = measure(root, options.version, options.processes)
+        print(f"{summary()}; load average {result['facts']['load_average']:.1f}", table(result), sep="\n\n")
+        if options.out:
+            write_json(options.out, result, indent=1)
+    except (ValueError, OSError) as error:
+        return refuse(parser.prog, error)
+    return OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())
