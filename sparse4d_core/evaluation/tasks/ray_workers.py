@@ -7,6 +7,7 @@ results anew that were lost with a host. Only this file imports Ray; it is loade
 from __future__ import annotations
 
 import os
+import pickle
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,7 +64,9 @@ class RayWorkers(Workers):
         device = "cuda:0" if cluster.device == "cuda" else cluster.device  # Ray shows a task its own GPU alone
         self._name = uuid.uuid4().hex
         setup = Setup(self._name, job, device, os.getcwd(), program(device))
-        self._setup = [ray.put(setup)]  # in a list, where it is fetched by the first task of a process and no other
+        # As other processes get it: Ray's own way would give arrays that cannot be written to. In a list, where it is
+        # fetched by the first task of a process and no other.
+        self._setup = [ray.put(pickle.dumps(setup))]
         gpus = 1 if cluster.device == "cuda" else 0
         self._run = ray.remote(num_cpus=cluster.cpus, num_gpus=gpus, max_retries=RETRIES)(_run)
 
@@ -97,4 +100,4 @@ def _sentence(error: BaseException) -> str:
 
 
 def _run(name: str, setup: Sequence[ray.ObjectRef], task: Any) -> Any:
-    return run_on_host(name, lambda: ray.get(setup[0]), task)
+    return run_on_host(name, lambda: pickle.loads(ray.get(setup[0])), task)
