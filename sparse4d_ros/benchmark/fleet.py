@@ -1,11 +1,12 @@
-"""A fleet of bags in local processes and on a Ray cluster: throughput, and the same results when a host is killed.
+"""Bags, or scenes, in local processes and on a Ray cluster: throughput, and the same results when a host is killed.
 
-    python -m sparse4d_ros.benchmark.fleet --bags 12 --hosts 1 2 4 --out out/fleet.json
+    python -m sparse4d_ros.benchmark.fleet --tasks bags --count 12 --hosts 1 2 4 --out out/fleet.json
 
 Renders scenes, writes each into a bag, and runs `evaluate_bags` on them as a user would: in one process, in several,
 and on clusters whose hosts are processes of this machine with a core each. Then once more on two hosts, one of which is
-killed (kill -9) while it works. The files of every run must be those of the first, byte by byte. Seconds are those of
-the whole command, its start and the loading of models with it.
+killed (kill -9) while it works. With scenes it is `sparse4d_core.evaluation.run`, without scores. What each run gave
+must be what the first one gave, byte by byte. Seconds are those of the whole command, its start and the loading of
+models with it.
 """
 
 from __future__ import annotations
@@ -53,26 +54,58 @@ class Run:
         return self.sets / self.seconds
 
 
-def make_bags(folder: Path, count: int, duration: float, width: int) -> list[Path]:
-    """Bags of one rendered scene each, key frames at 2 Hz, without annotations."""
-    world = folder / "world"
-    size = width, width * 9 // 16
-    rig = NUSCENES_RIG.resized(*size)
-    render_dataset(world, count, SEED, duration=duration, rate=2, rig=rig, workers=os.cpu_count() or 1, progress=True)
+@dataclass(frozen=True)
+class Work:
+    """A command on the same tasks again and again."""
+
+    words: Sequence[str]  # of the command, after `python -m`
+    done: str  # pattern of the files that appear with each task
+    content: Callable[[Path], dict[str, tuple[int, Any]]]  # by task: sets, and what they gave
+    count: int  # tasks
+
+
+def bags_of(world: Path, folder: Path, model: str) -> Work:
+    """Writes a bag of each scene, without annotations."""
     bags = []
     for scene in (record["name"] for record in load_scenes(world, VERSION).scenes):
-        bags.append(folder / "bags" / scene)
+        bags.append(folder / scene)
         write_scenes(load_scenes(world, VERSION, [scene]), str(bags[-1]), annotations=False, progress=False)
-    return bags
+    words = ["sparse4d_ros.evaluate_bags", *map(str, bags), "--model", model, "--torch-threads", "1"]
+    return Work(words, f"*/{MEASURED}", bag_content, len(bags))
+
+
+def bag_content(out: Path) -> dict[str, tuple[int, Any]]:
+    """All but what a clock measured."""
+    found: dict[str, tuple[int, Any]] = {}
+    for measured in sorted(out.glob(f"*/{MEASURED}")):
+        values = json.loads(measured.read_text())
+        del values["step_ms"]
+        found[measured.parent.name] = values["sets"], (values, (measured.parent / "boxes.jsonl").read_bytes())
+    return found
+
+
+def scenes_of(world: Path, model: str) -> Work:
+    """Takes the annotations away, without which nothing is scored."""
+    for table in ("sample_annotation", "instance"):
+        write_json(world / VERSION / f"{table}.json", [])
+    words = ["sparse4d_core.evaluation.run", "--dataroot", str(world), "--model", model, "--workers", "0"]
+    return Work(words, "scenes/*.json", scene_content, len(load_scenes(world, VERSION).scenes))
+
+
+def scene_content(out: Path) -> dict[str, tuple[int, Any]]:
+    files = [out / name for name in ("results.json", "tracking.json")]
+    whole = tuple(file.read_bytes() for file in files)
+    scenes = {path.stem: path.read_bytes() for path in sorted(out.glob("scenes/*.json"))}
+    return {name: (len(json.loads(text)["detection"]), (text, whole)) for name, text in scenes.items()}
 
 
 def timed_command(words: Sequence[str], out: Path, meanwhile: Callable[[], Any]) -> float:
-    """Seconds of `evaluate_bags`; `meanwhile` is called again and again while it runs.
+    """Seconds of a command; `meanwhile` is called again and again while it runs.
 
     Raises:
         OSError: it failed.
     """
-    command = [sys.executable, "-m", "sparse4d_ros.evaluate_bags", *words, "--out", str(out)]
+    command = [sys.executable, "-m", *words, "--out", str(out)]
     began = time.perf_counter()
     with (out.parent / f"{out.name}.log").open("w+") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
@@ -84,25 +117,15 @@ def timed_command(words: Sequence[str], out: Path, meanwhile: Callable[[], Any])
             process.kill()
         if process.returncode:
             log.seek(0)
-            raise OSError(f"evaluate_bags ended with status {process.returncode}: {log.read()[-2000:]}")
+            raise OSError(f"{words[0]} ended with status {process.returncode}: {log.read()[-2000:]}")
     return time.perf_counter() - began
 
 
-def content(out: Path) -> dict[str, Any]:
-    """What bags gave, but for what a clock measured."""
-    found: dict[str, Any] = {}
-    for measured in sorted(out.glob(f"*/{MEASURED}")):
-        values = json.loads(measured.read_text())
-        del values["step_ms"]
-        found[measured.parent.name] = values, (measured.parent / "boxes.jsonl").read_bytes()
-    return found
-
-
 class Benchmark:
-    """Runs of the same bags, each compared with the first."""
+    """Runs of the same work, each compared with the first."""
 
-    def __init__(self, bags: Sequence[Path], model: str, folder: Path):
-        self._bags, self._model, self._folder = bags, model, folder
+    def __init__(self, work: Work, folder: Path):
+        self.work, self._folder = work, folder
         self._first: dict[str, Any] | None = None
         self.runs: list[Run] = []
 
@@ -113,12 +136,11 @@ class Benchmark:
             meanwhile: given the folder of the results.
         """
         out = self._folder / f"results-{len(self.runs)}"
-        words = [*map(str, self._bags), "--model", self._model, "--torch-threads", "1", *more]
-        seconds = timed_command(words, out, lambda: meanwhile(out))
-        found = content(out)
+        seconds = timed_command([*self.work.words, *more], out, lambda: meanwhile(out))
+        found = self.work.content(out)
         self._first = self._first or found
-        sets = sum(values["sets"] for values, _ in found.values())
-        self.runs.append(Run(where, workers, seconds, sets, found == self._first and len(found) == len(self._bags)))
+        same = found == self._first and len(found) == self.work.count
+        self.runs.append(Run(where, workers, seconds, sum(sets for sets, _ in found.values()), same))
         tqdm.write(row(self.runs[-1], self.runs[0]))
 
 
@@ -136,13 +158,13 @@ def measure(benchmark: Benchmark, hosts: Sequence[int]) -> None:
         killed: list[float] = []
 
         def kill_one(out: Path) -> None:
-            if not killed and any(out.glob(f"*/{MEASURED}")):
+            if not killed and any(out.glob(benchmark.work.done)):
                 cluster.kill(0)
                 killed.append(time.perf_counter())
 
         benchmark.run("Ray, one of two hosts killed", 2, ["--ray", cluster.address], kill_one)
         if not killed:
-            raise OSError("no host was killed: the run was over before; take more --bags")
+            raise OSError("no host was killed: the run was over before; take a larger --count")
 
 
 HEADER = "| where | workers | seconds | sets/s | times one process | same bytes |\n|---|---|---|---|---|---|"
@@ -153,6 +175,15 @@ def row(run: Run, first: Run) -> str:
     return f"| {run.where} | {run.workers} | {run.seconds:.1f} | {run.sets_per_s:.2f} | {times:.2f} | {same} |"
 
 
+def render(world: Path, options: argparse.Namespace) -> None:
+    """Key frames at 2 Hz."""
+    rig = NUSCENES_RIG.resized(options.width, options.width * 9 // 16)
+    workers = os.cpu_count() or 1
+    render_dataset(
+        world, options.count, SEED, duration=options.duration, rate=2, rig=rig, workers=workers, progress=True
+    )
+
+
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m sparse4d_ros.benchmark.fleet",
@@ -161,14 +192,15 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--model", default="demo", help="preset (default %(default)s)")
-    add("--bags", type=int, default=12, help="how many (default %(default)s)")
-    add("--duration", type=float, default=8.0, help="seconds of a bag, with two sets each (default %(default)s)")
+    add("--tasks", default="bags", choices=("bags", "scenes"), help="default: %(default)s")
+    add("--count", type=int, default=12, help="how many (default %(default)s)")
+    add("--duration", type=float, default=8.0, help="seconds of each, with two sets a second (default %(default)s)")
     add("--width", type=int, default=704, help="of the images, pixels (default %(default)s)")
     add("--hosts", type=int, nargs="+", default=[1, 2, 4], help="numbers to try (default 1 2 4)")
     add("--out", type=Path, metavar="FILE.json", help="write the figures")
     options = parser.parse_args(arguments)
-    if min(*options.hosts, options.bags) < 1:
-        parser.error("--hosts, --bags: expected 1 or more")
+    if min(*options.hosts, options.count) < 1:
+        parser.error("--hosts, --count: expected 1 or more")
     return options
 
 
@@ -176,11 +208,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     try:
         with tempfile.TemporaryDirectory(prefix="fleet-") as scratch:
-            bags = make_bags(Path(scratch), options.bags, options.duration, options.width)
-            benchmark = Benchmark(bags, options.model, Path(scratch))
-            print(f"{summary()}; load average {os.getloadavg()[0]:.1f}; {len(bags)} bags\n\n{HEADER}")
+            folder = Path(scratch)
+            render(folder / "world", options)
+            world, model = folder / "world", options.model
+            work = scenes_of(world, model) if options.tasks == "scenes" else bags_of(world, folder / "bags", model)
+            benchmark = Benchmark(work, folder)
+            print(f"{summary()}; load average {os.getloadavg()[0]:.1f}; {work.count} {options.tasks}\n\n{HEADER}")
             measure(benchmark, options.hosts)
-        facts = describe() | {"load_average": os.getloadavg()[0], "bags": options.bags, "model": options.model}
+        facts = describe() | {"load_average": os.getloadavg()[0], "tasks": options.tasks, "model": options.model}
         if options.out:
             rows = [asdict(run) | {"sets_per_s": run.sets_per_s} for run in benchmark.runs]
             write_json(options.out, {"facts": facts, "rows": rows}, indent=1)

@@ -46,7 +46,18 @@ class Waiting:
         return 2 * number
 
 
-def die_if_child() -> None:
-    """Ends a process that another one started for its work."""
+def die_if_child(device):
+    """Takes the place of a job's `start`: ends a process that another one started for its work."""
     if multiprocessing.parent_process() is not None:
         os._exit(3)
+
+
+def dying(job_class):
+    """Makes jobs of this class whose workers die."""
+
+    def make(*arguments):
+        job = job_class(*arguments)
+        object.__setattr__(job, "start", die_if_child)
+        return job
+
+    return make

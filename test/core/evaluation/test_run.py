@@ -7,7 +7,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from dying_streams import DyingStreams
+from small_jobs import dying
 
 from sparse4d_core.config import preset
 from sparse4d_core.data.nuscenes.dataset import NuScenesDataset
@@ -161,7 +161,7 @@ def test_damaged_folders_are_refused(alone, tmp_path):
 
 
 def test_a_dead_process_is_named(three_scenes, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(command, "StreamTask", DyingStreams)
+    monkeypatch.setattr(command, "StreamTask", dying(stream_workers.StreamTask))
     assert command.main(words(three_scenes, tmp_path / "run", "--processes", "2")) == 1
     assert "go on with --resume" in (text := capsys.readouterr().err) and "fewer --processes" in text
 

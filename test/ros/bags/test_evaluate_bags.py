@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("rclpy")
-from dying_bags import DyingBags
+from small_jobs import dying
 
 from sparse4d_core.types import Detections, Tracks
 from sparse4d_ros import evaluate_bags as command
@@ -122,7 +122,7 @@ def test_an_unknown_name_in_criteria(bags, fleet, tmp_path, capsys):
 
 
 def test_a_dead_process_is_named(bags, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(command, "BagTask", DyingBags)
+    monkeypatch.setattr(command, "BagTask", dying(BagTask))
     assert command.main(words(bags, tmp_path / "out", "--processes", "2")) == 1
     assert "go on with --resume" in capsys.readouterr().err
 

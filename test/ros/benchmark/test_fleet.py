@@ -33,7 +33,7 @@ def commands(monkeypatch):
 def test_runs_are_compared_with_the_first(commands, tmp_path):
     same = {"a": b"1", "b": b"2"}
     commands += [same, same, {"a": b"1", "b": b"3"}, {"a": b"1"}]
-    benchmark = fleet.Benchmark([tmp_path / "a", tmp_path / "b"], "demo", tmp_path)
+    benchmark = fleet.Benchmark(fleet.Work(["command"], "*/measured.json", fleet.bag_content, 2), tmp_path)
     seen = []
     for number in range(4):
         benchmark.run("somewhere", number, [], lambda out: seen.append(sorted(path.name for path in out.iterdir())))
@@ -43,10 +43,19 @@ def test_runs_are_compared_with_the_first(commands, tmp_path):
     assert fleet.row(benchmark.runs[2], benchmark.runs[0]) == "| somewhere | 2 | 2.0 | 16.00 | 1.00 | NO |"
 
 
+def test_what_scenes_gave(tmp_path):
+    (tmp_path / "scenes").mkdir()
+    for name in ("results.json", "tracking.json"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "scenes" / "scene.json").write_text('{"detection": {"a": [], "b": []}}')
+    sets, content = fleet.scene_content(tmp_path)["scene"]
+    assert sets == 2 and content[1] == (b"results.json", b"tracking.json")
+
+
 def test_a_command_that_fails_is_told(tmp_path, monkeypatch):
     program = tmp_path / "program"
     program.write_text("#!/bin/sh\necho unknown bag >&2\nexit 2\n")
     program.chmod(0o755)
     monkeypatch.setattr(fleet.sys, "executable", str(program))
-    with pytest.raises(OSError, match="ended with status 2: unknown bag"):
-        fleet.timed_command([], tmp_path / "out", lambda: None)
+    with pytest.raises(OSError, match="module ended with status 2: unknown bag"):
+        fleet.timed_command(["module"], tmp_path / "out", lambda: None)
