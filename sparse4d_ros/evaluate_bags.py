@@ -19,6 +19,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def run(options: argparse.Namespace) -> int:
         ValueError, OSError: what concerns all of them: parameters, criteria, the model, the folder.
     """
     criteria = read_criteria(options.criteria) if options.criteria else []
-    task = BagTask(parameters_of(options), options.out, options.annotations)
+    task = BagTask(_parameters(options), options.out, options.annotations)
     found: dict[Path, dict[str, Any] | str] = {}
     for bag in options.bags:
         before = task.done(bag)
@@ -120,11 +121,19 @@ def run(options: argparse.Namespace) -> int:
     return FAILED if failed else OK
 
 
+def _parameters(options: argparse.Namespace) -> NodeParameters:
+    """Of the replay. Threads are part of the results, and a task of a cluster has a core unless more are asked for."""
+    parameters = parameters_of(options)
+    if options.ray and not parameters.torch_threads:
+        return replace(parameters, torch_threads=1)
+    return parameters
+
+
 def _place(options: argparse.Namespace, parameters: NodeParameters, count: int) -> Place:
     """Where so many bags are run."""
     devices = [parameters.device]
     if options.ray:
-        return connect(options.ray, devices, options.processes, max(parameters.torch_threads, 1))
+        return connect(options.ray, devices, options.processes, parameters.torch_threads)
     return ThisMachine(devices, min(options.processes or 1, max(count, 1)))
 
 

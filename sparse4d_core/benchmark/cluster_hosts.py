@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -38,6 +39,7 @@ class Hosts:
 @contextmanager
 def cluster_of(hosts: int) -> Iterator[Hosts]:
     """A head that runs no task, and so many hosts with a core each, whatever the machine has."""
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of settings of its own
     environment = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "RAY_USAGE_STATS_ENABLED": "0"}
     with mock.patch.dict(os.environ, environment):
         head = {"num_cpus": 0, "include_dashboard": False, "_system_config": SOON_DEAD}

@@ -6,6 +6,7 @@ results anew that were lost with a host. Only this file imports Ray; it is loade
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import uuid
@@ -19,6 +20,8 @@ from ray.exceptions import RayError, RayTaskError
 from .cluster_host import CannotStart, Setup, program, run_on_host
 from .ray_address import LOCAL
 from .task_run import Failure, Job, Workers
+
+log = logging.getLogger(__name__)
 
 RETRIES = 5  # of a task whose process or host died; its own errors are not tried again
 BELONG = "this host must belong to the cluster: `ray start --head`, or `ray start --address HOST:PORT`"
@@ -51,6 +54,8 @@ class RayCluster:
             ray.init(address=address, logging_level="ERROR", **more)
         except (Exception, SystemExit) as error:  # Ray ends the process where it finds no cluster
             raise ValueError(f"ray: cannot work with {address}: {_sentence(error)}; {BELONG}") from error
+        if device == "cuda" and not ray.cluster_resources().get("GPU"):
+            log.warning("ray: the cluster at %s has no GPU; tasks wait until one joins", address)
         return cls(device, cpus, limit)
 
     def workers(self, job: Job, kept: str) -> Workers:

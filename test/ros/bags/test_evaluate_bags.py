@@ -149,6 +149,16 @@ def test_a_bag_that_breaks_the_program_stops_nobody(bags, fleet, tmp_path, monke
     assert measured(tmp_path / "out" / "without")["boxes_per_set"] == measured(fleet / "without")["boxes_per_set"]
 
 
+def test_threads_of_a_task_of_a_cluster():
+    """As many in every process, whatever its host has: their number may change the last digit."""
+    here, there, asked = (
+        command._parameters(command.parse_arguments(["bag", "--out", "out", *more]))
+        for more in ([], ["--ray", "auto"], ["--ray", "auto", "--torch-threads", "3"])
+    )
+    assert (here.torch_threads, there.torch_threads, asked.torch_threads) == (0, 1, 3)
+    assert replace(there, torch_threads=0) == here
+
+
 def test_a_cluster_that_is_not_there(bags, tmp_path, capsys):
     assert command.main(words(bags, tmp_path / "out", "--ray", "no address")) == 2
     assert "ray: expected auto, local or HOST:PORT, got 'no address'" in capsys.readouterr().err
