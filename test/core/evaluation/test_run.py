@@ -134,6 +134,7 @@ def test_bad_options_are_named(three_scenes, tmp_path, capsys):
     assert "unknown 'winter'" in refused(capsys, words(three_scenes, out, "--split", "winter"))
     assert "expected 0 (one a scene) to 3" in refused(capsys, words(three_scenes, out, "--streams", "4"))
     assert "v3_r50" in refused(capsys, ["--model", "v3_r50", *words(three_scenes, out)[2:]])
+    assert "ray: expected auto, local or HOST:PORT" in refused(capsys, words(three_scenes, out, "--ray", "nowhere"))
     assert not out.exists()
     with pytest.raises(SystemExit):
         command.main(words(three_scenes, out, "--processes", "0"))
