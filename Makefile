@@ -73,8 +73,8 @@ $(VENV)/.ros: $(VENV)/.wheels $(shell find underlay -type f -not -path '*/__pyca
 	@touch $@
 endif
 
-$(VENV)/.dev: $(VENV)/.view requirements/dev.txt requirements/export.txt
-	$(PIP) --requirement requirements/dev.txt --requirement requirements/export.txt
+$(VENV)/.dev: $(VENV)/.view requirements/dev.txt requirements/export.txt requirements/ray.txt
+	$(PIP) --requirement requirements/dev.txt --requirement requirements/export.txt --requirement requirements/ray.txt
 	@touch $@
 
 setup: $(VENV)/.ros

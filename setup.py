@@ -80,6 +80,8 @@ PROGRAMS = [
     "benchmark_presets = sparse4d_core.benchmark.preset_cost:main",
     "benchmark_gpu = sparse4d_core.benchmark.gpu:main",
     "benchmark_loader = sparse4d_core.benchmark.loader_throughput:main",
+    "benchmark_scoring = sparse4d_core.benchmark.tracking_scoring:main",
+    "benchmark_fleet = sparse4d_ros.benchmark.fleet:main",
     "benchmark_transport = sparse4d_ros.benchmark.transport:main",
     "benchmark_intake = sparse4d_ros.benchmark.intake:main",
     "faults = sparse4d_ros.campaign.node_faults:main",
@@ -116,6 +118,7 @@ setup(
         "train": pins("train"),
         "export": pins("export"),
         "view": pins("view"),  # the live view's page
+        "ray": pins("ray"),  # data sets and bags on a Ray cluster
         "ros": pins("ros"),  # ROS 2 Kilted without an installation of it
     },
     zip_safe=False,

@@ -42,6 +42,12 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         os.replace(unfinished, path)
 
 
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """The bytes as they are, through `atomic_write`."""
+    with atomic_write(path) as unfinished:
+        unfinished.write_bytes(content)
+
+
 def write_text(path: str | Path, text: str) -> None:
     """The text as UTF-8, through `atomic_write`."""
     with atomic_write(path) as unfinished:

@@ -17,11 +17,9 @@ from __future__ import annotations
 
 import argparse
 import logging
-import multiprocessing
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,28 +29,30 @@ from sparse4d_core.atomic_write import write_json
 from sparse4d_core.command_line import FAILED, OK, refuse
 from sparse4d_core.evaluation.criteria import Criterion, cases, flat, judge, read_criteria, report
 from sparse4d_core.evaluation.junit import TestCase, write_junit
-from sparse4d_core.inference.process_settings import keep_freed_memory, limit_threads
+from sparse4d_core.evaluation.tasks.cluster_option import RAY_NEEDS, RAY_OPTION, connect
+from sparse4d_core.evaluation.tasks.local_workers import ThisMachine
+from sparse4d_core.evaluation.tasks.task_run import Failure, Place
 
-from .assembly import load_pipeline
 from .bags.bag_task import BagTask
 from .bags.nuscenes_messages import ANNOTATION_TOPIC
 from .parameters import NodeParameters
-from .perception.rig import load_rig
 from .replay import OVERRIDES, SWITCHES, parameters_of
-
-Result = tuple[Path, "dict[str, Any] | str"]  # a bag, and what was measured or why it could not be used
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m sparse4d_ros.evaluate_bags", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog="python -m sparse4d_ros.evaluate_bags",
+        description=__doc__,
+        epilog=RAY_NEEDS.format(tasks="Bags", read="bags, weights, the rig file"),
+        formatter_class=argparse.RawTextHelpFormatter,
     )
     add = parser.add_argument
     add("bags", nargs="+", type=Path, metavar="BAG", help="bag folders, each of another name")
     add("--out", type=Path, required=True, help="folder of the results")
     add("--resume", action="store_true", help="leave out the bags that --out has results of")
-    add("--processes", type=int, default=1, metavar="N", help="bags at once, each with a model (default: %(default)s)")
+    add("--processes", type=int, metavar="N", help="bags at once, each with a model (default: 1)")
+    add("--ray", metavar="ADDRESS", help=RAY_OPTION)
     add("--criteria", type=Path, metavar="FILE.yaml", help="bounds that each bag must keep")
     add("--junit", type=Path, metavar="FILE.xml", help="write the outcomes of --criteria as a JUnit file")
     add("--annotations", default=ANNOTATION_TOPIC, help="topic of the truth (default: %(default)s)")
@@ -69,65 +69,29 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     names = [bag.name for bag in options.bags]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         parser.error(f"bags: {', '.join(twice)}: two bags of one name; their results would lie in one folder")
-    if options.processes < 1:
+    if options.processes is not None and options.processes < 1:
         parser.error(f"--processes: expected 1 or more, got {options.processes}")
     if options.junit and not options.criteria:
         parser.error("--junit: needs --criteria, whose outcomes it contains")
     return options
 
 
-class BagRunner:
-    """Runs bags in this process, with one model for all."""
-
-    def __init__(self, task: BagTask):
-        keep_freed_memory()
-        limit_threads(task.parameters.torch_threads)
-        self._task = task
-        self._pipeline = load_pipeline(task.parameters, load_rig(task.parameters.rig))
-
-    def run(self, bag: Path) -> dict[str, Any] | str:
-        """What was measured, or in a sentence why the bag cannot be used."""
-        try:
-            return self._task.run(bag, self._pipeline)
-        except (ValueError, LookupError, FileNotFoundError) as error:  # of the bag; a full disk ends the run
-            return f"{type(error).__name__}: {error}"
-
-
-_runner: BagRunner | None = None  # of a child process
-
-
-def _start(task: BagTask) -> None:
-    global _runner
-    _runner = BagRunner(task)
-
-
-def _run(bag: Path) -> dict[str, Any] | str:
-    return _runner.run(bag)
-
-
-def results(task: BagTask, bags: Sequence[Path], processes: int) -> Iterator[Result]:
-    """Each bag when it is done.
+def results(task: BagTask, bags: Sequence[Path], place: Place) -> Iterator[tuple[Path, dict[str, Any] | str]]:
+    """Each bag when it is done, and what was measured or why it could not be used.
 
     Raises:
-        ChildProcessError: a process died; bags that were done are kept.
+        ChildProcessError: workers died or cannot start; bags that were done are kept.
     """
-    if processes == 1:
-        runner = BagRunner(task) if bags else None
-        yield from ((bag, runner.run(bag)) for bag in bags)
+    if not bags:
         return
-    load_pipeline(task.parameters, load_rig(task.parameters.rig))  # what is wrong comes to light here, in a sentence
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, _start, (task,)) as pool:
-        futures: dict[Future, Path] = {pool.submit(_run, bag): bag for bag in bags}
-        try:
-            yield from ((futures[future], future.result()) for future in as_completed(futures))
-        except BrokenProcessPool as error:
-            raise ChildProcessError(
-                f"processes: one of {processes} died (out of memory, or killed); bags that were done are kept in "
-                f"{task.out}: go on with --resume, perhaps with fewer --processes"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+    if isinstance(place, ThisMachine) and place.processes > 1:
+        task.start(place.devices[0])  # what is wrong comes to light here, in a sentence
+    kept = f"bags that were done are kept in {task.out}: go on with --resume"
+    with place.workers(task, kept) as workers:
+        for bag in bags:
+            workers.submit(bag)
+        for bag, result in workers.finished():
+            yield bag, result.reason if isinstance(result, Failure) else task.keep(bag, result)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -137,7 +101,7 @@ def run(options: argparse.Namespace) -> int:
         ValueError, OSError: what concerns all of them: parameters, criteria, the model, the folder.
     """
     criteria = read_criteria(options.criteria) if options.criteria else []
-    task = BagTask(parameters_of(options), options.out, options.annotations)
+    task = BagTask(_parameters(options), options.out, options.annotations)
     found: dict[Path, dict[str, Any] | str] = {}
     for bag in options.bags:
         before = task.done(bag)
@@ -146,14 +110,31 @@ def run(options: argparse.Namespace) -> int:
         if before is not None:
             found[bag] = before
     waiting = [bag for bag in options.bags if bag not in found]
+    place = _place(options, task.parameters, len(waiting))
     with tqdm(total=len(options.bags), initial=len(found), desc="bags", unit="bag", disable=None) as bar:
-        for bag, result in results(task, waiting, min(options.processes, max(len(waiting), 1))):
+        for bag, result in results(task, waiting, place):
             found[bag] = result
             bar.update()
     ordered = {bag: found[bag] for bag in options.bags}
     write_json(options.out / "fleet.json", {str(bag): result for bag, result in ordered.items()}, indent=2)
     failed = _conclude(ordered, criteria, options)
     return FAILED if failed else OK
+
+
+def _parameters(options: argparse.Namespace) -> NodeParameters:
+    """Of the replay. Threads are part of the results, and a task of a cluster has a core unless more are asked for."""
+    parameters = parameters_of(options)
+    if options.ray and not parameters.torch_threads:
+        return replace(parameters, torch_threads=1)
+    return parameters
+
+
+def _place(options: argparse.Namespace, parameters: NodeParameters, count: int) -> Place:
+    """Where so many bags are run."""
+    devices = [parameters.device]
+    if options.ray:
+        return connect(options.ray, devices, options.processes, parameters.torch_threads)
+    return ThisMachine(devices, min(options.processes or 1, max(count, 1)))
 
 
 def _conclude(found: dict[Path, Any], criteria: Sequence[Criterion], options: argparse.Namespace) -> int:

@@ -84,6 +84,24 @@ def test_only_the_page_in_the_browser_needs_viser():
     assert offenders(others, lambda name: imports_module(name, "viser")) == {}
 
 
+def test_only_two_files_need_ray():
+    """And only where a cluster is asked for: the others run without it."""
+    needing = offenders([path for top in TOPS for path in files(top)], lambda name: imports_module(name, "ray"))
+    assert {pathlib.Path(path).name for path in needing} == {"ray_workers.py", "cluster_hosts.py"}
+    asked_for = {  # by whom these two are imported, inside functions
+        "sparse4d_core/evaluation/tasks/cluster_option.py",
+        "sparse4d_ros/benchmark/fleet.py",
+    }
+    modules = ("ray_workers", "cluster_hosts")
+    importing = offenders(
+        [path for top in TOPS for path in files(top)], lambda name: name.rpartition(".")[2] in modules
+    )
+    assert importing.keys() == asked_for
+    for path in asked_for:
+        at_the_top = [node for node in ast.parse((ROOT / path).read_text()).body if isinstance(node, ast.ImportFrom)]
+        assert not [node for node in at_the_top if (node.module or "").rpartition(".")[2] in modules]
+
+
 def test_the_scene_of_the_live_view_knows_neither_ros_nor_the_browser():
     pure = [ROOT / "sparse4d_ros" / "live_view" / f"{name}.py" for name in ("scene", "drawing", "strip", "stroke_font")]
     forbidden = re.compile(rf"{MESSAGES.pattern}|rclpy(\.|$)|viser(\.|$)|sparse4d_ros\.(messages|online|node)(\.|$)")

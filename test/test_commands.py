@@ -50,6 +50,8 @@ COMMANDS = {
     "benchmark_presets": "sparse4d_core.benchmark.preset_cost",
     "benchmark_gpu": "sparse4d_core.benchmark.gpu",
     "benchmark_loader": "sparse4d_core.benchmark.loader_throughput",
+    "benchmark_scoring": "sparse4d_core.benchmark.tracking_scoring",
+    "benchmark_fleet": "sparse4d_ros.benchmark.fleet",
     "benchmark_transport": "sparse4d_ros.benchmark.transport",
     "benchmark_intake": "sparse4d_ros.benchmark.intake",
     "benchmark_preprocessing": "sparse4d_ros.benchmark.preprocessing",

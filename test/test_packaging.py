@@ -19,12 +19,13 @@ import summary
 from test_commands import entry_points
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-SETS = ("runtime", "eval", "train", "export", "view", "ros", "ros-jazzy", "dev")
+SETS = ("runtime", "eval", "train", "export", "view", "ray", "ros", "ros-jazzy", "dev")
+EXTRAS = ("runtime", "eval", "train", "export", "view", "ray", "ros")
 CONSTRAINTS = ("constraints", "constraints-kilted", "constraints-jazzy")
-# Packages of eval.txt, train.txt and export.txt, and what those alone pull in, by the names that Python imports.
+# Packages of eval.txt, train.txt, export.txt, ray.txt, and what those alone pull in, by the names that Python imports.
 NOT_AT_RUN_TIME = (
     "cachetools", "descartes", "fire", "matplotlib", "motmetrics", "nuscenes", "onnx", "onnxruntime", "onnxscript",
-    "pandas", "pycocotools", "pyquaternion", "shapely", "sklearn", "tensorboard",
+    "pandas", "pycocotools", "pyquaternion", "ray", "shapely", "sklearn", "tensorboard",
 )  # fmt: skip
 PACKAGED = {  # package of runtime.txt -> rosdep key of the distribution's package
     "numpy": "python3-numpy",
@@ -176,9 +177,7 @@ def test_node_and_tools_run_without_what_evaluation_and_training_need():
 
 def test_extras_are_the_requirement_files():
     found = extras()
-    assert {name: found[name] for name in ("runtime", "eval", "train", "export", "view", "ros")} == {
-        name: requirements(name) for name in ("runtime", "eval", "train", "export", "view", "ros")
-    }
+    assert {name: found[name] for name in EXTRAS} == {name: requirements(name) for name in EXTRAS}
     assert found["test"]  # colcon tests packages that have it
 
 

@@ -33,6 +33,7 @@ from .published_figures import differences, table
 from .run_folder import RunFolder
 from .scene_streams import Stream, divide
 from .stream_workers import StreamTask, run_streams
+from .tasks.cluster_option import RAY_NEEDS, RAY_OPTION, connect
 
 EPILOG = """\
 What the numbers mean
@@ -48,10 +49,14 @@ examples
         --version v1.0-trainval --split val --devices cuda:0 cuda:1 --out out/v3_r50
   rendered scenes on two cores:
     python -m sparse4d_core.evaluation.run --model demo --dataroot out/world --processes 2 --out out/demo_scores
+  on all hosts of a Ray cluster that this host belongs to:
+    python -m sparse4d_core.evaluation.run --model v3_r50 --dataroot /data/nuscenes --version v1.0-trainval \\
+        --split val --devices cuda --ray auto --out out/v3_r50
 
 The folder --out then contains results.json and tracking.json (nuScenes submissions), metrics.json (the scores),
 comparison.json (beside published figures) and the devkit's own summaries.
-"""
+
+""" + RAY_NEEDS.format(tasks="Scenes", read="the data set, weights, an exported step")
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -72,6 +77,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--resume", action="store_true", help="go on with the run that --out contains")
     add("--devices", nargs="+", default=["cpu"], metavar="DEVICE", help="such as cuda:0 cuda:1 (default: cpu)")
     add("--processes", type=int, metavar="N", help="copies of the model (default: one a device)")
+    add("--ray", metavar="ADDRESS", help=RAY_OPTION)
     add("--workers", type=int, default=2, metavar="N", help="threads a process that decode ahead (default %(default)s)")
     add("--threads", type=int, default=1, metavar="N", help="of one operation on the CPU (default %(default)s)")
     add("--streams", type=int, default=0, metavar="N", help="rows of scenes (default: one a scene)")
@@ -90,8 +96,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
             parser.error(f"--{name}: expected {least} or more, got {getattr(options, name)}")
     if options.against and not options.report:
         parser.error("--against is for the report: add --report FILE.html")
-    options.processes = len(options.devices) if options.processes is None else options.processes
-    if options.processes < 1:
+    if options.processes is None and not options.ray:
+        options.processes = len(options.devices)
+    if options.processes is not None and options.processes < 1:
         parser.error(f"--processes: expected 1 or more, got {options.processes}")
     return options
 
@@ -115,13 +122,14 @@ def run(options: argparse.Namespace) -> Scores | None:
     scenes = in_order_of_time(data)
     streams = divide(scenes, options.streams)
     plan = MaskedScenes.read(options.ego_masks, data.camera_names, config) if options.ego_masks else None
+    cluster = connect(options.ray, options.devices, options.processes, options.threads) if options.ray else None
     folder = RunFolder.begin(options.out, _settings(options, checkpoint, scenes, streams), options.resume)
     task = StreamTask(
         folder, data, options.model, None if checkpoint is None else str(checkpoint), options.precision,
         options.scene_reset, options.allow_untrained, options.threads, options.workers, plan, options.backend,
         None if options.artefact is None else str(options.artefact), options.providers,
     )  # fmt: skip
-    run_streams(task, streams, options.devices, options.processes)
+    run_streams(task, streams, options.devices, options.processes, cluster)
     results, tracking = folder.assemble(scenes, _notes(folder), config.tracking)
     if reason := unscored(config, data):
         print(f"{options.out}: submissions of {len(scenes)} scenes; they cannot be scored: {reason}")

@@ -10,6 +10,7 @@ An interrupted run leaves whole scenes; going on needs no more than the list of 
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from typing import Any
 
 import torch
 
-from ..atomic_write import atomic_write, write_json
+from ..atomic_write import atomic_write, write_bytes, write_json
 from ..network.aggregation import CameraFeatures
 from ..network.state import CachedInstances, PastFrame, TemporalState
 from .results import MODALITY, ResultsWriter
@@ -83,30 +84,30 @@ class RunFolder:
         """Whether the scene is done."""
         return self._scene(scene).is_file()
 
-    def write_scene(self, scene: str, writer: ResultsWriter) -> None:
-        """What a scene gave; appears when it is complete.
+    def write_scene(self, scene: str, content: bytes) -> None:
+        """What a scene gave, of `scene_content`; appears when it is complete.
 
         Raises:
             OSError: such as a full disk; nothing of the scene is left then.
         """
-        content = {"scene": scene, "detection": writer.detection, "tracking": writer.tracking}
-        write_json(self._scene(scene), content)
+        write_bytes(self._scene(scene), content)
 
-    def write_state(self, scene: str, state: TemporalState | None) -> None:
-        """The memory at the end of a scene; to be written before the scene, so that a done scene has one."""
-        with atomic_write(self._state(scene)) as unfinished:
-            torch.save(None if state is None else state.to("cpu"), unfinished)
+    def write_state(self, scene: str, content: bytes) -> None:
+        """The memory at the end of a scene, of `state_content`; to be written before the scene, so that a done scene
+        has one."""
+        write_bytes(self._state(scene), content)
 
-    def read_state(self, scene: str) -> TemporalState | None:
-        """The memory at the end of a scene that is done.
+    def read_state(self, scene: str) -> bytes:
+        """The memory at the end of a scene that is done, for `state_of`.
 
         Raises:
             RunFolderError: the file is missing or damaged.
         """
         path = self._state(scene)
         try:
-            with torch.serialization.safe_globals(_STATE):
-                return torch.load(path, map_location="cpu", weights_only=True)
+            content = path.read_bytes()
+            state_of(content)
+            return content
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise RunFolderError(
                 f"resume: {path} cannot be read ({error}); delete the scenes of this stream and resume again"
@@ -156,6 +157,29 @@ class RunFolder:
 
     def _state(self, scene: str) -> Path:
         return self.path / "scenes" / f"{scene}.state.pt"
+
+
+def scene_content(scene: str, writer: ResultsWriter) -> bytes:
+    """The boxes of a scene as its file contains them."""
+    content = {"scene": scene, "detection": writer.detection, "tracking": writer.tracking}
+    return f"{json.dumps(content)}\n".encode()
+
+
+def state_content(state: TemporalState | None) -> bytes:
+    """A memory as its file contains it."""
+    file = io.BytesIO()
+    torch.save(None if state is None else state.to("cpu"), file)
+    return file.getvalue()
+
+
+def state_of(content: bytes) -> TemporalState | None:
+    """The memory that such a file contains, on the CPU.
+
+    Raises:
+        RuntimeError, EOFError, pickle.UnpicklingError: it is damaged, or contains something else.
+    """
+    with torch.serialization.safe_globals(_STATE):
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

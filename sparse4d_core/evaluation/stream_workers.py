@@ -1,20 +1,14 @@
-"""Streams through a model, in this process or in several, on one device or on several.
+"""Streams through a model: in this process, in several, or on a cluster; on one device or on several.
 
-    with StreamWorkers(task, devices, processes) as workers: workers.run(streams)
-
-Each process has its own copy of the model and takes the next stream when it is done with one; what a scene gave is in
-its file before the next one begins. Nothing of a result depends on which process had it.
+A task is a scene with the memory that it begins with; a stream's next scene becomes a task when the one before is done.
+What a scene gave comes back to this process, which writes its file. Nothing of a result depends on which worker had it.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
-import cv2
 import torch
 from tqdm import tqdm
 
@@ -23,13 +17,15 @@ from ..inference.pipeline import Pipeline, Precision, refusing_device
 from ..network.sparse4d import SceneReset
 from .keyframe_scores import ScenePlan, run_scene
 from .results import ResultsWriter
-from .run_folder import RunFolder
+from .run_folder import RunFolder, scene_content, state_content, state_of
 from .scene_streams import Stream
+from .tasks.local_workers import ThisMachine
+from .tasks.task_run import Failure, Place, UnfinishedError, Workers
 
 
 @dataclass(frozen=True)
 class StreamTask:
-    """All that a process needs; it travels there by pickle."""
+    """All that a worker needs; it travels there by pickle."""
 
     folder: RunFolder
     data: NuScenesDataset
@@ -44,6 +40,10 @@ class StreamTask:
     backend: str = "torch"
     artefact: str | None = None  # folder of an exported step, for the backends that run one
     providers: str = "cpu"
+
+    def start(self, device: str) -> SceneRunner:
+        """A worker; see `pipeline` for what it raises."""
+        return SceneRunner(self, device)
 
     def pipeline(self, device: str) -> Pipeline:
         """See `Pipeline.from_preset` for what it raises; a device that is not there is a ValueError here."""
@@ -62,94 +62,102 @@ class StreamTask:
             )
 
 
-class StreamRunner:
-    """Runs streams in this process, one after the other."""
+@dataclass(frozen=True)
+class SceneTask:
+    scene: str
+    memory: bytes | None  # of the scene before, as `state_content` has it; None: it begins without
+    others_follow: bool  # its own memory is wanted
+
+
+@dataclass(frozen=True)
+class SceneResult:
+    boxes: bytes  # of `scene_content`
+    memory: bytes | None  # of `state_content`, where others follow
+
+
+class SceneRunner:
+    """Runs scenes with one model, one after the other."""
 
     def __init__(self, task: StreamTask, device: str):
         self._task, self._pipeline = task, task.pipeline(device)
         self._device = device
 
-    def run(self, stream: Stream) -> int:
-        """All scenes of the stream that are not done yet; returns how many those were."""
-        folder, state, state_of, count = self._task.folder, None, None, 0
-        for before, scene in zip((None, *stream.scenes), stream.scenes, strict=False):
-            if folder.has(scene):
-                continue
-            if state_of != before:  # goes on where an earlier run ended
-                state = _on_device(folder.read_state(before), self._device)
-            state = self._run_scene(scene, state, scene != stream.scenes[-1])
-            if before is not None:
-                folder.drop_state(before)
-            state_of, count = scene, count + 1
-        return count
-
-    def _run_scene(self, scene: str, state, others_follow: bool):
-        writer = ResultsWriter()
-        task = self._task
-        state = run_scene(self._pipeline, task.data, scene, writer, state, task.loader_workers, task.plan)
-        if others_follow:
-            task.folder.write_state(scene, state)
-        task.folder.write_scene(scene, writer)
-        return state
+    def run(self, task: SceneTask) -> SceneResult:
+        job, writer = self._task, ResultsWriter()
+        state = None if task.memory is None else state_of(task.memory)
+        state = None if state is None else state.to(self._device)
+        state = run_scene(self._pipeline, job.data, task.scene, writer, state, job.loader_workers, job.plan)
+        return SceneResult(scene_content(task.scene, writer), state_content(state) if task.others_follow else None)
 
 
-def _on_device(state, device: str):
-    return None if state is None else state.to(device)
-
-
-def run_streams(task: StreamTask, streams: Sequence[Stream], devices: Sequence[str], processes: int) -> None:
-    """Runs all streams that are not done, with progress.
+def run_streams(
+    task: StreamTask,
+    streams: Sequence[Stream],
+    devices: Sequence[str] = ("cpu",),
+    processes: int = 1,
+    place: Place | None = None,
+) -> None:
+    """Runs all streams that are not done, with progress. A scene that cannot be run ends its stream and no other one.
 
     Args:
         devices: processes take them in turns; `cpu`, `cuda:0` ...
         processes: 1 = this one.
+        place: where to run instead, such as a cluster.
 
     Raises:
-        ChildProcessError: a process died; what was done before is kept.
-        ValueError, OSError: as `StreamTask.pipeline`, the data set and the folder raise them.
+        UnfinishedError: scenes could not be run, with their names and reasons; the others are kept.
+        ChildProcessError: workers died or cannot start; what was done before is kept.
+        ValueError, OSError: as `StreamTask.pipeline` and the folder raise them.
     """
-    waiting = [stream for stream in streams if not all(map(task.folder.has, stream.scenes))]
-    total = sum(len(stream.scenes) for stream in streams)
-    done = sum(task.folder.has(scene) for stream in streams for scene in stream.scenes)
-    with tqdm(total=total, initial=done, desc="scenes", unit="scene", disable=None) as bar:
-        if processes == 1:
-            runner = StreamRunner(task, devices[0]) if waiting else None
-            for stream in waiting:
-                bar.update(runner.run(stream))
+    folder = task.folder
+    waiting = [stream for stream in streams if not all(map(folder.has, stream.scenes))]
+    scenes = [scene for stream in streams for scene in stream.scenes]
+    done = sum(map(folder.has, scenes))
+    with tqdm(total=len(scenes), initial=done, desc="scenes", unit="scene", disable=None) as bar:
+        if not waiting:
             return
-        _run_in_processes(task, waiting, devices, min(processes, max(len(waiting), 1)), bar)
+        place = place or ThisMachine(devices, min(processes, len(waiting)))
+        if place != ThisMachine(devices, 1):
+            task.pipeline("cpu")  # what is wrong with model or checkpoint comes to light here, in a sentence
+        kept = f"whole scenes are kept in {folder.path}: go on with --resume"
+        with place.workers(task, kept) as workers:
+            failed = _run_all(workers, folder, waiting, bar)
+    if failed:
+        reasons = "\n  ".join(f"{scene}: {reason}" for scene, reason in failed.items())
+        raise UnfinishedError(f"scenes: {len(failed)} of {len(scenes)} could not be run; {kept}\n  {reasons}")
 
 
-_runner: StreamRunner | None = None  # of a child process
+def _run_all(workers: Workers, folder: RunFolder, streams: Sequence[Stream], bar: tqdm) -> dict[str, str]:
+    """Every scene that is not done; returns those that failed with the reasons."""
+    failed: dict[str, str] = {}
+    stream_of = {scene: stream for stream in streams for scene in stream.scenes}
+    for stream in streams:
+        workers.submit(_next_task(folder, stream))
+    for task, result in workers.finished():
+        if isinstance(result, Failure):
+            failed[task.scene] = result.reason
+            continue
+        stream = stream_of[task.scene]
+        _keep(folder, stream, task.scene, result)
+        bar.update()
+        if (following := _next_task(folder, stream)) is not None:
+            workers.submit(following)
+    return failed
 
 
-def _start(task: StreamTask, devices) -> None:
-    global _runner
-    cv2.setNumThreads(1)
-    _runner = StreamRunner(task, devices.get())
+def _next_task(folder: RunFolder, stream: Stream) -> SceneTask | None:
+    """The first scene of a stream that is not done."""
+    for before, scene in zip((None, *stream.scenes), stream.scenes, strict=False):
+        if not folder.has(scene):
+            memory = None if before is None else folder.read_state(before)
+            return SceneTask(scene, memory, scene != stream.scenes[-1])
+    return None
 
 
-def _run(stream: Stream) -> int:
-    return _runner.run(stream)
-
-
-def _run_in_processes(
-    task: StreamTask, streams: Sequence[Stream], devices: Sequence[str], processes: int, bar: tqdm
-) -> None:
-    task.pipeline("cpu")  # what is wrong with model or checkpoint comes to light here, in a sentence
-    context = multiprocessing.get_context("spawn")  # CUDA and OpenCV's threads do not live through a fork
-    queue = context.Queue()
-    for number in range(processes):
-        queue.put(devices[number % len(devices)])
-    with ProcessPoolExecutor(processes, context, _start, (task, queue)) as pool:
-        futures = [pool.submit(_run, stream) for stream in streams]
-        try:
-            for future in as_completed(futures):
-                bar.update(future.result())
-        except BrokenProcessPool as error:
-            raise ChildProcessError(
-                f"processes: one of {processes} died (out of memory, killed, or a device that cannot be used); "
-                f"whole scenes are kept in {task.folder.path}: go on with --resume, perhaps with fewer --processes"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+def _keep(folder: RunFolder, stream: Stream, scene: str, result: SceneResult) -> None:
+    if result.memory is not None:
+        folder.write_state(scene, result.memory)
+    folder.write_scene(scene, result.boxes)
+    position = stream.scenes.index(scene)
+    if position:
+        folder.drop_state(stream.scenes[position - 1])  # which no scene needs any more

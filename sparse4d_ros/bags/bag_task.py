@@ -1,4 +1,7 @@
-"""One bag from images to a file of measured values: replay, statistics, scores where there are annotations."""
+"""One bag from images to a file of measured values: replay, statistics, scores where there are annotations.
+
+A worker, wherever it runs, gives the content of files; the process that collects the results writes them.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,15 @@ import json
 import tempfile
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sparse4d_core.atomic_write import atomic_write, write_json
+from sparse4d_core.atomic_write import write_bytes, write_json
 from sparse4d_core.inference.pipeline import Pipeline
+from sparse4d_core.inference.process_settings import keep_freed_memory, limit_threads
 
+from ..assembly import load_pipeline
 from ..parameters import NodeParameters
 from ..perception.rig import load_rig
 from ..replay import Replay
@@ -53,34 +58,63 @@ class BagTask:
             raise BagError(f"resume: {path} is of another run: {'; '.join(other)}; choose another --out")
         return measured
 
-    def run(self, bag: Path, pipeline: Pipeline) -> dict[str, Any]:
-        """Replays the bag and measures; writes boxes.jsonl and, last of all, measured.json.
+    def start(self, device: str) -> BagRunner:
+        """A worker; see `load_pipeline` for what it raises."""
+        return BagRunner(replace(self, parameters=replace(self.parameters, device=device)))
+
+    def keep(self, bag: Path, result: BagResult) -> dict[str, Any]:
+        """Writes what a worker gave, measured.json last of all; returns the measured values.
 
         Raises:
-            BagError, RigError, TransformError, ConversionError, DatasetError: the bag cannot be used.
-            OSError: such as a full disk; nothing half-written is left then.
+            OSError: such as a full disk; the bag is not done then.
         """
-        rig = load_rig(self.parameters.rig)
-        replay = Replay(bag, rig, pipeline, self.parameters)
-        records, step_ms = timed(replay.run())
-        folder = self.folder(bag)
-        with atomic_write(folder / "boxes.jsonl") as unfinished, unfinished.open("w", encoding="utf-8") as file:
-            file.writelines(to_line(record) + "\n" for record in records)
-        measured = statistics(records, replay.drops + replay.synchronizer.drops, step_ms)
-        truth = read_truth(bag, self.annotations)
-        if truth.annotations:
-            from .bag_score import VERSION, score  # the devkit, which a bag without annotations does not need
-
-            with tempfile.TemporaryDirectory(prefix="bag-truth-") as scratch:
-                dataset = Path(scratch) / "truth"
-                write_dataset(bag, rig, dataset, VERSION, self.annotations)
-                measured |= score(records, truth, rig, dataset, folder / "scores")
-        write_json(folder / MEASURED, measured | {"asked": self._asked(bag)}, indent=2)
-        return measured
+        for name, content in result.files.items():
+            write_bytes(self.folder(bag) / name, content)
+        write_json(self.folder(bag) / MEASURED, result.measured | {"asked": self._asked(bag)}, indent=2)
+        return result.measured
 
     def _asked(self, bag: Path) -> dict[str, Any]:
         """What decides the measured values."""
         return {"bag": str(bag.resolve()), "annotations": self.annotations, **asdict(self.parameters)}
+
+
+@dataclass(frozen=True)
+class BagResult:
+    measured: dict[str, Any]
+    files: dict[str, bytes]  # name below the bag's folder -> content
+
+
+class BagRunner:
+    """Runs bags, with one model for all."""
+
+    def __init__(self, task: BagTask):
+        keep_freed_memory()
+        limit_threads(task.parameters.torch_threads)
+        self._task, self._rig = task, load_rig(task.parameters.rig)
+        self._pipeline: Pipeline = load_pipeline(task.parameters, self._rig)
+
+    def run(self, bag: Path) -> BagResult:
+        """Replays the bag and measures.
+
+        Raises:
+            BagError, RigError, TransformError, ConversionError, DatasetError: the bag cannot be used.
+            OSError: such as a full disk.
+        """
+        replay = Replay(bag, self._rig, self._pipeline, self._task.parameters)
+        records, step_ms = timed(replay.run())
+        files = {"boxes.jsonl": "".join(to_line(record) + "\n" for record in records).encode()}
+        measured = statistics(records, replay.drops + replay.synchronizer.drops, step_ms)
+        truth = read_truth(bag, self._task.annotations)
+        if truth.annotations:
+            from .bag_score import VERSION, score  # the devkit, which a bag without annotations does not need
+
+            with tempfile.TemporaryDirectory(prefix="bag-truth-") as scratch:
+                dataset, scores = Path(scratch) / "truth", Path(scratch) / "scores"
+                write_dataset(bag, self._rig, dataset, VERSION, self._task.annotations)
+                measured |= score(records, truth, self._rig, dataset, scores)
+                made = sorted(path for path in scores.rglob("*") if path.is_file())
+                files |= {f"scores/{path.relative_to(scores)}": path.read_bytes() for path in made}
+        return BagResult(measured, files)
 
 
 def timed(records: Iterable[SetRecord]) -> tuple[list[SetRecord], list[float]]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import replace
 
 import pytest
+from small_jobs import dying
 
 from sparse4d_core.config import preset
 from sparse4d_core.data.nuscenes.dataset import NuScenesDataset
@@ -73,8 +73,8 @@ def test_a_stream_hands_its_memory_on(three_scenes, alone):
     assert not list((alone[1] / "scenes").glob("*.pt")), "memories that nobody needs any more"
 
 
-class Interrupted(Exception):
-    pass
+class Interrupted(BaseException):
+    """As Ctrl-C is: no error of a scene."""
 
 
 def interrupt_at(monkeypatch, scene):
@@ -106,7 +106,7 @@ def test_a_chain_goes_on_where_it_was_interrupted(three_scenes, alone, tmp_path,
 
 def test_a_finished_run_is_only_assembled(three_scenes, alone, tmp_path, monkeypatch):
     folder = shutil.copytree(alone[0], tmp_path / "again")
-    monkeypatch.setattr(stream_workers, "StreamRunner", None)
+    monkeypatch.setattr(stream_workers, "SceneRunner", None)
     assert command.main(words(three_scenes, folder, "--resume")) == 0
     assert files(folder) == files(alone[0])
 
@@ -134,6 +134,7 @@ def test_bad_options_are_named(three_scenes, tmp_path, capsys):
     assert "unknown 'winter'" in refused(capsys, words(three_scenes, out, "--split", "winter"))
     assert "expected 0 (one a scene) to 3" in refused(capsys, words(three_scenes, out, "--streams", "4"))
     assert "v3_r50" in refused(capsys, ["--model", "v3_r50", *words(three_scenes, out)[2:]])
+    assert "ray: expected auto, local or HOST:PORT" in refused(capsys, words(three_scenes, out, "--ray", "nowhere"))
     assert not out.exists()
     with pytest.raises(SystemExit):
         command.main(words(three_scenes, out, "--processes", "0"))
@@ -160,14 +161,29 @@ def test_damaged_folders_are_refused(alone, tmp_path):
         run.read_state(first)
 
 
-def die(*_):
-    os._exit(3)
-
-
 def test_a_dead_process_is_named(three_scenes, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(stream_workers, "_run", die)
-    assert command.main(words(three_scenes, tmp_path / "run", "--processes", "2", "--streams", "1")) == 1
-    assert "go on with --resume" in capsys.readouterr().err
+    monkeypatch.setattr(command, "StreamTask", dying(stream_workers.StreamTask))
+    assert command.main(words(three_scenes, tmp_path / "run", "--processes", "2")) == 1
+    assert "go on with --resume" in (text := capsys.readouterr().err) and "fewer --processes" in text
+
+
+def test_a_scene_that_cannot_be_run_stops_no_other(three_scenes, alone, tmp_path, capsys):
+    """It is named, whoever comes after it in a stream waits, and --resume runs what is missing."""
+    world = shutil.copytree(three_scenes, tmp_path / "world")
+    data = NuScenesDataset(world, cache=None)
+    scenes = command.in_order_of_time(data)
+    image = world / data.index.files[data.scene_frames(scenes[1])[0]][0]
+    kept = image.read_bytes()
+    image.write_bytes(b"no picture")
+    assert command.main(words(world, tmp_path / "run")) == 1
+    text = capsys.readouterr().err
+    assert f"1 of 3 could not be run; whole scenes are kept in {tmp_path / 'run'}: go on with --resume" in text
+    assert f"{scenes[1]}: DatasetError: " in text and image.name in text
+    assert [(tmp_path / "run" / "scenes" / f"{scene}.json").exists() for scene in scenes] == [True, False, True]
+    assert not (tmp_path / "run" / "results.json").exists()
+    image.write_bytes(kept)
+    assert command.main(words(world, tmp_path / "run", "--resume")) == 0
+    assert files(tmp_path / "run") == files(alone[0])
 
 
 def test_threads_do_not_change_the_order(three_scenes):

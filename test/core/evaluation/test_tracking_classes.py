@@ -9,6 +9,8 @@ import pytest
 from nuscenes.eval.common.config import config_factory
 from nuscenes.eval.tracking.evaluate import TrackingEval
 
+from sparse4d_core.benchmark.tracking_scoring import FIRST_WRONG_ID, WRONG, imperfect_results, write_tables
+from sparse4d_core.data.nuscenes.dataset import NuScenesDataset
 from sparse4d_core.evaluation import devkit_scores as scoring
 from sparse4d_core.evaluation import tracking_classes
 
@@ -66,3 +68,17 @@ def test_a_dead_process_is_named(submission, tmp_path, monkeypatch):
     with pytest.raises(ChildProcessError, match="fewer processes"):
         tracking_classes.summary(evaluation, 2)
     assert not (tmp_path / "metrics_summary.json").exists()
+
+
+def test_results_for_timing_look_like_a_trackers(tmp_path):
+    """The same at every call; not all is found, and much is wrong. Their tables need no images."""
+    write_tables(tmp_path, "v1.0-mini", scenes=1, duration=2.0)
+    data = NuScenesDataset(tmp_path, cache=None)
+    results, again = imperfect_results(data), imperfect_results(data)
+    assert results.tracking == again.tracking and len(results.tracking) == len(data.keyframes) == 4
+    truth = sum(int((data.annotations(row).labels >= 0).sum()) for row in data.keyframes.tolist())
+    found = sum(map(len, results.detection.values())) / (1 + WRONG)
+    assert truth > 20 and 0.5 * truth < found < 0.95 * truth
+    boxes = [box for sample in results.tracking.values() for box in sample]
+    wrong = sum(int(box["tracking_id"]) >= FIRST_WRONG_ID for box in boxes)
+    assert wrong == WRONG * (len(boxes) - wrong)

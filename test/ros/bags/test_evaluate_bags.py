@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
@@ -13,12 +12,15 @@ import numpy as np
 import pytest
 
 pytest.importorskip("rclpy")
+from small_jobs import dying
+
 from sparse4d_core.types import Detections, Tracks
 from sparse4d_ros import evaluate_bags as command
 from sparse4d_ros.bags.bag_task import BagTask
 from sparse4d_ros.bags.box_record import SetRecord, differences, read_box_record
 from sparse4d_ros.bags.record_statistics import statistics
 from sparse4d_ros.nuscenes_to_rosbag import main as to_bag
+from sparse4d_ros.replay import Replay
 from sparse4d_ros.share import config_file
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -119,24 +121,48 @@ def test_an_unknown_name_in_criteria(bags, fleet, tmp_path, capsys):
     assert "set was not measured" in capsys.readouterr().err
 
 
-def die(*_):
-    os._exit(3)
-
-
 def test_a_dead_process_is_named(bags, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(command, "load_pipeline", lambda *_: None)
-    monkeypatch.setattr(command, "_start", die)
+    monkeypatch.setattr(command, "BagTask", dying(BagTask))
     assert command.main(words(bags, tmp_path / "out", "--processes", "2")) == 1
     assert "go on with --resume" in capsys.readouterr().err
 
 
-def test_a_full_disk_leaves_no_results(bags, fleet, tmp_path, monkeypatch):
+@pytest.mark.parametrize("place", ["bag_score.score", "bag_task.write_bytes"], ids=["of a worker", "of the results"])
+def test_a_full_disk_leaves_no_results(bags, fleet, tmp_path, monkeypatch, place):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("sparse4d_ros.bags.bag_score.score", full)
+    monkeypatch.setattr(f"sparse4d_ros.bags.{place}", full)
     assert command.main(words(bags[:1], tmp_path / "out")) == 1
     assert not (tmp_path / "out" / "with" / "measured.json").exists()
+
+
+def test_a_bag_that_breaks_the_program_stops_nobody(bags, fleet, tmp_path, monkeypatch, capsys):
+    def broken(bag, *rest):
+        if bag.name == "with":
+            raise RuntimeError("out of thin air")
+        return Replay(bag, *rest)
+
+    monkeypatch.setattr("sparse4d_ros.bags.bag_task.Replay", broken)
+    assert command.main(words(bags, tmp_path / "out")) == 1
+    assert "with: cannot be used: RuntimeError: out of thin air" in capsys.readouterr().out
+    assert measured(tmp_path / "out" / "without")["boxes_per_set"] == measured(fleet / "without")["boxes_per_set"]
+
+
+def test_threads_of_a_task_of_a_cluster():
+    """As many in every process, whatever its host has: their number may change the last digit."""
+    here, there, asked = (
+        command._parameters(command.parse_arguments(["bag", "--out", "out", *more]))
+        for more in ([], ["--ray", "auto"], ["--ray", "auto", "--torch-threads", "3"])
+    )
+    assert (here.torch_threads, there.torch_threads, asked.torch_threads) == (0, 1, 3)
+    assert replace(there, torch_threads=0) == here
+
+
+def test_a_cluster_that_is_not_there(bags, tmp_path, capsys):
+    assert command.main(words(bags, tmp_path / "out", "--ray", "no address")) == 2
+    assert "ray: expected auto, local or HOST:PORT, got 'no address'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def record(stamp, ids, scores):
