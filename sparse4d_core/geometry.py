@@ -124,8 +124,8 @@ def transform_boxes(boxes: np.ndarray, T_b_from_a: np.ndarray) -> np.ndarray:
 def along_the_ground(boxes: np.ndarray) -> np.ndarray:
     """Decoded boxes [M, 10] of the model frame with a vertical velocity of 0.
 
-    Nobody annotates it, so no model learns it, and what a network gives instead grows with the frame rate (-1 m/s at
-    2 Hz, -5 at 10 Hz of the demo's). Turned into a frame that is tilted by a degree or two, it would be a speed of parked cars.
+    Nobody annotates it, so no model learns it, and what a network gives instead grows with the frame rate (the demo's:
+    -1 m/s at 2 Hz, -5 at 10 Hz). In a frame that is tilted by a degree or two, it would be a speed of parked cars.
     """
     boxes = np.array(boxes).reshape(-1, 10)
     boxes[:, 9] = 0

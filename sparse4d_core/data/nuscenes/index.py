@@ -211,9 +211,10 @@ def _scene_sets(tables: SceneTables, scene: int, cameras: list[str], sweeps: boo
 
 
 def _sweep_sets(scene: int, channels: dict[str, list[Record]], cameras: list[str]) -> list[_Set]:
-    """Sets between keyframes: every image of the first camera with that image of each other one whose stamp is nearest to
-    where it is in keyframes. The nearest to the first camera's stamp would mix sets where cameras fire in turn over more
-    than half a period."""
+    """Sets between keyframes: every image of the first camera, and of each other one the image nearest to its turn.
+
+    The nearest to the first camera's stamp may be of another set, where cameras fire in turn over most of a period.
+    """
     stamps = {channel: np.array([r["timestamp"] for r in records]) for channel, records in channels.items()}
     turn = _turns(channels, cameras)
 
