@@ -70,6 +70,7 @@ PROGRAMS = [
     "evaluate_dataset = sparse4d_core.evaluation.run:main",
     "criteria = sparse4d_core.evaluation.criteria:main",
     "robustness = sparse4d_core.evaluation.robustness.__main__:main",
+    "rates = sparse4d_core.evaluation.rates.__main__:main",
     "build_operator = cuda_ops.build:main",
     "benchmark_operator = cuda_ops.benchmark:main",
     "benchmark_compilers = cuda_ops.benchmark_compilers:main",

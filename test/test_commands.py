@@ -40,6 +40,7 @@ COMMANDS = {
     "evaluate_dataset": "sparse4d_core.evaluation.run",
     "criteria": "sparse4d_core.evaluation.criteria",
     "robustness": "sparse4d_core.evaluation.robustness",
+    "rates": "sparse4d_core.evaluation.rates",
     "build_operator": "cuda_ops.build",
     "benchmark_operator": "cuda_ops.benchmark",
     "benchmark_compilers": "cuda_ops.benchmark_compilers",

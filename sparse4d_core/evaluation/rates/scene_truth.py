@@ -26,7 +26,7 @@ class Present:
 
 
 @dataclass(frozen=True)
-class _Course:
+class Course:
     """One object's annotations, in order of time."""
 
     label: int
@@ -67,7 +67,7 @@ class SceneTruth:
                 ):
                     found.setdefault(number, []).append((label, data.index.stamp_us[row] * 1e-6, centre))
         self._courses = {
-            number: _Course(parts[0][0], np.array([p[1] for p in parts]), np.array([p[2] for p in parts]))
+            number: Course(parts[0][0], np.array([p[1] for p in parts]), np.array([p[2] for p in parts]))
             for number, parts in found.items()
         }
 
