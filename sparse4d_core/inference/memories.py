@@ -36,7 +36,6 @@ class Memories:
     states: tuple[TemporalState, ...] = ()  # oldest first; each has `seconds`
     next_id: Tensor | None = None  # [] int64; ids are counted over all frames, so that none is given twice
     shared: SharedIds = field(default_factory=SharedIds)  # one id for an object, whatever a frame's memory calls it
-
     seconds: float | None = None  # the stamp of the last frame
 
     @property

@@ -1,7 +1,7 @@
-"""One id for an object over several memories, each of which counts its own.
+"""One id for an object, whichever of several memories a frame took up.
 
-An instance keeps its id along the chain of frames that its memory goes through. What another chain calls the same
-object is found by place: a box and the newest box of an object that was seen since the box's own chain had its turn.
+An instance keeps its id along the chain of frames that its memory goes through. Frames that leave no memory, and other
+chains, give the same object other ids. It is found by place: where an object was seen since the memory was left.
 """
 
 from __future__ import annotations
@@ -82,12 +82,12 @@ def share_ids(
     objects = replace(here, ids=ids, seconds=np.full(len(ids), seconds)).select(ids >= 0)
     objects = objects.joined(shared.objects.select(rest))
     renamed = _renamed(shared.names, here.ids, ids, found.ids, seconds)
-    return _ids_of_all(found.ids, tracked, ids, renamed, objects.ids if len(recent.ids) else None), SharedIds(
-        objects, renamed
-    )
+    every = _ids_of_all(found.ids, tracked, ids, renamed, objects.ids if len(recent.ids) else None)
+    return every, SharedIds(objects, renamed)
 
 
 def _keep_known(ids: np.ndarray, names: np.ndarray, known: np.ndarray) -> None:
+    """Boxes whose name is that of an object keep it, the best box where there are two."""
     for row in np.flatnonzero(np.isin(names, known)).tolist():
         if names[row] not in ids:
             ids[row] = names[row]
