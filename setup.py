@@ -73,6 +73,7 @@ PROGRAMS = [
     "criteria = sparse4d_core.evaluation.criteria:main",
     "robustness = sparse4d_core.evaluation.robustness.__main__:main",
     "model_sheet = sparse4d_core.evaluation.model_sheet.__main__:main",
+    "rates = sparse4d_core.evaluation.rates.__main__:main",
     "build_operator = cuda_ops.build:main",
     "benchmark_operator = cuda_ops.benchmark:main",
     "benchmark_compilers = cuda_ops.benchmark_compilers:main",

@@ -36,6 +36,7 @@ def load_pipeline(parameters: NodeParameters, rig: Rig) -> Pipeline:
             compile=parameters.compile,
             scene_reset=parameters.scene_reset,
             temporal_stride=parameters.temporal_stride,
+            memories=parameters.memories,
             allow_untrained=parameters.allow_untrained,
             resize=parameters.resize,
             backend=parameters.backend,

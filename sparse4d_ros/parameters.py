@@ -15,6 +15,7 @@ from rclpy.parameter import Parameter
 
 from sparse4d_core.config import PRESETS
 from sparse4d_core.inference.artefact_checks import BACKENDS
+from sparse4d_core.inference.memories import MEMORIES
 
 
 def _parameter(
@@ -56,7 +57,15 @@ class NodeParameters:
         "clean", "Memory at a scene's start: clean, or as published weights were scored", choices=("clean", "reference")
     )
     temporal_stride: float = _parameter(
-        0.0, "Seconds between two advances of the instance memory; 0: every frame (training rate was 0.5)", (0.0, 2.0)
+        0.5,
+        "Seconds that the memory which a frame takes up should be old, as in training; 0: that of the frame before",
+        (0.0, 2.0),
+    )
+    memories: str = _parameter(
+        "two",
+        "Of frames that come faster than the stride: two takes up that of the last two whose age is nearest to it, "
+        "interleaved one of every frame, one has a single memory that frames in between look at",
+        choices=MEMORIES,
     )
     image_reliability: str = _parameter(
         "best_effort", "Quality of service of the image subscriptions", choices=("best_effort", "reliable")

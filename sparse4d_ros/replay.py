@@ -140,6 +140,7 @@ OVERRIDES = (
     "precision",
     "scene_reset",
     "temporal_stride",
+    "memories",
     "torch_threads",
 )
 SWITCHES = ("allow_untrained",)

@@ -43,6 +43,7 @@ COMMANDS = {
     "criteria": "sparse4d_core.evaluation.criteria",
     "robustness": "sparse4d_core.evaluation.robustness",
     "model_sheet": "sparse4d_core.evaluation.model_sheet",
+    "rates": "sparse4d_core.evaluation.rates",
     "build_operator": "cuda_ops.build",
     "benchmark_operator": "cuda_ops.benchmark",
     "benchmark_compilers": "cuda_ops.benchmark_compilers",

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ..data.nuscenes.dataset import NuScenesDataset
 from ..data.nuscenes.tables import inverse
-from ..geometry import transform_boxes
+from ..geometry import along_the_ground, transform_boxes
 from ..inference.pipeline import Pipeline, StepResult
 from ..network.state import TemporalState
 from ..types import Detections, Frame, Tracks
@@ -96,7 +96,7 @@ def _parts(step: StepResult) -> tuple[Detections, Tracks]:
 def _carried(found: Detections, data: NuScenesDataset, then: int, now: int) -> Detections:
     """Boxes of an earlier frame, moved on by their velocities, as the vehicle sees them at a later one."""
     index = data.index
-    boxes = np.array(found.boxes, np.float64).reshape(-1, 10)
+    boxes = along_the_ground(np.array(found.boxes, np.float64))
     boxes[:, :3] += boxes[:, 7:] * (int(index.stamp_us[now] - index.stamp_us[then]) * 1e-6)
     T_now_from_then = inverse(index.T_global_from_model[now]) @ index.T_global_from_model[then]
     return replace(found, boxes=transform_boxes(boxes, T_now_from_then))

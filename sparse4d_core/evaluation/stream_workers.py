@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from ..data.nuscenes.dataset import NuScenesDataset
+from ..inference.memories import Keeping
 from ..inference.pipeline import Pipeline, Precision, refusing_device
 from ..network.sparse4d import SceneReset
 from .keyframe_scores import ScenePlan, run_scene
@@ -33,6 +34,8 @@ class StreamTask:
     checkpoint: str | None
     precision: Precision = "float32"
     scene_reset: SceneReset = "reference"
+    temporal_stride: float = 0.0  # s; 0: the frame before, as key frames are scored
+    memories: Keeping = "one"
     allow_untrained: bool = False
     threads: int = 1  # of torch on the CPU; their number may change the last digit, so it is a setting of the run
     loader_workers: int = 2
@@ -55,6 +58,8 @@ class StreamTask:
                 device=device,
                 precision=self.precision,
                 scene_reset=self.scene_reset,
+                temporal_stride=self.temporal_stride,
+                memories=self.memories,
                 allow_untrained=self.allow_untrained,
                 backend=self.backend,
                 artefact=self.artefact,

@@ -28,8 +28,10 @@ from .artefact_checks import check_backend, check_cameras, check_format, check_m
 from .cuda_graph import Step, StepGraph
 from .decode import decode, published
 from .image_encoder import ImageEncoder
+from .memories import JITTER, MEMORIES, Keeping, Memories, State, known_ids, memory_age
+from .shared_ids import share_ids
 from .stage_clock import StageClock
-from .tracking import track
+from .tracking import track, tracked_rows
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -58,7 +60,7 @@ class StepResult:
 
     detections: Detections  # model frame
     tracks: Tracks  # the confident ones of them; no rows for a model without ids (v1, v2)
-    state: TemporalState  # for the next step
+    state: State  # for the next step
     timings_ms: dict[str, float]  # preprocess, backbone, decoder (captured as one: network), decode
     reset: str | None = None  # why the instances of the frame before were forgotten, if they were
 
@@ -73,9 +75,12 @@ class Pipeline:
         trained: False if the weights are random.
         precision: of the image encoder (an artefact has its own); what is behind the encoder stays float32.
         compile: run the image encoder through torch.compile and, on a GPU, the whole network as one CUDA graph.
-        temporal_stride: seconds between two advances of the instance memory; 0 advances every frame. Published models
-            were trained at 2 Hz; at a camera rate of 10 Hz, 0.5 lets frames in between look at the same memory. What
-            is new in them is detected at once and becomes a track when the memory advances.
+        temporal_stride: seconds from the frame that a memory is of to the frame that takes it up, as in training
+            (published models: 0.5); 0: the frame before, at any rate.
+        memories: where frames come faster than the stride, see `memories.py`. "two": a memory is left once a stride,
+            and each frame takes up that one of the last two whose age is nearest to it. "interleaved": each frame
+            leaves one. "one": a single memory advances once a stride, and frames in between look at it; what is new in
+            them is detected at once and becomes a track when the memory advances.
         resize: what makes images smaller on the CPU; other devices do it themselves, as `pillow` does.
         artefact: an exported step of this model, which runs in its place; the model then gives its configuration only.
     """
@@ -90,17 +95,21 @@ class Pipeline:
         temporal_stride: float = 0.0,
         resize: Resize = "pillow",
         artefact: Artefact | None = None,
+        memories: Keeping = "one",
     ):
         if artefact is None and precision not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"precision: expected 'float32', 'bfloat16' or 'float16', got {precision!r}")
         if resize not in RESIZED_PART:
             raise ValueError(f"resize: expected one of {', '.join(RESIZED_PART)}, got {resize!r}")
+        if memories not in MEMORIES:
+            raise ValueError(f"memories: expected one of {', '.join(MEMORIES)}, got {memories!r}")
         self.device = torch.device(device)
         self.model = model.eval() if artefact else model.to(self.device).eval()
         self.artefact = artefact
         self.trained = trained
         self.precision = precision
         self.temporal_stride = temporal_stride
+        self.memories = memories
         self.resize = resize
         self.compile = compile
         self._encoder = None if artefact else ImageEncoder(self.model, getattr(torch, precision), compile)
@@ -121,6 +130,7 @@ class Pipeline:
         backend: str = "torch",
         artefact: str | pathlib.Path | None = None,
         providers: str = "cpu",
+        memories: Keeping = "one",
     ) -> Pipeline:
         """A preset with its weights.
 
@@ -149,7 +159,8 @@ class Pipeline:
                 network = Sparse4D(loaded.config, scene_reset)
             log.info("model %s: step of %s, run by %s", model, artefact, loaded.runs_on)
             manifest = loaded.manifest
-            return cls(network, manifest.trained, device, manifest.precision, False, temporal_stride, resize, loaded)
+            settings = (manifest.trained, device, manifest.precision, False, temporal_stride, resize)
+            return cls(network, *settings, loaded, memories)
         path = pathlib.Path(checkpoint) if checkpoint else find_weights_if_any(model, allow_untrained)
         if path is None:
             log.warning("model %s: no trained weights found; they are random, UNTRAINED", model)
@@ -162,7 +173,7 @@ class Pipeline:
             load_file(file, network)
             log.info("model %s: weights from %s", model, path)
         log.info("model %s: scene reset %r", model, scene_reset)
-        return cls(network, path is not None, device, precision, compile, temporal_stride, resize)
+        return cls(network, path is not None, device, precision, compile, temporal_stride, resize, memories=memories)
 
     @property
     def config(self) -> Sparse4DConfig:
@@ -231,18 +242,54 @@ class Pipeline:
         return PreparedFrame(frame, inputs, clock)
 
     @torch.inference_mode()
-    def run(self, prepared: PreparedFrame, state: TemporalState | None = None) -> StepResult:
+    def run(self, prepared: PreparedFrame, state: State | None = None) -> StepResult:
         """The network on a prepared frame, once; for `state` and errors see `step`."""
-        inputs, clock = prepared.inputs, prepared.clock
-        clock.resume()
+        prepared.clock.resume()
         seconds = prepared.frame.stamp_ns * 1e-9
+        state, reset = self._begin(state, seconds)
+        if self.memories == "one" or self.temporal_stride == 0:
+            detections, state = self._run_one(prepared, state, seconds)
+        else:
+            detections, state = self._run_several(prepared, state or Memories(), seconds)
+        tracks = track(detections, self.config.tracking_threshold)
+        return StepResult(detections, tracks, state, prepared.clock.finish("decode"), reset)
+
+    def _run_one(
+        self, prepared: PreparedFrame, state: TemporalState | None, seconds: float
+    ) -> tuple[Detections, TemporalState]:
+        """On the one memory, which stays as it is until the stride is over."""
         age = memory_age(state, seconds)
-        state, reset = self._begin(state, age)
-        age = age if reset is None else None
-        usable, clean = self.model.usable_state(state, inputs, age)
         advances = self._advances(age)
         # The ids of what is new would change from frame to frame until the memory takes one of them up.
-        known = None if advances else state.next_id
+        detections, new_state = self._detect(prepared, state, age, known=None if advances else state.next_id)
+        return detections, replace(new_state, seconds=seconds) if advances else state
+
+    def _run_several(self, prepared: PreparedFrame, memories: Memories, seconds: float) -> tuple[Detections, Memories]:
+        """On the memory whose age is nearest to the stride; an object keeps its id whatever that one calls it."""
+        state, several = memories.nearest(seconds - self.temporal_stride), self.memories == "interleaved"
+        detections, new_state = self._detect(prepared, state, memory_age(state, seconds))
+        shared = memories.shared
+        if detections.ids is not None:
+            tracked, pose = tracked_rows(detections, self.config.tracking_threshold), prepared.frame.T_global_from_model
+            ids, shared = share_ids(detections, tracked, shared, seconds, state.seconds, pose, chains=several)
+            detections = replace(detections, ids=ids)
+        new_state = replace(new_state, seconds=seconds)
+        return detections, memories.after(new_state, self.temporal_stride, several, shared)
+
+    def _detect(
+        self, prepared: PreparedFrame, state: TemporalState | None, age: float | None, known: Tensor | None = None
+    ) -> tuple[Detections, TemporalState]:
+        """The network and its boxes.
+
+        Args:
+            age: seconds since the frame that the state is of.
+            known: [] int64: ids from here on are given as -1; None: none are.
+
+        Raises:
+            NonFiniteOutputError: NaN or infinity in the boxes or scores.
+        """
+        inputs, clock = prepared.inputs, prepared.clock
+        usable, clean = self.model.usable_state(state, inputs, age)
         if self.artefact is not None:
             detections, new_state = self.artefact.step(inputs, usable, known)
             clock.mark("network")
@@ -258,11 +305,8 @@ class Pipeline:
             if known is not None:
                 output.instance_ids = known_ids(output.instance_ids, known)
             detections = decode(output, self.config)[0]
-        new_state = replace(new_state, seconds=seconds) if advances else state
         check_finite(detections)
-        detections = published(detections, self.config)
-        tracks = track(detections, self.config.tracking_threshold)
-        return StepResult(detections, tracks, new_state, clock.finish("decode"), reset)
+        return published(detections, self.config), new_state
 
     def _preprocess(self, frame: Frame) -> ModelInput:
         if self.device.type == "cpu":
@@ -280,8 +324,9 @@ class Pipeline:
             return state.instances is not None
         return history is None or len(state.history) == history.num_frames
 
-    def _begin(self, state: TemporalState | None, age: float | None) -> tuple[TemporalState | None, str | None]:
+    def _begin(self, state: State | None, seconds: float) -> tuple[State | None, str | None]:
         """With clean resets: drops what another scene left, and returns the reason."""
+        age = memory_age(state, seconds)
         if age is None or self.model.scene_reset != "clean":
             return state, None
         limit = (self.config.temporal or self.config.history).max_interval
@@ -293,8 +338,7 @@ class Pipeline:
 
     def _advances(self, age: float | None) -> bool:
         """Whether this frame changes the memory, or only looks at it because the stride is not over."""
-        # Stamps jitter: a frame that comes up to a tenth of the stride early still counts.
-        return age is None or age >= 0.9 * self.temporal_stride
+        return age is None or age >= (1 - JITTER) * self.temporal_stride
 
 
 def as_trained(file: CheckpointFile | None, config: Sparse4DConfig) -> Sparse4DConfig:
@@ -337,24 +381,6 @@ def grey_frame(image_sizes: Sequence[tuple[int, int]], stamp_ns: int) -> Frame:
         T_global_from_model=np.eye(4),
         stamp_ns=stamp_ns,
     )
-
-
-def known_ids(ids: Tensor, next_id: Tensor) -> Tensor:
-    """Ids [B, A] that instances of the memory carry; -1 for those given in this frame, `next_id` [] and later."""
-    return torch.where(ids < next_id, ids, -1)
-
-
-def memory_age(state: TemporalState | None, seconds: float) -> float | None:
-    """Seconds from the frame that the state remembers (batch 1) to one stamped `seconds`; None without one.
-
-    `step` notes the stamp on the host. Of a state from elsewhere it is read from the device, which the host waits for.
-    """
-    if state is None or state.batch_size is None:
-        return None
-    if state.seconds is not None:
-        return seconds - state.seconds
-    newest = state.instances if state.instances is not None else state.history[0]
-    return seconds - float(newest.timestamp[0])
 
 
 def check_finite(detections: Detections) -> None:

@@ -24,8 +24,7 @@ def track(detections: Detections, threshold: float = 0.2) -> Tracks:
     if detections.ids is None:
         columns = (column[:0] for column in (detections.boxes, detections.scores, detections.labels))
         return Tracks(*columns, ids=np.empty(0, np.int64), class_names=detections.class_names)
-    confident = detections.class_scores if detections.class_scores is not None else detections.scores
-    rows = (confident >= threshold) & (detections.ids >= 0)
+    rows = tracked_rows(detections, threshold)
     return Tracks(
         detections.boxes[rows],
         detections.scores[rows],
@@ -34,6 +33,12 @@ def track(detections: Detections, threshold: float = 0.2) -> Tracks:
         detections.ids[rows],
         detections.class_names,
     )
+
+
+def tracked_rows(detections: Detections, threshold: float) -> np.ndarray:
+    """[M] bool: the boxes that are tracks."""
+    confident = detections.class_scores if detections.class_scores is not None else detections.scores
+    return (confident >= threshold) & (detections.ids >= 0)
 
 
 def worth_showing(detections: Detections, tracks: Tracks, threshold: float = 0.2) -> Detections:

@@ -16,7 +16,7 @@ from std_msgs.msg import Header
 from vision_msgs.msg import Detection3DArray
 from visualization_msgs.msg import MarkerArray
 
-from sparse4d_core.geometry import transform_boxes
+from sparse4d_core.geometry import along_the_ground, transform_boxes
 from sparse4d_core.inference.pipeline import StepResult
 from sparse4d_core.inference.tracking import filter_by_score, worth_showing
 from sparse4d_core.types import Detections, Frame
@@ -106,7 +106,7 @@ def output_messages(
     found_by_name = {"detections": detections, "tracks": result.tracks}
     conversions |= {topic: (other.convert, found_by_name[other.of]) for topic, other in others.items()}
     messages = {
-        topic: convert(found, transform_boxes(found.boxes, T_base_from_model), header)
+        topic: convert(found, transform_boxes(along_the_ground(found.boxes), T_base_from_model), header)
         for topic, (convert, found) in conversions.items()
         if topic in wanted
     }

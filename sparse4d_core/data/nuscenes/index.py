@@ -26,7 +26,7 @@ CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BA
 
 _MAX_VELOCITY_GAP = 1.5  # s; annotations further apart give no velocity (devkit: NuScenes.box_velocity)
 _MAX_SET_SPREAD_US = 60_000  # a sweep image further from its set's first camera does not belong to it
-_FORMAT = 3  # of the cache
+_FORMAT = 4  # of the cache
 
 log = logging.getLogger(__name__)
 
@@ -211,8 +211,12 @@ def _scene_sets(tables: SceneTables, scene: int, cameras: list[str], sweeps: boo
 
 
 def _sweep_sets(scene: int, channels: dict[str, list[Record]], cameras: list[str]) -> list[_Set]:
-    """Sets between keyframes: every image of the first camera with the nearest image of each other one."""
+    """Sets between keyframes: every image of the first camera, and of each other one the image nearest to its turn.
+
+    The nearest to the first camera's stamp may be of another set, where cameras fire in turn over most of a period.
+    """
     stamps = {channel: np.array([r["timestamp"] for r in records]) for channel, records in channels.items()}
+    turn = _turns(channels, cameras)
 
     def nearest(channel: str, stamp: int) -> Record:
         return channels[channel][int(np.abs(stamps[channel] - stamp).argmin())]
@@ -221,12 +225,23 @@ def _sweep_sets(scene: int, channels: dict[str, list[Record]], cameras: list[str
     for first in channels.get(cameras[0], []):
         if first["is_key_frame"]:
             continue
-        images = {channel: nearest(channel, first["timestamp"]) for channel in cameras if channel in channels}
+        images = {c: nearest(c, first["timestamp"] + turn.get(c, 0)) for c in cameras if c in channels}
         images = {c: r for c, r in images.items() if abs(r["timestamp"] - first["timestamp"]) <= _MAX_SET_SPREAD_US}
         if not any(record["is_key_frame"] for record in images.values()):
             newest = max(record["timestamp"] for record in images.values())
             sets.append(_Set(scene, "", nearest(MODEL_CHANNEL, newest), images))
     return sets
+
+
+def _turns(channels: dict[str, list[Record]], cameras: list[str]) -> dict[str, int]:
+    """How long after the first camera each other one fires: microseconds, the median over the scene's keyframes."""
+    keys = {
+        channel: {r["sample_token"]: r["timestamp"] for r in channels.get(channel, []) if r["is_key_frame"]}
+        for channel in cameras
+    }
+    first = keys[cameras[0]]
+    after = {c: [stamp - first[token] for token, stamp in keys[c].items() if token in first] for c in cameras}
+    return {channel: int(np.median(gaps)) for channel, gaps in after.items() if gaps}
 
 
 def _view(tables: SceneTables, one: _Set, cameras: list[str]) -> _View:

@@ -21,6 +21,7 @@ from ...command_line import OK, refuse
 from ...config import preset
 from ...data.nuscenes.dataset import NuScenesDataset
 from ...file_digest import file_sha256
+from ...inference.memories import MEMORIES
 from ..devkit_scores import evaluate
 from ..report.breakdown import camera_views
 from ..report.detection_matches import collect
@@ -60,6 +61,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--out", type=Path, help="folder of the sheet")
     add("--resume", action="store_true", help="go on with the sheet that --out contains")
     add("--no-tracking", action="store_true", help="leave out AMOTA and IDS, whose evaluation takes longest")
+    add("--temporal-stride", type=float, default=0.5, help="seconds; see the node's parameter (default %(default)s)")
+    add("--memories", choices=MEMORIES, default="two", help="see the node's parameter (default %(default)s)")
     add("--devices", nargs="+", default=["cpu"], metavar="DEVICE", help="such as cuda:0 cuda:1 (default: cpu)")
     add("--processes", type=int, metavar="N", help="copies of the model (default: one a device)")
     add("--workers", type=int, default=2, metavar="N", help="threads a process that decode ahead (default %(default)s)")
@@ -92,7 +95,7 @@ def run(options: argparse.Namespace) -> None:
     found: dict[str, Measured] = {}
     for row in rows:
         found[row.name] = _measured(options, data, row, checkpoint, settings)
-        print(f"{row.name:<28} NDS {found[row.name].nds:.4f}  mAP {found[row.name].map:.4f}", flush=True)
+        print(f"{row.name:<28} {found[row.name].line()}", flush=True)
     results = {"settings": settings, "rows": {name: asdict(one) for name, one in found.items()}}
     write_json(options.out / "sheet.json", results, indent=2)
     write_text(options.out / "sheet.md", markdown(rows, every, found))
@@ -110,6 +113,8 @@ def _settings(options: argparse.Namespace, checkpoint: Path, data: NuScenesDatas
         "version": options.version,
         "scenes": data.index.scene_names.tolist(),
         "tracking": not options.no_tracking,
+        "temporal_stride": options.temporal_stride,
+        "memories": options.memories,
     }
 
 
@@ -123,7 +128,16 @@ def _measured(
         return Measured(**json.loads(done.read_text()))
     scenes = data.index.scene_names.tolist()
     folder = RunFolder.begin(path, {**settings, "row": row.name}, resume=True)
-    task = StreamTask(folder, data, options.model, str(checkpoint), loader_workers=options.workers, plan=row)
+    task = StreamTask(
+        folder,
+        data,
+        options.model,
+        str(checkpoint),
+        temporal_stride=options.temporal_stride,
+        memories=options.memories,
+        loader_workers=options.workers,
+        plan=row,
+    )
     run_streams(task, divide(scenes), options.devices, options.processes)
     has_ids = preset(options.model).tracking and not options.no_tracking
     results, tracking = folder.assemble(scenes, {"model": options.model, "row": row.name}, has_ids)

@@ -40,6 +40,11 @@ class Measured:
     seen_nds: float | None = None  # of the objects that remaining cameras see, where cameras are gone
     seen_map: float | None = None
 
+    def line(self) -> str:
+        """The scores of all objects as text."""
+        tracking = "" if self.amota is None else f"  AMOTA {self.amota:.4f}  IDS {self.ids}"
+        return f"NDS {self.nds:.4f}  mAP {self.map:.4f}{tracking}"
+
 
 def seen_scores(
     matches: Matches, object_views: Sequence[Sequence[str]], box_views: Sequence[Sequence[str]], gone: Mapping[str, set]
@@ -141,16 +146,15 @@ def page(title: str, rows: Sequence[Row], every: Sequence[Row], found: Mapping[s
 
 
 def _plot(name: str, rows: Sequence[Row], found: Mapping[str, Measured]) -> str:
-    """NDS and mAP of a group over its levels, the clean row as broken lines."""
+    """NDS, mAP and, where it was measured, AMOTA of a group over its levels, the clean row as broken lines."""
     drawn, axes = curves.figure(4.2, 2.8)
     places = np.arange(len(rows))
-    for label, colour, values, clean in (
-        ("NDS", "C0", [found[row.name].nds for row in rows], found[CLEAN].nds),
-        ("mAP", "C1", [found[row.name].map for row in rows], found[CLEAN].map),
-    ):
-        axes.plot(places, values, "o-", color=colour, label=label)
-        axes.axhline(clean, linestyle="--", linewidth=1, color=colour, alpha=0.6)
+    for label, colour, of in (("NDS", "C0", "nds"), ("mAP", "C1", "map"), ("AMOTA", "C2", "amota")):
+        values = [getattr(found[row.name], of) for row in rows]
+        if None not in values:
+            axes.plot(places, values, "o-", color=colour, label=label)
+            axes.axhline(getattr(found[CLEAN], of), linestyle="--", linewidth=1, color=colour, alpha=0.6)
     axes.set_xticks(places, [row.level.replace("_", " ") for row in rows], rotation=20, ha="right")
     axes.set(title=name.replace("_", " "), ylim=(0, 1))
     axes.legend(frameon=False, loc="lower left")
-    return curves.picture_of(drawn, f"NDS and mAP under {name}")
+    return curves.picture_of(drawn, f"Scores under {name}")

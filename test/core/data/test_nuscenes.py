@@ -14,6 +14,8 @@ from golden_data import Golden, golden_parameters
 from sparse4d_core.data.nuscenes.dataset import NuScenesDataset, loaded_annotations
 from sparse4d_core.data.nuscenes.index import CAMERAS, build_index
 from sparse4d_core.data.nuscenes.tables import MODEL_CHANNEL, DatasetError, SceneTables
+from sparse4d_core.data.synthetic.cameras import NUSCENES_RIG
+from sparse4d_core.data.synthetic.dataset_renderer import render_dataset
 
 
 def tables_of(calibration: dict, stamp: int) -> SceneTables:
@@ -110,6 +112,15 @@ def test_frames(world):
     assert dataset.scene_frames(name).tolist() == list(range(8, 16))
     assert len(NuScenesDataset(world, scenes=[name], cache=None)) == 4
     assert len(NuScenesDataset(world, split="all", cache=None)) == 8
+
+
+def test_sweeps_are_sets_of_their_own_time(tmp_path):
+    """At 20 Hz the cameras, which fire in turn, take nearly a period: the image nearest in time is of another set."""
+    render_dataset(tmp_path, 1, 5, duration=0.5, rate=20, rig=NUSCENES_RIG.resized(160, 90))
+    index = NuScenesDataset(tmp_path, sweeps=True, cache=None).index
+    assert np.diff(index.stamp_us).tolist() == [50_000] * 9
+    turns = index.camera_stamp_us - index.stamp_us[:, None]
+    assert (turns == turns[:1]).all() and len(np.unique(index.files)) == index.files.size
 
 
 def test_index_is_cached_without_pickles(world, tmp_path, monkeypatch):

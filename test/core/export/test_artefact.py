@@ -45,6 +45,21 @@ def test_the_pipeline_runs_it_like_the_network(onnx_folder, pipeline):
         assert list(found.timings_ms) == ["preprocess", "network", "decode"]
 
 
+@pytest.mark.parametrize("memories", ["two", "interleaved"])
+def test_several_memories_are_its_arguments_like_one(onnx_folder, pipeline, memories):
+    """Frames faster than the stride, a jump and a gap: which memory goes in is decided before the step."""
+    options = {"temporal_stride": 1.2, "memories": memories}
+    pipelines = Pipeline(pipeline.model, **options), load(onnx_folder, **options)
+    states = [None, None]
+    for frame in drive(SMALL):
+        expected, found = (one.step(frame, state) for one, state in zip(pipelines, states, strict=True))
+        states = [expected.state, found.state]
+        np.testing.assert_allclose(found.detections.boxes, expected.detections.boxes, atol=1e-3)
+        np.testing.assert_array_equal(found.detections.ids, expected.detections.ids)
+        np.testing.assert_array_equal(found.tracks.ids, expected.tracks.ids)
+        assert found.reset == expected.reset
+
+
 def test_the_memory_is_a_value(onnx_folder):
     first, second, _ = drive(SMALL, count=3)
     exported = load(onnx_folder)

@@ -20,6 +20,7 @@ import torch
 pytest.importorskip("rclpy")
 from sparse4d_core.config import preset
 from sparse4d_core.evaluation.evaluate import main as evaluate
+from sparse4d_core.evaluation.results import ResultsWriter
 from sparse4d_core.geometry import transform_boxes
 from sparse4d_core.inference.pipeline import Pipeline
 from sparse4d_core.network.sparse4d import Sparse4D
@@ -27,6 +28,7 @@ from sparse4d_core.types import CLASS_NAMES, Detections, Tracks
 from sparse4d_ros import replay as replay_module
 from sparse4d_ros.bags.bag_io import create_bag, read_messages
 from sparse4d_ros.bags.box_record import SetRecord, differences, read_box_record
+from sparse4d_ros.bags.sets import BagFrames
 from sparse4d_ros.bags.submission import submissions, write_results
 from sparse4d_ros.bags.truth import read_truth
 from sparse4d_ros.demo.listener import DiagnosticsListener
@@ -188,6 +190,25 @@ def test_submissions_lie_on_the_annotations(tiny_dataset, tiny_bag):
         for box in boxes:
             distance = np.abs(np.array(stored[token]) - [*box["translation"], *box["size"]]).max(axis=1)
             assert distance.min() < 1e-6
+
+
+def test_a_replay_scores_what_a_run_over_the_data_set_scores(tiny_bag, pipeline):
+    """The same frames at 10 Hz: boxes, velocities and attributes go through messages in base_link, and come out alike."""
+    truth, records = read_truth(tiny_bag), list(replay(tiny_bag, pipeline).run())
+    published, _ = submissions(records, truth)
+    direct, state = ResultsWriter(), None
+    for frame in BagFrames(tiny_bag).frames({record.stamp_ns for record in records}):
+        step = pipeline.step(frame, state)
+        state = step.state
+        if frame.stamp_ns in truth.samples:
+            token = truth.samples[frame.stamp_ns]["token"]
+            direct.add(token, step.detections, step.tracks, frame.T_global_from_model)
+    assert direct.detection.keys() == published.detection.keys() and len(direct.detection) == 3
+    for token, expected in direct.detection.items():
+        for one, other in zip(published.detection[token], expected, strict=True):
+            assert (one["detection_name"], one["detection_score"]) == (other["detection_name"], other["detection_score"])
+            np.testing.assert_allclose(one["translation"], other["translation"], atol=1e-4)
+            np.testing.assert_allclose(one["velocity"], other["velocity"], atol=1e-3, rtol=2e-3)
 
 
 def test_the_official_score_of_a_perfect_detector(tiny_dataset, tiny_bag, tmp_path):

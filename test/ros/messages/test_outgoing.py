@@ -55,7 +55,7 @@ def test_boxes_are_in_the_base_frame_at_the_stamp_of_the_set(result, buffer):
     T_base_from_model = buffer.lookup("base_link", "lidar_top", STAMP).matrix
     assert not np.allclose(T_base_from_model, np.eye(4)), "or the frames could not be told apart"
     for published, found in ((record.detections, result.detections), (record.tracks, result.tracks)):
-        expected = transform_boxes(found.boxes, T_base_from_model)
+        expected = transform_boxes(found.boxes * ([1] * 9 + [0]), T_base_from_model)
         np.testing.assert_array_equal(published.boxes[:, :6], expected[:, :6])
         np.testing.assert_allclose(published.boxes[:, 6:], expected[:, 6:], rtol=1e-6)  # velocities go as float32
         np.testing.assert_array_equal(published.scores, found.scores)
@@ -76,6 +76,16 @@ def test_trails_are_there_where_the_vehicles_pose_is_known(result, buffer):
     assert namespaces(Trails()) == {"boxes", "ids", "velocity"}
     buffer.insert(FRAMES.global_frame, "base_link", 0, (0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0), static=True)
     assert namespaces(Trails()) == {"boxes", "ids", "velocity", "trails"}
+
+
+def test_velocities_are_those_along_the_ground(result, buffer):
+    """A model frame as tilted as nuScenes' lidar, and a vertical velocity that no model learns: nobody drives by it."""
+    tilted = np.eye(4)
+    tilted[1:3, 1:3] = [[np.cos(0.03), -np.sin(0.03)], [np.sin(0.03), np.cos(0.03)]]
+    result.tracks.boxes[:, 7:] = (0.0, 0.0, -6.0)
+    frames = RigFrames(FRAMES.cameras, T_base_from_model=tilted)
+    messages = output_messages(result, STATUS, frames, buffer, wanted=RECORDED)
+    assert not record_from_messages(**messages).tracks.boxes[:, 7:].any()
 
 
 def test_a_model_frame_by_numbers_gives_the_same_boxes(result, buffer):
