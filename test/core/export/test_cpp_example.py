@@ -22,7 +22,8 @@ from sparse4d_core.export.frames import main, write_network_frames
 from sparse4d_core.export.manifest import NAME
 from sparse4d_core.inference.pipeline import Pipeline
 
-pytestmark = pytest.mark.usefixtures("small_preset")
+# Whoever comes first compiles the package and the program; on a busy machine that takes minutes.
+pytestmark = [pytest.mark.usefixtures("small_preset"), pytest.mark.timeout(1800)]
 SOURCES = Path(__file__).resolve().parents[3] / "examples" / "cpp"
 SHOWN = 0.3  # score, as in detect.cpp
 SECOND = 10**9
