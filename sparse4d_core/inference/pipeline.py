@@ -11,7 +11,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..checkpoint.file import CheckpointFile, read_checkpoint
 from ..checkpoint.published import find_weights_if_any
@@ -181,7 +180,7 @@ class Pipeline:
 
     @property
     def backend(self) -> str:
-        """What runs the step, for logs and records: torch, aoti, tensorrt, or onnxruntime with its provider."""
+        """What runs the step, for logs and records: torch, aoti, or onnxruntime with its provider."""
         return "torch" if self.artefact is None else self.artefact.runs_on
 
     def check_cameras(self, count: int) -> None:
@@ -244,52 +243,16 @@ class Pipeline:
     @torch.inference_mode()
     def run(self, prepared: PreparedFrame, state: State | None = None) -> StepResult:
         """The network on a prepared frame, once; for `state` and errors see `step`."""
-        prepared.clock.resume()
+        inputs, clock = prepared.inputs, prepared.clock
+        clock.resume()
         seconds = prepared.frame.stamp_ns * 1e-9
         state, reset = self._begin(state, seconds)
-        if self.memories == "one" or self.temporal_stride == 0:
-            detections, state = self._run_one(prepared, state, seconds)
-        else:
-            detections, state = self._run_several(prepared, state or Memories(), seconds)
-        tracks = track(detections, self.config.tracking_threshold)
-        return StepResult(detections, tracks, state, prepared.clock.finish("decode"), reset)
-
-    def _run_one(
-        self, prepared: PreparedFrame, state: TemporalState | None, seconds: float
-    ) -> tuple[Detections, TemporalState]:
-        """On the one memory, which stays as it is until the stride is over."""
-        age = memory_age(state, seconds)
-        advances = self._advances(age)
+        memory = state.nearest(seconds - self.temporal_stride) if isinstance(state, Memories) else state
+        age = memory_age(memory, seconds)
+        usable, clean = self.model.usable_state(memory, inputs, age)
         # The ids of what is new would change from frame to frame until the memory takes one of them up.
-        detections, new_state = self._detect(prepared, state, age, known=None if advances else state.next_id)
-        return detections, replace(new_state, seconds=seconds) if advances else state
-
-    def _run_several(self, prepared: PreparedFrame, memories: Memories, seconds: float) -> tuple[Detections, Memories]:
-        """On the memory whose age is nearest to the stride; an object keeps its id whatever that one calls it."""
-        state, several = memories.nearest(seconds - self.temporal_stride), self.memories == "interleaved"
-        detections, new_state = self._detect(prepared, state, memory_age(state, seconds))
-        shared = memories.shared
-        if detections.ids is not None:
-            tracked, pose = tracked_rows(detections, self.config.tracking_threshold), prepared.frame.T_global_from_model
-            ids, shared = share_ids(detections, tracked, shared, seconds, state.seconds, pose, chains=several)
-            detections = replace(detections, ids=ids)
-        new_state = replace(new_state, seconds=seconds)
-        return detections, memories.after(new_state, self.temporal_stride, several, shared)
-
-    def _detect(
-        self, prepared: PreparedFrame, state: TemporalState | None, age: float | None, known: Tensor | None = None
-    ) -> tuple[Detections, TemporalState]:
-        """The network and its boxes.
-
-        Args:
-            age: seconds since the frame that the state is of.
-            known: [] int64: ids from here on are given as -1; None: none are.
-
-        Raises:
-            NonFiniteOutputError: NaN or infinity in the boxes or scores.
-        """
-        inputs, clock = prepared.inputs, prepared.clock
-        usable, clean = self.model.usable_state(state, inputs, age)
+        advances = self._several or self._advances(age)
+        known = None if advances else state.next_id
         if self.artefact is not None:
             detections, new_state = self.artefact.step(inputs, usable, known)
             clock.mark("network")
@@ -306,7 +269,31 @@ class Pipeline:
                 output.instance_ids = known_ids(output.instance_ids, known)
             detections = decode(output, self.config)[0]
         check_finite(detections)
-        return published(detections, self.config), new_state
+        detections = published(detections, self.config)
+        if self._several:
+            detections, state = self._leave(prepared.frame, detections, state or Memories(), new_state)
+        elif advances:
+            state = replace(new_state, seconds=seconds)
+        tracks = track(detections, self.config.tracking_threshold)
+        return StepResult(detections, tracks, state, clock.finish("decode"), reset)
+
+    @property
+    def _several(self) -> bool:
+        """Whether there can be more than one memory."""
+        return self.memories != "one" and self.temporal_stride > 0
+
+    def _leave(
+        self, frame: Frame, found: Detections, memories: Memories, state: TemporalState
+    ) -> tuple[Detections, Memories]:
+        """What a frame found, an object by one id whatever the memory calls it that was taken up; and the memories."""
+        seconds, shared = frame.stamp_ns * 1e-9, memories.shared
+        interleaved = self.memories == "interleaved"
+        if found.ids is not None:
+            since = memories.nearest(seconds - self.temporal_stride).seconds
+            tracked = tracked_rows(found, self.config.tracking_threshold)
+            ids, shared = share_ids(found, tracked, shared, seconds, since, frame.T_global_from_model, interleaved)
+            found = replace(found, ids=ids)
+        return found, memories.after(replace(state, seconds=seconds), self.temporal_stride, interleaved, shared)
 
     def _preprocess(self, frame: Frame) -> ModelInput:
         if self.device.type == "cpu":

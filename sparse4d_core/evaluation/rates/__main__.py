@@ -31,7 +31,7 @@ from ...file_digest import file_sha256
 from ...inference.pipeline import Pipeline, refusing_device
 from ..robustness.rows import data_rate
 from ..run_folder import begin_folder
-from .measurement import WAYS, Measured, measure
+from .rate_run import WAYS, Measured, measure
 from .table import markdown
 
 EPILOG = """\

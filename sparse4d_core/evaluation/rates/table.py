@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .measurement import Measured
+from .rate_run import Measured
 
 HEADER = (
     "memories", "Hz", "NDS", "mAP", "AMOTA", "IDS", "found", "place error, m", "velocity error, m/s",

@@ -11,7 +11,7 @@ from sparse4d_core.data.nuscenes.dataset import NuScenesDataset
 from sparse4d_core.data.synthetic.cameras import NUSCENES_RIG
 from sparse4d_core.data.synthetic.dataset_renderer import render_dataset
 from sparse4d_core.evaluation.rates import __main__ as command
-from sparse4d_core.evaluation.rates.measurement import WAYS, Measured
+from sparse4d_core.evaluation.rates.rate_run import WAYS, Measured
 from sparse4d_core.evaluation.rates.scene_truth import Course, Present, SceneTruth
 from sparse4d_core.evaluation.rates.stability import Follower, Seen, summed
 from sparse4d_core.evaluation.rates.table import HEADER, markdown
