@@ -125,10 +125,20 @@ def run(options: argparse.Namespace) -> Scores | None:
     cluster = connect(options.ray, options.devices, options.processes, options.threads) if options.ray else None
     folder = RunFolder.begin(options.out, _settings(options, checkpoint, scenes, streams), options.resume)
     task = StreamTask(
-        folder, data, options.model, None if checkpoint is None else str(checkpoint), options.precision,
-        options.scene_reset, options.allow_untrained, options.threads, options.workers, plan, options.backend,
-        None if options.artefact is None else str(options.artefact), options.providers,
-    )  # fmt: skip
+        folder,
+        data,
+        options.model,
+        None if checkpoint is None else str(checkpoint),
+        options.precision,
+        options.scene_reset,
+        allow_untrained=options.allow_untrained,
+        threads=options.threads,
+        loader_workers=options.workers,
+        plan=plan,
+        backend=options.backend,
+        artefact=None if options.artefact is None else str(options.artefact),
+        providers=options.providers,
+    )
     run_streams(task, streams, options.devices, options.processes, cluster)
     results, tracking = folder.assemble(scenes, _notes(folder), config.tracking)
     if reason := unscored(config, data):
