@@ -55,8 +55,8 @@ def die_if_child(device):
 def dying(job_class):
     """Makes jobs of this class whose workers die."""
 
-    def make(*arguments):
-        job = job_class(*arguments)
+    def make(*arguments, **named):
+        job = job_class(*arguments, **named)
         object.__setattr__(job, "start", die_if_child)
         return job
 
