@@ -40,7 +40,11 @@ class Hosts:
 def cluster_of(hosts: int) -> Iterator[Hosts]:
     """A head that runs no task, and so many hosts with a core each, whatever the machine has."""
     logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of settings of its own
-    environment = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "RAY_USAGE_STATS_ENABLED": "0"}
+    environment = {
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # by default Ray's workers give way to other processes, by 15
+    }
     with mock.patch.dict(os.environ, environment):
         head = {"num_cpus": 0, "include_dashboard": False, "_system_config": SOON_DEAD}
         cluster = Cluster(initialize_head=True, head_node_args=head)
