@@ -384,9 +384,9 @@ def test_a_read_only_installation_finds_the_library_in_the_users_cache(tmp_path)
 def test_clang_builds_a_library_that_computes_the_same(tmp_path):
     code = """
 import sys, torch
-from cuda_ops import build, cpu_kernels, kernels_loaded, library
+from cuda_ops import build, cpu_kernels, kernels_loaded, library, toolchain
 root = sys.argv[1]
-build.build_roots = library.build_roots = lambda: [__import__("pathlib").Path(root)]
+build.build_roots = library.build_roots = toolchain.build_roots = lambda: [__import__("pathlib").Path(root)]
 print(build.build().path)
 assert kernels_loaded() and cpu_kernels.available()[-1] == "generic"
 sys.path.insert(0, "test")
