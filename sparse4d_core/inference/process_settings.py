@@ -30,7 +30,7 @@ def release_unused_memory() -> bool:
 
     Kept memory is reused, but not without loss: images that wait between the maps of the network leave gaps that fit
     nothing, and on a busy machine, where more of them wait, the process grows by two megabytes a minute. What is in
-    use stays; the next frame has its pages fetched anew, a tenth of a second on a slow core.
+    use stays; the next frame has its pages fetched anew.
     """
     libc = _glibc()
     if libc is not None:
