@@ -19,10 +19,10 @@ def keep_freed_memory() -> bool:
     given back, page by page: a fifth of a float32 frame's time. Costs: the process keeps its peak, and threads share
     one arena. Returns whether the C library took the settings (others than glibc are left alone).
     """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    mallopt = ctypes.CDLL(None).mallopt
-    return all([mallopt(_MMAP_MAX, 0), mallopt(_TRIM_THRESHOLD, -1), mallopt(_ARENA_MAX, 1)])
+    libc = _glibc()
+    return libc is not None and all(
+        [libc.mallopt(_MMAP_MAX, 0), libc.mallopt(_TRIM_THRESHOLD, -1), libc.mallopt(_ARENA_MAX, 1)]
+    )
 
 
 def release_unused_memory() -> bool:
@@ -30,12 +30,17 @@ def release_unused_memory() -> bool:
 
     Kept memory is reused, but not without loss: images that wait between the maps of the network leave gaps that fit
     nothing, and on a busy machine, where more of them wait, the process grows by two megabytes a minute. What is in
-    use stays; the next frame has its pages fetched anew, a tenth of a second on a slow core.
+    use stays; the next frame has its pages fetched anew.
     """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    ctypes.CDLL(None).malloc_trim(0)
-    return True
+    libc = _glibc()
+    if libc is not None:
+        libc.malloc_trim(0)
+    return libc is not None
+
+
+def _glibc() -> ctypes.CDLL | None:
+    """This process's C library; None where it is another one."""
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 
 
 def limit_threads(count: int) -> None:

@@ -145,7 +145,7 @@ def _publish(domain: int, stop, rate: float) -> None:
 @contextmanager
 def _node(domain: int) -> Iterator[Node]:
     context = Context()
-    rclpy.init(context=context, domain_id=domain)
+    rclpy.init(args=[], context=context, domain_id=domain)
     node = rclpy.create_node("intake_publisher", context=context)
     try:
         yield node

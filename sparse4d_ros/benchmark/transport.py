@@ -257,7 +257,7 @@ def _rig(case: Case) -> Rig:
 @contextlib.contextmanager
 def _node(name: str, domain: int) -> Iterator[Node]:
     context = Context()
-    rclpy.init(context=context, domain_id=domain)
+    rclpy.init(args=[], context=context, domain_id=domain)
     node = Node(name, context=context)
     try:
         yield node

@@ -22,6 +22,7 @@ from golden_sequence import (
 )
 
 from sparse4d_core.inference.decode import decode
+from sparse4d_core.network.sparse4d import Sparse4D
 from sparse4d_core.network.state import TemporalState
 from sparse4d_core.types import Detections, ModelInput, ModelOutput
 
@@ -51,7 +52,7 @@ def test_golden(golden, file, path):
 
 def run(data: Golden, sampling: str | None):
     """Frame by frame: number, input, feature maps, output, state before and after."""
-    model = recorded_model(data, sampling)
+    model = recorded(data.folder, data.name, sampling)
     state = None
     for frame, (inputs, features) in enumerate(encoded(data.folder, data.name)):
         with torch.inference_mode():
@@ -61,10 +62,15 @@ def run(data: Golden, sampling: str | None):
 
 
 @functools.lru_cache(maxsize=1)
+def recorded(folder: pathlib.Path, file: str, sampling: str | None) -> Sparse4D:
+    """The recording's detector. Its weights take seconds to generate; `run` and `encoded` want the same one."""
+    return recorded_model(Golden(folder, file), sampling)
+
+
+@functools.lru_cache(maxsize=1)
 def encoded(folder: pathlib.Path, file: str) -> list[tuple[ModelInput, list[torch.Tensor]]]:
     """Input and feature maps of every frame. Both paths begin with them, and they are most of the work."""
-    data = Golden(folder, file)
-    model = recorded_model(data)
+    data, model = Golden(folder, file), recorded(folder, file, None)
     inputs = [recorded_input(data, frame, model.config) for frame in range(num_frames(data))]
     with torch.inference_mode():
         return [(one, model.image_features(one.images)) for one in inputs]
