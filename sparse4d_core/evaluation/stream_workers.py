@@ -38,8 +38,6 @@ class StreamTask:
     checkpoint: str | None
     precision: Precision = "float32"
     scene_reset: SceneReset = "reference"
-    temporal_stride: float = 0.0  # s; 0: the frame before, as key frames are scored
-    memories: Keeping = "one"
     allow_untrained: bool = False
     threads: int = 1  # of torch on the CPU; their number may change the last digit, so it is a setting of the run
     loader_workers: int = 2
@@ -47,6 +45,8 @@ class StreamTask:
     backend: str = "torch"
     artefact: str | None = None  # folder of an exported step, for the backends that run one
     providers: str = "cpu"
+    temporal_stride: float = 0.0  # s; 0: the frame before, as key frames are scored
+    memories: Keeping = "one"
 
     def pipeline(self, device: str) -> Pipeline:
         """See `Pipeline.from_preset` for what it raises; a device that is not there is a ValueError here."""
