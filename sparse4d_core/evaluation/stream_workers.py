@@ -34,8 +34,6 @@ class StreamTask:
     checkpoint: str | None
     precision: Precision = "float32"
     scene_reset: SceneReset = "reference"
-    temporal_stride: float = 0.0  # s; 0: the frame before, as key frames are scored
-    memories: Keeping = "one"
     allow_untrained: bool = False
     threads: int = 1  # of torch on the CPU; their number may change the last digit, so it is a setting of the run
     loader_workers: int = 2
@@ -43,6 +41,8 @@ class StreamTask:
     backend: str = "torch"
     artefact: str | None = None  # folder of an exported step, for the backends that run one
     providers: str = "cpu"
+    temporal_stride: float = 0.0  # s; 0: the frame before, as key frames are scored
+    memories: Keeping = "one"
 
     def start(self, device: str) -> SceneRunner:
         """A worker; see `pipeline` for what it raises."""
