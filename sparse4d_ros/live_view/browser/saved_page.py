@@ -56,9 +56,8 @@ OVERLAY = """
       document.getElementById('words').innerHTML = drive.words[at];
       document.getElementById('cameras').src = 'data:image/jpeg;base64,' + drive.strips[drive.strip_of[at]];
     }
-    requestAnimationFrame(follow);
   };
-  follow();
+  setInterval(follow, 50);  // not with the frames: where the scene is drawn slowly the words would come late
 })();
 </script>
 """
