@@ -1,4 +1,4 @@
-"""A pipeline over the key frames of a data set, in order as the node runs it, scored by the official devkit: no bag."""
+"""A pipeline over the key frames of a data set, in order as the node runs it, as a submission: no bag."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -18,7 +17,6 @@ from ..geometry import transform_boxes
 from ..inference.pipeline import Pipeline, StepResult
 from ..network.state import TemporalState
 from ..types import Detections, Frame, Tracks
-from .devkit_scores import Scores, evaluate
 from .results import ResultsWriter
 
 
@@ -128,12 +126,3 @@ def frames_ahead(read: Callable[[int], Frame], rows: Sequence[int], workers: int
             yield pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def keyframe_scores(pipeline: Pipeline, data: NuScenesDataset, out: Path) -> Scores:
-    """Detection and tracking of all scenes; the results are left in `out`."""
-    writer = run_keyframes(pipeline, data)
-    results, tracking = out / "results.json", out / "tracking.json"
-    writer.write_detection(results)
-    writer.write_tracking(tracking)
-    return evaluate(data.dataroot, data.version, results, tracking)

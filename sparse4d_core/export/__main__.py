@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from ..command_line import OK, refuse
 from ..config import PRESETS
+from ..data.nuscenes.dataset import NuScenesDataset
 from ..inference.pipeline import Pipeline
 from ..types import Frame
 from .exporter import ExportOptions, export_step
@@ -106,8 +107,6 @@ def calibration_frames(dataroot: pathlib.Path, version: str) -> list[Frame]:
     Raises:
         ValueError: no data set.
     """
-    from ..data.nuscenes.dataset import NuScenesDataset  # needs nuscenes-devkit, which nothing else here does
-
     dataset = NuScenesDataset(dataroot, version, cache=None)
     return [dataset.frame(int(i)) for i in dataset.keyframes[:MOST_FRAMES]]
 

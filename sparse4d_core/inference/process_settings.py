@@ -25,6 +25,19 @@ def keep_freed_memory() -> bool:
     return all([mallopt(_MMAP_MAX, 0), mallopt(_TRIM_THRESHOLD, -1), mallopt(_ARENA_MAX, 1)])
 
 
+def release_unused_memory() -> bool:
+    """Gives pages of the heap that hold nothing back to the operating system; returns whether there is such a call.
+
+    Kept memory is reused, but not without loss: images that wait between the maps of the network leave gaps that fit
+    nothing, and on a busy machine, where more of them wait, the process grows by two megabytes a minute. What is in
+    use stays; the next frame has its pages fetched anew, a tenth of a second on a slow core.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    ctypes.CDLL(None).malloc_trim(0)
+    return True
+
+
 def limit_threads(count: int) -> None:
     """Lets torch use `count` threads for one operation on the CPU; 0 leaves its own choice."""
     if count > 0:

@@ -63,7 +63,7 @@ def measure(model: str, seconds: float, rate: float) -> dict:
     with claimed_domain() as domain:
         publisher = spawn.Process(target=_publish, args=(domain, stop, rate), daemon=True)
         publisher.start()
-        rclpy.init(domain_id=domain)
+        rclpy.init(args=[], domain_id=domain)
         node = DetectorNode(statistics, parameter_overrides=[Parameter("model", value=model)])
         try:
             return _run(node, statistics, seconds)

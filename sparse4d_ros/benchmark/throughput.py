@@ -115,7 +115,7 @@ def measure(stages: WaitingStages, rate: float, sets: int) -> dict[str, Any]:
     statistics = Statistics(window=None)
     synchronizer = Synchronizer(load_rig().names, slop_ns=0, timeout_ns=NANOSECONDS, require_info=False)
     with claimed_domain() as domain:
-        rclpy.init(domain_id=domain)
+        rclpy.init(args=[], domain_id=domain)
         node = rclpy.create_node("throughput")
         log = LogThrottle(node.get_logger())
         worker = Worker(

@@ -69,7 +69,7 @@ class RunningSystem:
     def __enter__(self) -> RunningSystem:
         with contextlib.ExitStack() as stack:
             stack.enter_context(variables(self.processes.middleware))
-            rclpy.init(signal_handler_options=rclpy.SignalHandlerOptions.NO)
+            rclpy.init(args=[], signal_handler_options=rclpy.SignalHandlerOptions.NO)
             stack.callback(rclpy.try_shutdown)
             self.node = rclpy.create_node("campaign")
             self.observer = Observer(self.node, DETECTOR)

@@ -19,7 +19,7 @@ class DiagnosticsListener:
         self._news = threading.Condition()
 
     def __enter__(self) -> DiagnosticsListener:
-        rclpy.init(signal_handler_options=rclpy.SignalHandlerOptions.NO)
+        rclpy.init(args=[], signal_handler_options=rclpy.SignalHandlerOptions.NO)
         self._node = rclpy.create_node("demo_listener")
         self._node.create_subscription(DiagnosticArray, "/diagnostics", self._store, 10)
         self._executor = SingleThreadedExecutor()

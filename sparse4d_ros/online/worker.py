@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from rclpy.lifecycle import LifecycleNode
 
-from sparse4d_core.inference.process_settings import limit_threads
+from sparse4d_core.inference.process_settings import limit_threads, release_unused_memory
 
 from ..parameters import NodeParameters
 from ..perception.set_processor import FrameDropped, PreparedSet, Processed, SetProcessor
@@ -35,6 +35,7 @@ from .overlay_painter import OverlayPainter
 from .statistics import Statistics
 
 WAIT_SECONDS = 0.1  # between two looks at whether to stop
+RELEASE_SECONDS = 600.0  # from one release of unused memory to the next; each may cost a set
 
 
 @dataclass
@@ -162,10 +163,14 @@ class Worker:
         self._results.put(None)
 
     def _publish_results(self) -> None:
+        released = time.monotonic()
         while (work := self._results.get()) is not None:
             with self._counting_losses(work):
                 self._publish(work)
             del work
+            if time.monotonic() - released > RELEASE_SECONDS:  # here nothing waits for it but the next set
+                release_unused_memory()
+                released = time.monotonic()
             self._results.task_done()
         self._painter.stop()
 

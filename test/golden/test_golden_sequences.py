@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import pathlib
 import re
 
 import numpy as np
@@ -21,7 +23,7 @@ from golden_sequence import (
 
 from sparse4d_core.inference.decode import decode
 from sparse4d_core.network.state import TemporalState
-from sparse4d_core.types import Detections, ModelOutput
+from sparse4d_core.types import Detections, ModelInput, ModelOutput
 
 BOXES, LOGITS, SCORES = 1e-3, 1e-3, 5e-5  # tolerances recommended in the golden README, section 6
 FEATURES = 1e-4
@@ -51,13 +53,21 @@ def run(data: Golden, sampling: str | None):
     """Frame by frame: number, input, feature maps, output, state before and after."""
     model = recorded_model(data, sampling)
     state = None
-    for frame in range(num_frames(data)):
-        inputs = recorded_input(data, frame, model.config)
+    for frame, (inputs, features) in enumerate(encoded(data.folder, data.name)):
         with torch.inference_mode():
-            features = model.image_features(inputs.images)
             output, new_state = model.decode_features(features, inputs, state)
             yield frame, inputs, features, output, state, new_state
         state = new_state
+
+
+@functools.lru_cache(maxsize=1)
+def encoded(folder: pathlib.Path, file: str) -> list[tuple[ModelInput, list[torch.Tensor]]]:
+    """Input and feature maps of every frame. Both paths begin with them, and they are most of the work."""
+    data = Golden(folder, file)
+    model = recorded_model(data)
+    inputs = [recorded_input(data, frame, model.config) for frame in range(num_frames(data))]
+    with torch.inference_mode():
+        return [(one, model.image_features(one.images)) for one in inputs]
 
 
 class SequenceCheck:

@@ -25,7 +25,7 @@ class Golden:
         path = next((path for path in candidates if path.is_file()), None)
         if path is None:
             pytest.skip(f"{folder} holds no golden file {name}")
-        self.name = name
+        self.folder, self.name = folder, name
         self.compared: set[str] = set()  # keys given to `check`
         self._data: Any = json.loads(path.read_text()) if path.suffix == ".json" else np.load(path, allow_pickle=False)
 

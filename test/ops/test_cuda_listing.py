@@ -51,13 +51,12 @@ class Kernel(NamedTuple):
     spilled: int  # bytes stored and loaded
 
 
-def compile_for(architecture: str, folder: pathlib.Path, kind: str) -> tuple[pathlib.Path, str]:
-    """The kernels as `kind` ("ptx" or "cubin") of one architecture, and what ptxas reports."""
-    target = folder / f"kernels_{architecture}.{kind}"
-    command = [find_nvcc(), "-std=c++17", "-O3", f"-arch=sm_{architecture}", f"-{kind}", "-Xptxas", "-v"]
-    done = subprocess.run([*command, str(CSRC / "cuda/kernels.cu"), "-o", str(target)], capture_output=True, text=True)
+def run_nvcc(source: pathlib.Path, target: pathlib.Path, architecture: str) -> str:
+    """`source` as `target`, PTX or cubin by its suffix, for one architecture; what ptxas reports."""
+    command = [find_nvcc(), "-std=c++17", "-O3", f"-arch=sm_{architecture}", f"-{target.suffix[1:]}", "-Xptxas", "-v"]
+    done = subprocess.run([*command, str(source), "-o", str(target)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return target, done.stderr
+    return done.stderr
 
 
 def kernels(report: str) -> list[Kernel]:
@@ -72,15 +71,25 @@ def kernels(report: str) -> list[Kernel]:
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """architecture -> (cubin, kernels)."""
-    folder = tmp_path_factory.mktemp("listing")
+def ptx(tmp_path_factory):
+    """The kernels in PTX: of 8.x, and of 9.0 and later, which reduce four gradients at once (backward.cuh)."""
+    made = {family: tmp_path_factory.mktemp("listing") / f"kernels_{family}.ptx" for family in ("80", "90")}
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        results = pool.map(lambda architecture: compile_for(architecture, folder, "cubin"), ARCHITECTURES)
-        return {
-            architecture: (cubin, kernels(report))
-            for architecture, (cubin, report) in zip(ARCHITECTURES, results, strict=True)
-        }
+        list(pool.map(lambda family: run_nvcc(CSRC / "cuda/kernels.cu", made[family], family), made))
+    return made
+
+
+@pytest.fixture(scope="module")
+def compiled(ptx):
+    """architecture -> (cubin, kernels), from the PTX of its family: what differs between them is up to ptxas."""
+
+    def compile_for(architecture: str) -> tuple[pathlib.Path, list[Kernel]]:
+        source = ptx["80" if int(architecture) < 90 else "90"]
+        cubin = source.with_name(f"kernels_{architecture}.cubin")
+        return cubin, kernels(run_nvcc(source, cubin, architecture))
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        return dict(zip(ARCHITECTURES, pool.map(compile_for, ARCHITECTURES), strict=True))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -115,8 +124,8 @@ def inner_loops(listing: str, kernel: str) -> list[list[str]]:
     return [instructions(body[start : end + 1]) for start, end in inner]
 
 
-def test_a_sample_costs_few_instructions(tmp_path, record_property):
-    listing = compile_for("80", tmp_path, "ptx")[0].read_text()
+def test_a_sample_costs_few_instructions(ptx, record_property):
+    listing = ptx["80"].read_text()
     loops = [loop for loop in inner_loops(listing, FUSED_FLOAT) if any("ld.global.v4" in line for line in loop)]
     assert len(loops) == 1, "one loop over the samples"
     samples = sum("ld.global.v4" in line for line in loops[0]) / 4  # four corners each

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from nuscenes.utils.splits import create_splits_scenes
 
 from ...types import CLASS_NAMES, Frame
 from .index import DatasetIndex, dataset_index
@@ -209,6 +208,8 @@ def split_scenes(dataroot: Path, version: str, split: str) -> list[str]:
     Raises:
         DatasetError: for a split that is neither official nor in `splits.json`.
     """
+    from nuscenes.utils.splits import create_splits_scenes  # with it come pandas and scikit-learn: a second or more
+
     official = create_splits_scenes()
     path = dataroot / version / "splits.json"
     custom = json.loads(path.read_text()) if path.is_file() else {}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from scored_keyframes import keyframe_scores
 
 from sparse4d_core.checkpoint.published import SHIPPED
 from sparse4d_core.data.nuscenes.dataset import NuScenesDataset
 from sparse4d_core.data.synthetic.cameras import NUSCENES_RIG
 from sparse4d_core.data.synthetic.dataset_renderer import render_dataset
-from sparse4d_core.evaluation.keyframe_scores import keyframe_scores
 from sparse4d_core.inference.pipeline import Pipeline
 
 SEED = 100_700  # training has 0 to 9,999

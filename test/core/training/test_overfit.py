@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scored_keyframes import keyframe_scores
 
 from sparse4d_core.checkpoint.weights import load_checkpoint
 from sparse4d_core.config import preset
@@ -14,7 +15,6 @@ from sparse4d_core.data.anchors import kmeans_anchors
 from sparse4d_core.data.nuscenes.dataset import NuScenesDataset
 from sparse4d_core.data.synthetic.cameras import NUSCENES_RIG
 from sparse4d_core.data.synthetic.dataset_renderer import render_dataset
-from sparse4d_core.evaluation.keyframe_scores import keyframe_scores
 from sparse4d_core.inference.pipeline import Pipeline
 from sparse4d_core.network.sparse4d import Sparse4D
 from sparse4d_core.training.batches.keyframes import Keyframes

@@ -11,6 +11,7 @@ from node_driver import PATIENCE, Driver
 from rclpy.executors import SingleThreadedExecutor
 from rig_messages import compressed, image_stamps, set_stamp
 
+from sparse4d_ros.online import worker
 from sparse4d_ros.online.health import Level
 from sparse4d_ros.online.outputs import Outputs
 
@@ -67,6 +68,17 @@ def test_without_looking_ahead_a_set_is_begun_when_the_one_before_is_published(m
     free.set()
     driver.wait(2)
     assert prepared.is_set() and driver.statistics.processed == 2
+
+
+def test_unused_memory_is_released_now_and_then_once_a_set_is_published(make_driver, monkeypatch):
+    released = []
+    monkeypatch.setattr(worker, "release_unused_memory", lambda: released.append(driver.statistics.processed))
+    driver = make_driver(look_ahead="never").start()
+    assert driver.run(0) == "ok" and driver.run(1) == "ok" and released == []
+    monkeypatch.setattr(worker, "RELEASE_SECONDS", 0.0)
+    driver.feed(2)
+    driver.until(lambda: released)
+    assert released == [3]
 
 
 def test_a_set_that_is_being_prepared_waits_for_the_network_and_keeps_its_order(driver):
