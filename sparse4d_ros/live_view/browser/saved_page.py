@@ -39,7 +39,8 @@ OVERLAY = """
 <style>
   #cameras, #words { position: fixed; z-index: 1; pointer-events: none; }
   #cameras { left: 8px; bottom: 56px; width: min(calc(100vw - 16px), 1344px); }
-  #words { right: 8px; top: 8px; padding: 4px; color: #e6e8ea; background: #141618cc; font-family: sans-serif; border-radius: 4px; }
+  #words { right: 8px; top: 8px; padding: 4px; border-radius: 4px; color: #e6e8ea; background: #141618cc; }
+  #words { font-family: sans-serif; }
 </style>
 <div id="words"></div><img id="cameras" alt="">
 <script>
