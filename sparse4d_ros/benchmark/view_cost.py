@@ -4,8 +4,9 @@
 
 The cases take turns, in another order each round, so that other load on the machine meets all of them; every turn has a
 node, a recorder and a player of its own. Latency is from the last image of a set going out to the receipt of its
-result. The browser is Debian's chromium without a window; it has the lowest priority, because with its software
-rendering it stands for one that runs on another machine. Needs viser, and for the last case chromium.
+result. The browser is Debian's chromium without a window, at the lowest priority. It renders in software, for which two
+cores are too few: there the second case is the view's cost, and the third that of looking on at the same machine. Needs
+viser, and for the last case chromium.
 """
 
 from __future__ import annotations

@@ -37,9 +37,10 @@ LAST_SECONDS = 0.2  # that the last moment is shown, before the drive starts ove
 # Follows the time of the page's own player: the value of its slider; where there is one moment alone there is none.
 OVERLAY = """
 <style>
-  #cameras, #words { position: fixed; left: 8px; z-index: 1; pointer-events: none; }
-  #cameras { bottom: 56px; width: min(calc(100vw - 16px), 1344px); }
-  #words { top: 8px; padding: 4px; color: #e6e8ea; background: #141618cc; font-family: sans-serif; border-radius: 4px; }
+  #cameras, #words { position: fixed; z-index: 1; pointer-events: none; }
+  #cameras { left: 8px; bottom: 56px; width: min(calc(100vw - 16px), 1344px); }
+  #words { right: 8px; top: 8px; padding: 4px; border-radius: 4px; color: #e6e8ea; background: #141618cc; }
+  #words { font-family: sans-serif; }
 </style>
 <div id="words"></div><img id="cameras" alt="">
 <script>
@@ -56,9 +57,8 @@ OVERLAY = """
       document.getElementById('words').innerHTML = drive.words[at];
       document.getElementById('cameras').src = 'data:image/jpeg;base64,' + drive.strips[drive.strip_of[at]];
     }
-    requestAnimationFrame(follow);
   };
-  follow();
+  setInterval(follow, 50);  // not with the frames: where the scene is drawn slowly the words would come late
 })();
 </script>
 """
