@@ -23,7 +23,16 @@ from sparse4d_core.config import PRESETS
 pytestmark = pytest.mark.timeout(1800)
 
 # Options of programs that are not ours, and of pytest (conftest.py has them), where prose names them alone.
-FOREIGN_OPTIONS = {"--nnodes", "--node-rank", "--rdzv-endpoint", "--nproc-per-node", "--shm-size", "--ipc", "--network", "--start-offset"}
+FOREIGN_OPTIONS = {
+    "--nnodes",
+    "--node-rank",
+    "--rdzv-endpoint",
+    "--nproc-per-node",
+    "--shm-size",
+    "--ipc",
+    "--network",
+    "--start-offset",
+}
 PYTEST_OPTIONS = set(re.findall(r'"(--[\w-]+)"', (ROOT / "test" / "conftest.py").read_text()))
 # Files that a reader would write, or a command, or an export.
 EXAMPLES = {"my_rig.yaml", "detect.py", "out/step-onnx/detect.py", "out/junit.xml"}

@@ -27,7 +27,9 @@ from sparse4d_core.training.starting_model import build_model
 SEED = 17
 ITERATIONS = 260  # about 70 s of one core
 # The demo model with fewer instances: two seconds hold 75 boxes, about fifteen in a frame.
-MODEL = replace(preset("demo"), num_anchors=64, num_output=64, temporal=replace(preset("demo").temporal, num_instances=32))
+MODEL = replace(
+    preset("demo"), num_anchors=64, num_output=64, temporal=replace(preset("demo").temporal, num_instances=32)
+)
 
 
 def by_heart() -> TrainingConfig:
