@@ -16,7 +16,7 @@ from ..types import Frame
 
 @dataclass(frozen=True)
 class MaskedScenes:
-    """A plan for every scene (`keyframe_scores.ScenePlan`)."""
+    """A plan for every scene (`keyframe_run.ScenePlan`)."""
 
     masks: Mapping[str, np.ndarray]  # channel -> [H, W] bool
     colour: tuple[int, int, int]  # BGR

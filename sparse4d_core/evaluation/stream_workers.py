@@ -16,7 +16,7 @@ from ..data.nuscenes.dataset import NuScenesDataset
 from ..inference.memories import Keeping
 from ..inference.pipeline import Pipeline, Precision, refusing_device
 from ..network.sparse4d import SceneReset
-from .keyframe_scores import ScenePlan, run_scene
+from .keyframe_run import ScenePlan, run_scene
 from .results import ResultsWriter
 from .run_folder import RunFolder, scene_content, state_content, state_of
 from .scene_streams import Stream

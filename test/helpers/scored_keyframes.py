@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sparse4d_core.data.nuscenes.dataset import NuScenesDataset
 from sparse4d_core.evaluation.devkit_scores import Scores, evaluate
-from sparse4d_core.evaluation.keyframe_scores import run_keyframes
+from sparse4d_core.evaluation.keyframe_run import run_keyframes
 from sparse4d_core.inference.pipeline import Pipeline
 
 

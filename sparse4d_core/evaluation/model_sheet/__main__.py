@@ -20,7 +20,7 @@ from ...command_line import OK, refuse
 from ...data.nuscenes.dataset import NuScenesDataset
 from ...inference.pipeline import Pipeline
 from ..devkit_scores import evaluate
-from ..keyframe_scores import run_keyframes
+from ..keyframe_run import run_keyframes
 from ..robustness import __main__ as robustness
 from ..robustness.frame_faults import Untouched
 from ..robustness.rows import CLEAN, Row, data_rate

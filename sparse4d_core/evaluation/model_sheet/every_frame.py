@@ -13,7 +13,7 @@ from ...data.nuscenes.dataset import NuScenesDataset
 from ...inference.duplicates import duplicate_pairs
 from ...inference.pipeline import Pipeline
 from ...types import Detections, Tracks
-from ..keyframe_scores import ScenePlan, frames_ahead
+from ..keyframe_run import ScenePlan, frames_ahead
 
 CONFIDENT = 0.3  # score of the boxes that are counted
 PARTNER_RADIUS = 0.5  # m: the same object in two precisions lies nearer

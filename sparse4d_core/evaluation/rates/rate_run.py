@@ -16,7 +16,7 @@ from ...geometry import along_the_ground, transform_boxes
 from ...inference.pipeline import Pipeline, StepResult
 from ...types import Frame, tensors_of
 from ..devkit_scores import evaluate
-from ..keyframe_scores import run_scene
+from ..keyframe_run import run_scene
 from ..results import ResultsWriter
 from ..robustness.frame_faults import Untouched
 from ..robustness.rows import Row

@@ -31,7 +31,7 @@ _OF_SIX = (2, 4, 5)  # cameras that crash, and images of a set that are lost on 
 
 @dataclass(frozen=True)
 class Row:
-    """A plan for every scene (`keyframe_scores.ScenePlan`)."""
+    """A plan for every scene (`keyframe_run.ScenePlan`)."""
 
     group: str
     level: str

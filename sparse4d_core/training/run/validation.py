@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...data.nuscenes.dataset import NuScenesDataset
-from ...evaluation.keyframe_scores import run_keyframes
+from ...evaluation.keyframe_run import run_keyframes
 from ...evaluation.results import ResultsWriter
 from ...inference.pipeline import Pipeline
 from ...network.sparse4d import Sparse4D

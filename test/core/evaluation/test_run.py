@@ -14,7 +14,7 @@ from sparse4d_core.data.nuscenes.dataset import NuScenesDataset
 from sparse4d_core.evaluation import run as command
 from sparse4d_core.evaluation import stream_workers
 from sparse4d_core.evaluation.devkit_scores import DetectionScores, Scores, TrackingScores
-from sparse4d_core.evaluation.keyframe_scores import frames_ahead
+from sparse4d_core.evaluation.keyframe_run import frames_ahead
 from sparse4d_core.evaluation.published_figures import differences, table
 from sparse4d_core.evaluation.run_folder import RunFolder, RunFolderError
 from sparse4d_core.evaluation.scene_streams import divide

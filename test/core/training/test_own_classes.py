@@ -12,7 +12,7 @@ from sparse4d_core.config import preset
 from sparse4d_core.data.nuscenes.dataset import NuScenesDataset
 from sparse4d_core.data.synthetic.cameras import NUSCENES_RIG
 from sparse4d_core.data.synthetic.dataset_renderer import render_dataset
-from sparse4d_core.evaluation.keyframe_scores import run_keyframes
+from sparse4d_core.evaluation.keyframe_run import run_keyframes
 from sparse4d_core.inference.pipeline import Pipeline
 from sparse4d_core.training import train
 from sparse4d_core.training.schedule import for_classes, training_config
