@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .config import ImageConfig, Sparse4DConfig
+from .model_io import ModelInput
 from .preprocess import (
     ImageTransform,
     check_frame,
@@ -25,7 +26,7 @@ from .preprocess import (
     normalization_table,
     test_time_transforms,
 )
-from .types import Frame, ModelInput
+from .types import Frame
 
 _FRACTION_BITS = 22  # of a coefficient
 _SUPPORT = 2.0  # of the bicubic filter, in pixels of the smaller of the two images

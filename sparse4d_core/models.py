@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from .command_line import OK
 from .config import PRESETS, Sparse4DConfig, preset
+from .model_io import ModelInput
 from .network.sparse4d import Sparse4D
-from .types import ModelInput
 
 EPILOG = """\
 FLOPs count a multiplication and an addition as two, of convolutions, matrix products and attention, for one frame of

@@ -21,8 +21,9 @@ from PIL import Image
 from torch import Tensor
 
 from .config import ImageConfig, Sparse4DConfig
+from .model_io import ModelInput
 from .resize import RESIZED_PART, Resize
-from .types import Frame, ModelInput
+from .types import Frame
 
 REDUCTIONS = (8, 4, 2)  # of a JPEG's size, while it is decoded
 

@@ -7,6 +7,7 @@ import pathlib
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 from source_tree import ROOT, TOPS, files, imports
@@ -147,6 +148,17 @@ print(Pipeline.from_preset("demo").config.name)
 """
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert result.stdout.strip().endswith("demo"), result.stderr
+
+
+def test_what_plays_records_and_scores_starts_without_torch():
+    """torch takes two seconds of a core to import, more than a recorder needs in a minute."""
+    commands = ["sparse4d_core.data.synthetic.__main__", "sparse4d_core.evaluation.evaluate"]
+    commands += ["sparse4d_core.evaluation.criteria", "sparse4d_core.training.plot"]
+    if find_spec("rclpy"):
+        commands += [f"sparse4d_ros.{name}" for name in ("bag_player", "box_recorder")]
+        commands += [f"sparse4d_ros.{name}" for name in ("nuscenes_to_rosbag", "write_submission")]
+    program = f"import sys, {', '.join(commands)}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
 
 
 @pytest.mark.parametrize("top", TOPS)

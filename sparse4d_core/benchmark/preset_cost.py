@@ -25,9 +25,9 @@ from ..command_line import BAD_INPUT, FAILED, OK, refuse
 from ..config import PRESETS, Sparse4DConfig, preset
 from ..data.nuscenes.dataset import NuScenesDataset
 from ..inference.pipeline import Pipeline
+from ..model_io import ModelInput
 from ..network.sparse4d import Sparse4D
 from ..preprocess import preprocess
-from ..types import ModelInput
 
 STEP_NS = 500_000_000
 EPILOG = """\

@@ -18,11 +18,11 @@ from ..config import Sparse4DConfig
 from ..geometry import project_anchors
 from ..inference.decode import best_instances
 from ..inference.image_encoder import ImageEncoder
+from ..model_io import ModelInput, ModelOutput
 from ..network.aggregation import CameraFeatures
 from ..network.instance_memory import Memory, temporal_rates
 from ..network.sparse4d import Sparse4D
 from ..network.state import TemporalState
-from ..types import ModelInput, ModelOutput
 from .interface import FIRST_FRAME, Images
 from .onnx_operator import NodeAggregation
 from .portable_aggregation import PortableAggregation, Tally, picture

@@ -14,8 +14,9 @@ from ..config import Sparse4DConfig
 from ..export import interface
 from ..export.manifest import ArtefactError, read_manifest
 from ..geometry import elapsed, relative_transform
+from ..model_io import ModelInput
 from ..network.state import CachedInstances, TemporalState
-from ..types import Detections, ModelInput
+from ..types import Detections
 from .artefact_checks import check_cameras, check_machine
 from .runtimes import run_by_aoti, run_by_export, run_by_onnxruntime
 from .tensorrt_runtime import run_by_tensorrt

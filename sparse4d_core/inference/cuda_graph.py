@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..model_io import ModelInput, ModelOutput, map_tensors, tensors_of
 from ..network.state import TemporalState
-from ..types import ModelInput, ModelOutput, map_tensors, tensors_of
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..config import Sparse4DConfig
 from ..geometry import decode_boxes
-from ..types import CLASS_NAMES, Detections, ModelOutput
+from ..model_io import ModelOutput
+from ..types import CLASS_NAMES, Detections
 from .duplicates import without_duplicates
 
 VZ_BOX = 9  # column of a decoded box: vertical velocity

@@ -20,8 +20,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from ..model_io import map_tensors
 from ..network.state import TemporalState
-from ..types import map_tensors
 from .shared_ids import SharedIds
 
 Keeping = Literal["one", "two", "interleaved"]

@@ -17,11 +17,12 @@ from ..checkpoint.published import find_weights_if_any
 from ..checkpoint.weights import load_file
 from ..config import Sparse4DConfig, preset
 from ..device_preprocess import preprocess_on_device
+from ..model_io import ModelInput
 from ..network.sparse4d import SceneReset, Sparse4D
 from ..network.state import TemporalState
 from ..preprocess import preprocess
 from ..resize import RESIZED_PART, Resize
-from ..types import Detections, Frame, ModelInput, Tracks
+from ..types import Detections, Frame, Tracks
 from .artefact import Artefact
 from .artefact_checks import check_backend, check_cameras, check_format, check_model, check_weights
 from .cuda_graph import Step, StepGraph

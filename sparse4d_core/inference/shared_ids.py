@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ..geometry import along_the_ground, transform_boxes
+from ..boxes import along_the_ground, transform_boxes
 from ..types import Detections
 
 NEAR = 2.0  # m between centres on the ground, as the tracking score takes a box for an object's

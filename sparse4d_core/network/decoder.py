@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import Sparse4DConfig
-from ..types import ModelInput, ModelOutput
+from ..model_io import ModelInput, ModelOutput
 from .aggregation import CameraFeatures, DeformableAggregation
 from .attention import InstanceAttention
 from .decoder_layer import DecoderLayer

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..config import AggregationConfig, Sparse4DConfig
 from ..geometry import elapsed, project, project_anchors, relative_transform
-from ..types import ModelInput, ModelOutput
+from ..model_io import ModelInput, ModelOutput
 from .aggregation import CameraFeatures, DeformableAggregation, gather_points
 from .decoder_layer import DecoderLayer
 from .initial_anchors import spread_anchors

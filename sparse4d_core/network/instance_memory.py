@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..config import TemporalConfig
 from ..geometry import elapsed, project_anchors, relative_transform
-from ..types import ModelInput
+from ..model_io import ModelInput
 from .state import CachedInstances, TemporalState
 
 

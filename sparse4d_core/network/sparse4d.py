@@ -12,7 +12,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from ..config import Sparse4DConfig
-from ..types import ModelInput, ModelOutput
+from ..model_io import ModelInput, ModelOutput
 from .aggregation import CameraFeatures, DeformableAggregation
 from .backbones import FPN, build_backbone
 from .backbones.deformable_conv import ModulatedDeformConv2d

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..types import ModelInput, map_tensors
+from ..model_io import ModelInput, map_tensors
 from .aggregation import CameraFeatures
 
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from sparse4d_core.geometry import transform_boxes
+from sparse4d_core.boxes import transform_boxes
 from sparse4d_core.inference.tracking import filter_by_score, worth_showing
 from sparse4d_core.types import Detections
 from sparse4d_core.visualization import Trail, draw_drive, draw_overlay

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
@@ -16,8 +16,7 @@ from std_msgs.msg import Header
 from vision_msgs.msg import Detection3DArray
 from visualization_msgs.msg import MarkerArray
 
-from sparse4d_core.geometry import along_the_ground, transform_boxes
-from sparse4d_core.inference.pipeline import StepResult
+from sparse4d_core.boxes import along_the_ground, transform_boxes
 from sparse4d_core.inference.tracking import filter_by_score, worth_showing
 from sparse4d_core.types import Detections, Frame
 from sparse4d_core.visualization import draw_overlay
@@ -31,6 +30,9 @@ from .markers import to_markers
 from .set_status import to_set_status
 from .stamps import make_header, ns_from_stamp
 from .trails import Trails
+
+if TYPE_CHECKING:  # a recorder of these messages starts without torch
+    from sparse4d_core.inference.pipeline import StepResult
 
 OUTPUTS = {
     "detections": Detection3DArray,

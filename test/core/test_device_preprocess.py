@@ -15,8 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparse4d_core.config import preset
 from sparse4d_core.device_preprocess import preprocess_on_device
+from sparse4d_core.model_io import ModelInput
 from sparse4d_core.preprocess import normalize, preprocess
-from sparse4d_core.types import Frame, ModelInput
+from sparse4d_core.types import Frame
 
 CPU = torch.device("cpu")
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from sparse4d_core.boxes import transform_boxes
 from sparse4d_core.geometry import (
     decode_boxes,
     encode_boxes,
@@ -19,7 +20,6 @@ from sparse4d_core.geometry import (
     project_anchors,
     relative_transform,
     transform,
-    transform_boxes,
 )
 
 lean = settings(max_examples=30, deadline=None)

@@ -16,10 +16,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sparse4d_core.checkpoint.file import config_from_dict
 from sparse4d_core.config import FIXED_KEYPOINTS, PRESETS, Sparse4DConfig, preset
+from sparse4d_core.model_io import ModelInput
 from sparse4d_core.models import Cost, cost, details, main, table
 from sparse4d_core.network.sparse4d import Sparse4D
 from sparse4d_core.training.schedule import TRAINING_CONFIGS, TrainingConfig
-from sparse4d_core.types import CLASS_NAMES, ModelInput
+from sparse4d_core.types import CLASS_NAMES
 
 RECORDED = {"v3_r50": "v3_r50", "v2_r50": "v2_r50", "v1_r101_H1": "v1_r101_t1", "v1_r101_H4": "v1_r101_t4"}
 

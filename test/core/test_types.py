@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from sparse4d_core.model_io import ModelInput, map_tensors, tensors_of
 from sparse4d_core.network.aggregation import CameraFeatures
 from sparse4d_core.network.state import CachedInstances, PastFrame, TemporalState
-from sparse4d_core.types import ModelInput, map_tensors, tensors_of
 
 
 def numbered() -> TemporalState:

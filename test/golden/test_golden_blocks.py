@@ -16,6 +16,7 @@ from cuda_ops import flatten_maps
 from sparse4d_core.config import AggregationConfig, AnchorEncoderConfig
 from sparse4d_core.geometry import elapsed, project, project_anchors
 from sparse4d_core.inference.decode import decode_instances
+from sparse4d_core.model_io import ModelInput
 from sparse4d_core.network.aggregation import (
     CameraFeatures,
     DeformableAggregation,
@@ -26,7 +27,6 @@ from sparse4d_core.network.keypoints import KeypointGenerator, move_to_past
 from sparse4d_core.network.layers import AnchorEncoder, DepthHead, FeedForward
 from sparse4d_core.network.refinement import Refinement
 from sparse4d_core.network.state import PastFrame
-from sparse4d_core.types import ModelInput
 
 ATOL = RTOL = 1e-5  # golden README, section 5
 AGGREGATION_ATOL = 3e-5  # another order of summation alone gives 1e-5

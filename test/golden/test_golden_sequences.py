@@ -22,9 +22,10 @@ from golden_sequence import (
 )
 
 from sparse4d_core.inference.decode import decode
+from sparse4d_core.model_io import ModelInput, ModelOutput
 from sparse4d_core.network.sparse4d import Sparse4D
 from sparse4d_core.network.state import TemporalState
-from sparse4d_core.types import Detections, ModelInput, ModelOutput
+from sparse4d_core.types import Detections
 
 BOXES, LOGITS, SCORES = 1e-3, 1e-3, 5e-5  # tolerances recommended in the golden README, section 6
 FEATURES = 1e-4

@@ -12,11 +12,11 @@ from golden_data import Golden, golden_parameters, weight
 from sparse4d_core.checkpoint.reference_names import from_reference, to_reference
 from sparse4d_core.config import BackboneConfig, TemporalConfig, preset
 from sparse4d_core.geometry import elapsed, project_anchors, relative_transform
+from sparse4d_core.model_io import ModelInput
 from sparse4d_core.network.decoder import MemoryKeys
 from sparse4d_core.network.instance_memory import assign_ids, decayed_confidence, merge, recall, remember
 from sparse4d_core.network.sparse4d import Sparse4D
 from sparse4d_core.network.state import TemporalState
-from sparse4d_core.types import ModelInput
 
 ATOL = RTOL = 1e-5
 

@@ -12,7 +12,7 @@ import torch
 from sparse4d_core.benchmark.ring_frames import ring_frames
 from sparse4d_core.inference.cuda_graph import StepGraph, cuda_capture
 from sparse4d_core.inference.pipeline import Pipeline
-from sparse4d_core.types import map_tensors, tensors_of
+from sparse4d_core.model_io import map_tensors, tensors_of
 
 pytestmark = pytest.mark.gpu
 

@@ -10,12 +10,12 @@ import torch
 
 from sparse4d_core.benchmark.ring_frames import ring_frames
 from sparse4d_core.config import AggregationConfig, BackboneConfig, ImageConfig, preset
+from sparse4d_core.model_io import map_tensors
 from sparse4d_core.network.sparse4d import Sparse4D
 from sparse4d_core.preprocess import collate, preprocess
 from sparse4d_core.training.batches.targets import Targets
 from sparse4d_core.training.objective.frame_objective import TrainingObjective
 from sparse4d_core.training.schedule import training_config
-from sparse4d_core.types import map_tensors
 
 pytestmark = pytest.mark.gpu
 

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from sparse4d_core.checkpoint.reference_names import from_reference, to_reference
 from sparse4d_core.config import Sparse4DConfig, preset
+from sparse4d_core.model_io import ModelInput
 from sparse4d_core.network.sparse4d import Sparse4D
-from sparse4d_core.types import ModelInput
 
 NOT_GENERATED = ("anchor", "fix_scale", "num_batches_tracked")
 

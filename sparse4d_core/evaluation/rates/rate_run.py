@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from ...boxes import along_the_ground, transform_boxes
 from ...data.nuscenes.dataset import NuScenesDataset
-from ...geometry import along_the_ground, transform_boxes
 from ...inference.pipeline import Pipeline, StepResult
-from ...types import Frame, tensors_of
+from ...model_io import tensors_of
+from ...types import Frame
 from ..devkit_scores import evaluate
 from ..keyframe_run import run_scene
 from ..results import ResultsWriter

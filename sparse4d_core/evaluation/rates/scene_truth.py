@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.interpolate import CubicSpline
 
+from ...boxes import transform_boxes
 from ...data.nuscenes.dataset import NuScenesDataset
-from ...geometry import transform_boxes
 from ..results import CLASS_RANGE, MAX_RANGE
 
 _LARGEST_GAP = 0.8  # s between two annotations of an object; nothing is known in between where it is longer

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ...model_io import ModelInput, map_tensors
 from ...preprocess import collate
-from ...types import ModelInput, map_tensors
 from .targets import Targets, collate_targets
 
 

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from ...config import Sparse4DConfig
+from ...model_io import ModelInput
 from ...preprocess import model_input, normalize
-from ...types import Frame, ModelInput
+from ...types import Frame
 from ..schedule import TrainingConfig
 from .augment import (
     Augmentation,

@@ -13,10 +13,10 @@ from torch.nn import functional
 
 from ...config import Sparse4DConfig
 from ...geometry import elapsed
+from ...model_io import ModelInput, ModelOutput
 from ...network.aggregation import CameraFeatures
 from ...network.sparse4d import Sparse4D
 from ...network.state import PastFrame, TemporalState
-from ...types import ModelInput, ModelOutput
 from ..batches.batch import PastInput
 from ..batches.targets import Targets
 from ..schedule import TrainingConfig

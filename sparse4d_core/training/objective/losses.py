@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...model_io import ModelOutput
 from ...network.instance_memory import take_rows
-from ...types import COS_YAW, LOG_LENGTH, SIN_YAW, VZ, ModelOutput, X
+from ...types import COS_YAW, LOG_LENGTH, SIN_YAW, VZ, X
 from ..batches.targets import NUM_BOX_TARGETS, Targets
 from ..schedule import LossConfig, MatcherConfig
 from .constants import constant

@@ -8,7 +8,7 @@ import torch
 
 from ...config import Sparse4DConfig
 from ...geometry import decode_boxes
-from ...types import ModelOutput
+from ...model_io import ModelOutput
 from ...visualization import GROUND_TRUTH_COLOR, class_color, draw_boxes
 from ..batches.batch import Batch
 

@@ -16,10 +16,11 @@ from sparse4d_core.config import preset
 from sparse4d_core.inference import cuda_graph
 from sparse4d_core.inference.cuda_graph import StepGraph
 from sparse4d_core.inference.pipeline import Pipeline
+from sparse4d_core.model_io import tensors_of
 from sparse4d_core.network.sparse4d import Sparse4D
 from sparse4d_core.network.state import TemporalState
 from sparse4d_core.preprocess import preprocess
-from sparse4d_core.types import Frame, tensors_of
+from sparse4d_core.types import Frame
 
 CONFIG = preset("demo")
 

@@ -12,7 +12,7 @@ from device_values import NAME, StandInDevice
 from sparse4d_core import device_preprocess
 from sparse4d_core.benchmark.ring_frames import ring_frames
 from sparse4d_core.inference.pipeline import Pipeline
-from sparse4d_core.types import tensors_of
+from sparse4d_core.model_io import tensors_of
 
 FRAMES = 3
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from sparse4d_core.benchmark.ring_frames import ring_frames
 from sparse4d_core.inference.memories import Memories
 from sparse4d_core.inference.pipeline import Pipeline
+from sparse4d_core.model_io import tensors_of
 from sparse4d_core.network.state import TemporalState
-from sparse4d_core.types import tensors_of
 
 STRIDE = 0.5
 SEVERAL = ("two", "interleaved")

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from sparse4d_core.config import TemporalConfig
+from sparse4d_core.model_io import ModelInput
 from sparse4d_core.network.instance_memory import decayed_confidence, recall
 from sparse4d_core.network.state import CachedInstances, TemporalState
-from sparse4d_core.types import ModelInput
 
 PUBLISHED = TemporalConfig(num_instances=3)
 ANY_RATE = replace(PUBLISHED, rate_invariant=True)

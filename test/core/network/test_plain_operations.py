@@ -10,9 +10,9 @@ from recorded_operators import Recorded
 
 from cuda_ops import kernels_loaded
 from sparse4d_core.config import BackboneConfig, Sparse4DConfig, TemporalConfig, preset
+from sparse4d_core.model_io import ModelInput, ModelOutput
 from sparse4d_core.network.linear import has_onednn
 from sparse4d_core.network.sparse4d import Sparse4D
-from sparse4d_core.types import ModelInput, ModelOutput
 
 DEFORMABLE = BackboneConfig(depth=50, base_width=8, deformable_stages=(False, False, True, True))
 CONFIGS = {

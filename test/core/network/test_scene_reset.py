@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from sparse4d_core.config import BackboneConfig, HistoryConfig, Sparse4DConfig, preset
+from sparse4d_core.model_io import ModelInput
 from sparse4d_core.network.sparse4d import Sparse4D
 from sparse4d_core.network.state import TemporalState
-from sparse4d_core.types import ModelInput
 
 GAP = 5.0  # s, above the limit
 

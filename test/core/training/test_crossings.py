@@ -11,13 +11,13 @@ import torch
 from device_crossings import DEVICE, Crossings, DeviceTensor, to_device
 from torch.utils.data._utils.pin_memory import pin_memory
 
+from sparse4d_core.model_io import ModelInput
 from sparse4d_core.training.batches.batch import Batch
 from sparse4d_core.training.batches.loader import Streams, make_loader
 from sparse4d_core.training.run.optimizer import make_optimizer
 from sparse4d_core.training.run.processes import Processes
 from sparse4d_core.training.run.trainer import Trainer
 from sparse4d_core.training.schedule import GridMaskConfig
-from sparse4d_core.types import ModelInput
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -9,10 +9,10 @@ import torch
 from device_crossings import Crossings, DeviceTensor, to_device
 from torch.utils._pytree import tree_leaves
 
+from sparse4d_core.model_io import map_tensors, tensors_of
 from sparse4d_core.network.state import CachedInstances, TemporalState
 from sparse4d_core.training.objective.denoising import CarriedQueries
 from sparse4d_core.training.run.run_state import pack_random_state, pack_state, unpack_random_state, unpack_state
-from sparse4d_core.types import map_tensors, tensors_of
 
 
 def some_state() -> TemporalState:

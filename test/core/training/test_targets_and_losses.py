@@ -9,6 +9,7 @@ import torch
 from golden_data import Golden, golden_parameters
 
 from sparse4d_core.config import preset
+from sparse4d_core.model_io import ModelOutput
 from sparse4d_core.network.state import CachedInstances, TemporalState
 from sparse4d_core.training.batches.targets import Targets, collate_targets
 from sparse4d_core.training.objective.denoising import Draws, noisy_queries
@@ -16,7 +17,7 @@ from sparse4d_core.training.objective.frame_objective import carried_confidence
 from sparse4d_core.training.objective.losses import box_losses, detection_losses, focal_loss
 from sparse4d_core.training.objective.matcher import assign, class_cost, scatter_to_rows
 from sparse4d_core.training.schedule import DenoisingConfig, LossConfig, MatcherConfig
-from sparse4d_core.types import VZ, ModelOutput
+from sparse4d_core.types import VZ
 
 LOSSES = LossConfig()
 

@@ -18,10 +18,10 @@ import pytest
 import torch
 
 pytest.importorskip("rclpy")
+from sparse4d_core.boxes import transform_boxes
 from sparse4d_core.config import preset
 from sparse4d_core.evaluation.evaluate import main as evaluate
 from sparse4d_core.evaluation.results import ResultsWriter
-from sparse4d_core.geometry import transform_boxes
 from sparse4d_core.inference.pipeline import Pipeline
 from sparse4d_core.network.sparse4d import Sparse4D
 from sparse4d_core.types import CLASS_NAMES, Detections, Tracks

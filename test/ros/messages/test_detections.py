@@ -17,7 +17,7 @@ from sensor_msgs.msg import PointCloud2
 from vision_msgs.msg import Detection3DArray
 from visualization_msgs.msg import Marker
 
-from sparse4d_core.geometry import transform_boxes
+from sparse4d_core.boxes import transform_boxes
 from sparse4d_core.types import CLASS_NAMES, Detections, Tracks
 from sparse4d_ros.messages.detections import (
     detections_from_messages,

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("rclpy")
 from rig_messages import static_transforms
 
-from sparse4d_core.geometry import transform_boxes
+from sparse4d_core.boxes import transform_boxes
 from sparse4d_core.inference.pipeline import StepResult
 from sparse4d_core.types import Detections, Frame, Tracks
 from sparse4d_ros.bags.message_records import RECORDED, record_from_messages
