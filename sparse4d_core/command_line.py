@@ -1,4 +1,4 @@
-"""How every command ends: 0, 2 for wrong usage or input that cannot be used, 1 for a failure while running.
+"""How every command ends: 0; 2 for wrong usage or bad input; 1 for a failure while running; 130 for Ctrl-C.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)       # argparse itself ends the process with 2
@@ -6,14 +6,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ...
     except (ValueError, OSError) as error:
         return refuse(parser.prog, error)
-    return 0
+    except KeyboardInterrupt:
+        return interrupted("what is done is kept")   # or what became of it
+    return OK
 """
 
 from __future__ import annotations
 
+import signal
 import sys
 
 OK, FAILED, BAD_INPUT = 0, 1, 2
+INTERRUPTED = 128 + signal.SIGINT  # as shells say it
 
 _WRONG_PATH = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 
@@ -26,3 +30,9 @@ def refuse(program: str, error: Exception) -> int:
     """
     print(f"{program}: {error}", file=sys.stderr)
     return BAD_INPUT if isinstance(error, (ValueError, *_WRONG_PATH)) else FAILED
+
+
+def interrupted(rest: str = "") -> int:
+    """Prints what became of the work, `rest`, and returns the exit status."""
+    print(f"interrupted: {rest}" if rest else "interrupted", file=sys.stderr)
+    return INTERRUPTED

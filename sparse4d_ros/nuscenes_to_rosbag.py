@@ -17,6 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from sparse4d_core.command_line import interrupted
 from sparse4d_core.data.nuscenes.tables import DatasetError, Record, SceneTables, load_scenes
 
 from .bags import nuscenes_messages as messages
@@ -187,8 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}; no bag was written", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted: no bag was written", file=sys.stderr)
-        return 130
+        return interrupted("no bag was written")
     print(f"{options.out}: {len(tables.scenes)} scene(s), {count} messages")
     return 0
 

@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
+from sparse4d_core.command_line import interrupted
 from sparse4d_core.config import preset
 from sparse4d_core.inference.pipeline import Pipeline
 from sparse4d_core.inference.process_settings import keep_freed_memory, limit_threads
@@ -249,8 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
-        print(f"interrupted: {str(interrupt) or 'nothing was written'}", file=sys.stderr)
-        return 130
+        return interrupted(str(interrupt) or "nothing was written")
     return 0
 
 

@@ -18,6 +18,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from sparse4d_core.command_line import interrupted
+
 from .bags.bag_io import BagError
 from .bags.dataset_exporter import DatasetExporter
 from .bags.nuscenes_messages import ANNOTATION_TOPIC
@@ -101,8 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: no dataset was written", file=sys.stderr)
-        return 130
+        return interrupted("no dataset was written")
     left_out = f"; left out {dict(exporter.skipped)}" if exporter.skipped else ""
     print(f"{options.out}: {exporter.samples} samples, {exporter.boxes} boxes{left_out}")
     return 0

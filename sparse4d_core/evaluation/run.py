@@ -19,7 +19,7 @@ import torch
 from ..atomic_write import write_json
 from ..checkpoint.file import read_checkpoint
 from ..checkpoint.published import find_weights_if_any
-from ..command_line import OK, refuse
+from ..command_line import OK, interrupted, refuse
 from ..config import Sparse4DConfig, preset
 from ..data.nuscenes.dataset import NuScenesDataset
 from ..export.manifest import read_manifest
@@ -232,8 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         return refuse("python -m sparse4d_core.evaluation.run", error)
     except KeyboardInterrupt:
-        print("interrupted: done scenes are kept; go on with --resume", file=sys.stderr)
-        return 130
+        return interrupted("done scenes are kept; go on with --resume")
     return OK
 
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from sparse4d_core.benchmark import machine
+from sparse4d_core.command_line import interrupted
 
 from ..middleware import claimed_domain
 from ..perception.rig import load_rig
@@ -126,8 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}; logs are in {options.out / 'logs'}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        return interrupted()
     report = {"date": date.today().isoformat(), "hardware": machine.describe(), "outcomes": list(map(asdict, outcomes))}
     (options.out / "faults.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     if options.table:

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from sparse4d_core.atomic_write import write_json
 from sparse4d_core.benchmark import machine
+from sparse4d_core.command_line import interrupted
 
 from ..middleware import claimed_domain
 from ..perception.rig import Rig, load_rig
@@ -174,8 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}; logs are in {options.out}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        return interrupted()
     return 1 if any(run.problems for run in runs) else 0
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from ...atomic_write import write_json, write_text
 from ...checkpoint.published import find_weights
-from ...command_line import OK, refuse
+from ...command_line import OK, interrupted, refuse
 from ...data.nuscenes.dataset import NuScenesDataset
 from ...inference.pipeline import Pipeline
 from ..devkit_scores import evaluate
@@ -129,8 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         return refuse("python -m sparse4d_core.evaluation.model_sheet", error)
     except KeyboardInterrupt:
-        print("interrupted: done rows are kept; go on with --resume", file=sys.stderr)
-        return 130
+        return interrupted("done rows are kept; go on with --resume")
     print(markdown(figures))
     return OK
 

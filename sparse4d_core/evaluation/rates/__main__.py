@@ -24,7 +24,7 @@ import torch
 
 from ...atomic_write import write_json, write_text
 from ...checkpoint.published import find_weights
-from ...command_line import OK, refuse
+from ...command_line import OK, interrupted, refuse
 from ...config import preset
 from ...data.nuscenes.dataset import NuScenesDataset
 from ...file_digest import file_sha256
@@ -137,8 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         return refuse("python -m sparse4d_core.evaluation.rates", error)
     except KeyboardInterrupt:
-        print("interrupted: done rows are kept; go on with --resume", file=sys.stderr)
-        return 130
+        return interrupted("done rows are kept; go on with --resume")
     return OK
 
 
