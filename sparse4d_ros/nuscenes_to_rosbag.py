@@ -10,18 +10,21 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from sparse4d_core.command_line import interrupted
+from sparse4d_core.data.nuscenes.dataset import NuScenesDataset
 from sparse4d_core.data.nuscenes.tables import DatasetError, Record, SceneTables, load_scenes
+from sparse4d_core.evaluation.robustness.recorded_faults import RecordedFault, recordable_row
 
 from .bags import nuscenes_messages as messages
-from .bags.bag_io import STORAGE, BagError, check_replaceable, create_bag
+from .bags.bag_io import STORAGE, check_replaceable, create_bag
 from .bags.nuscenes_messages import (
     ANNOTATION_TOPIC,
     BASE_FRAME,
@@ -50,7 +53,11 @@ class Event:
 
 
 def scene_events(
-    tables: SceneTables, scene: Record, keyframes_only: bool = False, annotations: bool = True
+    tables: SceneTables,
+    scene: Record,
+    keyframes_only: bool = False,
+    annotations: bool = True,
+    fault: RecordedFault | None = None,
 ) -> list[Event]:
     """All messages of one scene in the order of their stamps.
 
@@ -59,6 +66,7 @@ def scene_events(
         scene: record of the scene.
         keyframes_only: leave out the sweeps (images between the annotated samples).
         annotations: include the annotations.
+        fault: of the recording.
 
     Raises:
         DatasetError: no camera images, or no lidar calibration (the model's frame).
@@ -76,22 +84,32 @@ def scene_events(
             calibrations.setdefault(channel, tables.calibration(data))
             poses[stamp_ns(data)] = tables.pose(data)
             if camera:
-                events += _camera_events(tables, channel, data)
-                keyframe_ns = max(keyframe_ns, stamp_ns(data) if data["is_key_frame"] else 0)
+                recorded = data if fault is None else fault.image(channel, data)
+                events += _camera_events(tables, channel, data, recorded)
+                if recorded is not None and data["is_key_frame"]:
+                    keyframe_ns = max(keyframe_ns, stamp_ns(recorded))
         if keyframe_ns:
             events += _truth_events(tables, scene, sample, keyframe_ns, annotations)
     _check_scene(scene, events, calibrations)
+    poses = poses if fault is None else fault.poses(poses)
     events += [_pose_event(time_ns, pose) for time_ns, pose in poses.items()]
     events += [_static_event(calibrations, time_ns) for time_ns in range(min(poses), max(poses), STATIC_PERIOD_NS)]
     return sorted(events)
 
 
-def _camera_events(tables: SceneTables, channel: str, data: Record) -> list[Event]:
+def _camera_events(tables: SceneTables, channel: str, data: Record, recorded: Record | None) -> list[Event]:
+    """CameraInfo and image, which arrive when the image was taken, whatever their stamps are.
+
+    Args:
+        recorded: the record with the stamp that the messages get; None: there is no image.
+    """
     time_ns, calibration = stamp_ns(data), tables.calibration(data)
-    return [
-        Event(time_ns, INFO, info_topic(channel), lambda: messages.camera_info(channel, data, calibration)),
-        Event(time_ns, IMAGE, image_topic(channel), lambda: messages.compressed_image(tables, channel, data)),
-    ]
+    stamped = data if recorded is None else recorded
+    events = [Event(time_ns, INFO, info_topic(channel), lambda: messages.camera_info(channel, stamped, calibration))]
+    if recorded is not None:
+        image = partial(messages.compressed_image, tables, channel, recorded)
+        events.append(Event(time_ns, IMAGE, image_topic(channel), image))
+    return events
 
 
 def _truth_events(
@@ -133,17 +151,37 @@ def write_scenes(
     annotations: bool = True,
     force: bool = False,
     progress: bool = True,
+    faults: Mapping[str, RecordedFault] | None = None,
 ) -> int:
     """Write every scene of the tables into one bag, in the order of time; returns the number of messages.
+
+    Args:
+        faults: of each scene's recording, by its name; None: there is none.
 
     Raises:
         DatasetError, BagError: nothing is left behind then.
     """
-    events = [event for scene in tables.scenes for event in scene_events(tables, scene, keyframes_only, annotations)]
+    events = [
+        event
+        for scene in tables.scenes
+        for event in scene_events(tables, scene, keyframes_only, annotations, faults and faults[scene["name"]])
+    ]
     with create_bag(out, storage, force) as bag:
         for event in tqdm(sorted(events), desc="messages", unit="msg", disable=None if progress else True):
             bag.write(event.topic, event.stamp_ns, event.make())
         return bag.count
+
+
+def recorded_faults(name: str, tables: SceneTables, version: str) -> dict[str, RecordedFault]:
+    """The fault of that name for each scene of the tables.
+
+    Raises:
+        ValueError: no row of the robustness sheet, or one that cannot be recorded.
+    """
+    scenes = [scene["name"] for scene in tables.scenes]
+    data = NuScenesDataset(tables.dataroot, version, scenes=scenes, sweeps=True)
+    row = recordable_row(name, data.camera_names)
+    return {scene: RecordedFault(row, data, scene) for scene in scenes}
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -162,6 +200,12 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--storage", choices=sorted(STORAGE), default="mcap", help="file format (default: %(default)s)")
     parser.add_argument("--keyframes-only", action="store_true", help="2 Hz samples only; default: all sweeps as well")
     parser.add_argument("--no-annotations", action="store_true", help=f"leave out {ANNOTATION_TOPIC}")
+    parser.add_argument(
+        "--fault",
+        metavar="ROW",
+        help="record with a fault: a row of the robustness sheet, such as camera_gone_cam_front\n"
+        "or images_lost_20_percent; a wrong name prints all",
+    )
     parser.add_argument("--force", action="store_true", help="replace an existing bag")
     return parser.parse_args(arguments)
 
@@ -180,8 +224,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.keyframes_only,
             not options.no_annotations,
             options.force,
+            faults=options.fault and recorded_faults(options.fault, tables, options.version),
         )
-    except (DatasetError, BagError) as error:
+    except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:

@@ -142,6 +142,8 @@ OVERRIDES = (
     "scene_reset",
     "temporal_stride",
     "memories",
+    "missing_camera",
+    "sync_slop",
     "torch_threads",
 )
 SWITCHES = ("allow_untrained",)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,7 @@ class BagFrames:
         self.builder = make_frame_builder(parameters, self.rig, self.buffer)
         self.synchronizer = make_synchronizer(parameters, self.rig)
         self._tf_lead_ns = nanoseconds(parameters.tf_timeout)
+        self._masks_missing = parameters.missing_camera == "mask"
 
     def frames(self, only: set[int]) -> Iterator[Frame]:
         """The frames of the sets with these stamps, nanoseconds.
@@ -124,15 +125,23 @@ class BagFrames:
             BagError: the bag cannot be read, or lacks the rig's topics.
         """
         rig = rig_in_bag(self.rig, self._bag)
-        self._check_topics([t for camera in rig.cameras for t in (camera.image_topic, camera.info_topic)])
+        self._check_topics(rig)
         transforms = _TransformsAhead(self._bag, RigTransforms(self.rig.frames, self.buffer), self._tf_lead_ns)
         yield from synchronized_sets(self._bag, rig, self.synchronizer, before=transforms.read_until)
 
-    def _check_topics(self, wanted: Sequence[str]) -> None:
+    def _check_topics(self, rig: Rig) -> None:
+        """A camera may be gone from the whole recording where the node would mask it."""
         with open_bag(self._bag) as reader:
             there = set(reader.topics)
-        if missing := [topic for topic in [*wanted, "/tf"] if topic not in there]:
-            raise BagError(f"bag: {self._bag} lacks {', '.join(missing)}; it has {', '.join(sorted(there))}")
+        wanted = {camera.name: (camera.image_topic, camera.info_topic) for camera in rig.cameras}
+        gone = [name for name, topics in wanted.items() if not there.issuperset(topics)]
+        missing = [topic for topics in (*wanted.values(), ("/tf",)) for topic in topics if topic not in there]
+        some = len(gone) < len(wanted) and "/tf" in there
+        if some and gone and self._masks_missing:
+            log.warning("%s lacks %s: masked throughout are %s", self._bag, ", ".join(missing), ", ".join(gone))
+        elif missing:
+            hint = "; missing_camera: mask runs without" if some else ""
+            raise BagError(f"bag: {self._bag} lacks {', '.join(missing)}; it has {', '.join(sorted(there))}{hint}")
 
 
 class _TransformsAhead:

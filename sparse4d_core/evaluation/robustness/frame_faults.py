@@ -159,13 +159,16 @@ class StampsOff:
 
     seconds: float
 
+    def error(self, camera: int, instant: Instant) -> float:
+        """Seconds by which a camera's stamps are late; negative: early. The same throughout the scene."""
+        return float(self.seconds * instant.random("stamps off", camera, every_frame=False).choice((-1, 1)))
+
     def apply(self, frame: Frame, instant: Instant) -> Frame:
         T_model_from_global = inverse(frame.T_global_from_model)
         moved = []
         for camera, T_cam_from_model in enumerate(frame.T_cam_from_model):
-            sign = instant.random("stamps off", camera, every_frame=False).choice((-1, 1))
             T_global_from_cam = frame.T_global_from_model @ inverse(T_cam_from_model)
-            wrong = T_model_from_global @ instant.motion(sign * self.seconds) @ T_global_from_cam
+            wrong = T_model_from_global @ instant.motion(self.error(camera, instant)) @ T_global_from_cam
             moved.append(inverse(wrong))
         return replace(frame, T_cam_from_model=np.array(moved))
 
