@@ -1,8 +1,8 @@
 """The sheet that a model ships with, from one command: scores at 2, 5, 10 and 20 Hz and with each camera gone,
 bfloat16 against float32, objects found twice, vertical velocities.
 
-Rates above the data set's own are left out. Scores are those of the robustness sheet (--out/rows), which an interrupted
-sheet goes on with; run it again with --resume.
+The memory advances at every frame. Rates above the data set's own are left out. Scores are those of the robustness
+sheet (--out/rows), which an interrupted sheet goes on with; run it again with --resume.
 """
 
 from __future__ import annotations
@@ -85,6 +85,10 @@ def score_rows(options: argparse.Namespace, checkpoint: Path, highest_rate: floa
     usual = [f"rate_{rate}_hz" for rate in RATES if rate <= 1.1 * highest_rate] + ["camera_gone_*"]
     words = ["--model", options.model, "--checkpoint", checkpoint, "--dataroot", options.dataroot]
     words += ["--version", options.version, "--out", options.out / "rows", "--processes", options.processes]
+    words += [
+        "--temporal-stride",
+        0,
+    ]  # the memory advances at every frame: what weights bear, not what a node makes of it
     words += ["--workers", options.workers, "--rows", *(options.rows or usual)]
     words += ["--resume"] * options.resume + ["--no-tracking"] * options.no_tracking
     robustness.run(robustness.parse_arguments([str(word) for word in words]))
