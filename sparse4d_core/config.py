@@ -271,6 +271,7 @@ PRESETS: dict[str, Sparse4DConfig] = {
             # New weights need not repeat the published slip of projecting (sin, cos) as (cos, sin).
             temporal=TemporalConfig(num_instances=128, rate_invariant=True),
             vertical_velocity=True,
+            min_separation=1.0,  # its training leaves 0.09 pairs a set
             num_depth_layers=0,  # rendered scenes have no lidar
             num_output=128,
             published=Published("rendered scenes"),

@@ -62,7 +62,7 @@ def load_strictly(model: Sparse4D, state: dict[str, Tensor], source: str) -> Non
 def _warn_of_differences(saved: Sparse4DConfig, config: Sparse4DConfig, path: str | os.PathLike) -> None:
     """Weights of one shape can still expect other images or another step: poor results must not be the first sign."""
     ours, theirs = config_to_dict(config), config_to_dict(saved)
-    ignored = {"name", "published", "assumptions"}
+    ignored = {"name", "published", "assumptions", "min_separation"}  # the last one comes after the network
     changed = [f"{k}: {ours[k]} here, {theirs[k]} there" for k in ours if k not in ignored and ours[k] != theirs[k]]
     if changed:
         log.warning("checkpoint: %s was trained with another configuration (%s)", path, "; ".join(changed))
