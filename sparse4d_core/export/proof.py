@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ..inference.artefact import Artefact
+from ..inference.decode import published
 from ..inference.pipeline import Pipeline
 from ..network.state import TemporalState
 from ..preprocess import preprocess
@@ -130,6 +131,7 @@ def run_both(pipeline: Pipeline, artefact: Artefact, frames: Sequence[Frame], fe
         # The graph itself has to forget at a scene break: the memory goes in as it is.
         state = (reference_state if fed else own_state) or TemporalState()
         found, own_state = artefact.step(preprocess(frame, pipeline.config), state)
+        found = published(found, pipeline.config)  # as the pipeline's are
         known = int(state.next_id or 0) if fed else None
         total += compare(reference.detections, found, pipeline.trained, known, reach)
         total += Difference(scores=_confidence_gap(reference.state, own_state))

@@ -100,7 +100,7 @@ def check_model(manifest: Manifest, config: Sparse4DConfig, scene_reset: str) ->
     ours = model_dict(config)
     for field in dataclasses.fields(config):
         there, here = manifest.config.get(field.name), ours[field.name]
-        if field.name not in ("class_names", "published", "assumptions") and there != here:
+        if field.name not in ("class_names", "published", "assumptions", "min_separation") and there != here:
             raise ArtefactError(
                 f"artefact: {field.name} of its {config.name} is {there}, here it is {here}; export the model again"
             )

@@ -34,6 +34,7 @@ SMALL: Sparse4DConfig = replace(
     ffn_hidden=64,
     temporal=TemporalConfig(num_instances=16),
     num_output=16,
+    min_separation=None,  # random boxes lie on one another; and it is no part of what is exported
 )
 
 

@@ -212,3 +212,11 @@ def test_any_number_of_cameras(pipeline):
     artefact._run = lambda tensors: list(graph(*tensors))
     for cameras in (3, 6):
         assert run_both(pipeline, artefact, drive(SMALL, cameras, 2), fed=True).within(TOLERANCES["float32"])
+
+
+def test_what_is_published_is_compared():
+    """Published presets give no vertical velocity, the demo no box twice: both come after the graph."""
+    pipeline = small_pipeline()
+    pipeline.model.config = replace(SMALL, vertical_velocity=False, min_separation=1.0)
+    difference = run_both(pipeline, InPyTorch(pipeline), drive(SMALL), fed=True)
+    assert difference.compared > 50 and difference.lost == 0 and difference.boxes < 1e-3
