@@ -119,7 +119,9 @@ def small_pipeline() -> Pipeline:
     demo = preset("demo")
     image = replace(demo.image, input_wh=(176, 96), original_wh=(320, 180))
     temporal = replace(demo.temporal, num_instances=16)
-    return Pipeline(Sparse4D(replace(demo, image=image, num_anchors=32, num_output=32, temporal=temporal)))
+    return Pipeline(
+        Sparse4D(replace(demo, image=image, num_anchors=32, num_output=32, temporal=temporal, min_separation=None))
+    )
 
 
 class Frames:
