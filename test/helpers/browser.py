@@ -76,6 +76,14 @@ class Browser:
         self.call("Input.dispatchMouseEvent", type="mousePressed", **place)
         self.call("Input.dispatchMouseEvent", type="mouseReleased", **place)
 
+    def click_until(self, x: float, y: float, text: str) -> None:
+        """Clicks until the page reads so: one that is still loading takes no click."""
+        deadline = time.monotonic() + PATIENCE
+        while text not in self.text():
+            assert time.monotonic() < deadline, f"never read: {text}; the page reads: {self.text()[:2000]}"
+            self.click(x, y)
+            time.sleep(0.5)
+
     def picture(self, quality: int = 80) -> bytes:
         """The page as JPEG."""
         return base64.b64decode(self.call("Page.captureScreenshot", format="jpeg", quality=quality)["data"])

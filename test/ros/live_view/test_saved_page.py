@@ -136,8 +136,7 @@ def test_a_browser_plays_the_file(saved, tmp_path):
             "(() => {const r = document.querySelector('[role=slider]').parentElement.getBoundingClientRect();"
             "return [r.x + 0.9 * r.width, r.y + r.height / 2];})()"
         )
-        page.click(x, y)
-        page.wait_for_text("0 of 0 objects")
+        page.click_until(x, y, "0 of 0 objects")
         assert "2.8 s" in page.text() or "2.7 s" in page.text()
         names = page.evaluate("performance.getEntriesByType('resource').map(entry => entry.name).join('\\n')")
         assert [name for name in names.splitlines() if not name.startswith(("data:", "blob:", "file:"))] == []
