@@ -32,6 +32,7 @@ from .masked_scenes import MaskedScenes
 from .published_figures import differences, table
 from .run_folder import RunFolder
 from .scene_streams import Stream, divide
+from .scored_model import add_model_and_data
 from .stream_workers import StreamTask, run_streams
 from .tasks.cluster_option import RAY_NEEDS, RAY_OPTION, connect
 
@@ -66,11 +67,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_model_and_data(parser)
     add = parser.add_argument
-    add("--model", required=True, help="preset (python -m sparse4d_core.models lists them)")
-    add("--checkpoint", type=Path, help="weights (default: those that ship with the preset or were fetched)")
-    add("--dataroot", type=Path, required=True, help="data set in nuScenes format")
-    add("--version", default="v1.0-mini", help="folder of the tables (default %(default)s)")
     add("--split", help="val, test, mini_val ... or one of the data set's splits.json (default: all scenes)")
     add("--scenes", nargs="+", metavar="SCENE", help="only these, by name")
     add("--out", type=Path, required=True, help="folder of the run")

@@ -37,8 +37,13 @@ def track(detections: Detections, threshold: float = 0.2) -> Tracks:
 
 def tracked_rows(detections: Detections, threshold: float) -> np.ndarray:
     """[M] bool: the boxes that are tracks."""
+    return confident_rows(detections, threshold) & (detections.ids >= 0)
+
+
+def confident_rows(detections: Detections, threshold: float) -> np.ndarray:
+    """[M] bool: the boxes above the tracking threshold, with an id or not; see `track` for the scores that count."""
     confident = detections.class_scores if detections.class_scores is not None else detections.scores
-    return (confident >= threshold) & (detections.ids >= 0)
+    return confident >= threshold
 
 
 def worth_showing(detections: Detections, tracks: Tracks, threshold: float = 0.2) -> Detections:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from ...atomic_write import write_json, write_text
-from ...checkpoint.published import find_weights
 from ...command_line import OK, interrupted, refuse
 from ...data.nuscenes.dataset import NuScenesDataset
 from ...inference.pipeline import Pipeline
@@ -24,6 +23,7 @@ from ..keyframe_run import run_keyframes
 from ..robustness import __main__ as robustness
 from ..robustness.frame_faults import Untouched
 from ..robustness.rows import CLEAN, Row, data_rate
+from ..scored_model import add_model_and_data, trained_weights
 from .every_frame import CONFIDENT, watch
 
 RATES = (2, 5, 10, 20)  # Hz
@@ -45,11 +45,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_model_and_data(parser, "data set in nuScenes format, such as rendered scenes at 20 Hz")
     add = parser.add_argument
-    add("--model", required=True, help="preset (python -m sparse4d_core.models lists them)")
-    add("--checkpoint", type=Path, help="weights (default: those that ship with the preset or were fetched)")
-    add("--dataroot", type=Path, required=True, help="data set in nuScenes format, such as rendered scenes at 20 Hz")
-    add("--version", default="v1.0-mini", help="folder of the tables (default %(default)s)")
     add("--out", type=Path, required=True, help="folder of the sheet")
     add("--rows", nargs="+", metavar="ROW", help="of the robustness sheet (default: these rates, and each camera gone)")
     add("--no-tracking", action="store_true", help="leave out AMOTA and IDS, whose evaluation takes longest")
@@ -66,7 +63,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         ValueError, OSError: an option or input that cannot be used.
     """
     data = NuScenesDataset(options.dataroot, options.version, sweeps=True)
-    checkpoint = options.checkpoint or Path(find_weights(options.model))
+    checkpoint = trained_weights(options)
     rows = score_rows(options, checkpoint, data_rate(data))
     figures = {"checkpoint": checkpoint.name, "scenes": data.index.scene_names.tolist(), "rows": rows}
     pipelines = [
@@ -85,10 +82,7 @@ def score_rows(options: argparse.Namespace, checkpoint: Path, highest_rate: floa
     usual = [f"rate_{rate}_hz" for rate in RATES if rate <= 1.1 * highest_rate] + ["camera_gone_*"]
     words = ["--model", options.model, "--checkpoint", checkpoint, "--dataroot", options.dataroot]
     words += ["--version", options.version, "--out", options.out / "rows", "--processes", options.processes]
-    words += [
-        "--temporal-stride",
-        0,
-    ]  # the memory advances at every frame: what weights bear, not what a node makes of it
+    words += ["--temporal-stride", 0]  # what the weights bear, without what a node does for those that bear one rate
     words += ["--workers", options.workers, "--rows", *(options.rows or usual)]
     words += ["--resume"] * options.resume + ["--no-tracking"] * options.no_tracking
     robustness.run(robustness.parse_arguments([str(word) for word in words]))

@@ -71,7 +71,7 @@ def partner_of(full: Detections, row: int, half: Detections) -> int | None:
 
 def watch(
     full: Pipeline,
-    half: Pipeline | None,
+    half: Pipeline,
     data: NuScenesDataset,
     plan: ScenePlan,
     scenes: Sequence[str],
@@ -80,7 +80,7 @@ def watch(
     """All frames of a plan; every scene begins without a memory.
 
     Args:
-        full, half: the model in float32 and in bfloat16; None: nothing is compared.
+        full, half: the model in float32 and in bfloat16.
         workers: threads that read images ahead.
     """
     counts = EveryFrame()
@@ -94,8 +94,7 @@ def watch(
             one = full.step(frame, states[0])
             counts.count(one.tracks)
             states[0] = one.state
-            if half is not None:
-                other = half.step(frame, states[1])
-                counts.compare(one.detections, other.detections, known)
-                states[1] = other.state
+            other = half.step(frame, states[1])
+            counts.compare(one.detections, other.detections, known)
+            states[1] = other.state
     return counts

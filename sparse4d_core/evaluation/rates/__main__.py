@@ -4,6 +4,7 @@ Every row of the table is a run over the data set at one frame rate, with one wa
 
   every        each frame takes up the memory of the frame before
   one          one memory that advances once a stride (0.5 s); frames in between look at it
+  two          the last two memories a stride apart; each frame takes up that whose age is nearest to a stride
   interleaved  each frame takes up the memory that is a stride old, and leaves one of its own
 
 Beside the scores at key frames there is what happens from frame to frame: ids that change or come late, boxes that
@@ -18,19 +19,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from ...atomic_write import write_json, write_text
-from ...checkpoint.published import find_weights
 from ...command_line import OK, interrupted, refuse
-from ...config import preset
 from ...data.nuscenes.dataset import NuScenesDataset
-from ...file_digest import file_sha256
 from ...inference.pipeline import Pipeline, refusing_device
 from ..robustness.rows import data_rate
 from ..run_folder import begin_folder
+from ..scored_model import add_model_and_data, scored_settings, trained_weights
 from .rate_run import WAYS, Measured, measure
 from .table import markdown
 
@@ -50,11 +48,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_model_and_data(parser, "data set in nuScenes format, with sweeps")
     add = parser.add_argument
-    add("--model", required=True, help="preset (python -m sparse4d_core.models lists them)")
-    add("--checkpoint", type=Path, help="weights (default: those that ship with the preset or were fetched)")
-    add("--dataroot", type=Path, required=True, help="data set in nuScenes format, with sweeps")
-    add("--version", default="v1.0-mini", help="folder of the tables (default %(default)s)")
     add("--split", help="val, mini_val ... or one of the data set's splits.json (default: all scenes)")
     add(
         "--rates",
@@ -87,10 +82,8 @@ def run(options: argparse.Namespace) -> None:
     rates = [rate for rate in options.rates if rate <= 1.1 * highest]
     if not rates:
         raise ValueError(f"rates: the data set has {highest:.3g} Hz, below all that were asked for")
-    checkpoint = options.checkpoint or Path(find_weights(options.model))
-    if not checkpoint.is_file():
-        raise FileNotFoundError(f"checkpoint: no file {checkpoint}")
-    settings = _settings(options, checkpoint, data)
+    checkpoint = trained_weights(options)
+    settings = scored_settings(options, checkpoint, data)
     begin_folder(options.out / "settings.json", "table", settings, options.resume)
     torch.set_num_threads(1)  # the last digit depends on their number, and processor time is to be comparable
     found: dict[tuple[str, float], Measured] = {}
@@ -102,18 +95,6 @@ def run(options: argparse.Namespace) -> None:
     write_json(options.out / "rates.json", {"settings": settings, "rows": rows}, indent=2)
     write_text(options.out / "rates.md", markdown(found))
     print(markdown(found), end="")
-
-
-def _settings(options: argparse.Namespace, checkpoint: Path, data: NuScenesDataset) -> dict[str, Any]:
-    return {
-        "model": preset(options.model).name,
-        "checkpoint": checkpoint.name,
-        "sha256": file_sha256(checkpoint),
-        "dataroot": str(options.dataroot.resolve()),
-        "version": options.version,
-        "scenes": data.index.scene_names.tolist(),
-        "tracking": not options.no_tracking,
-    }
 
 
 def _measured(options: argparse.Namespace, data: NuScenesDataset, checkpoint: Path, way: str, rate: float) -> Measured:

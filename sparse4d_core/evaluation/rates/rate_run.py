@@ -14,6 +14,7 @@ import numpy as np
 from ...boxes import along_the_ground, transform_boxes
 from ...data.nuscenes.dataset import NuScenesDataset
 from ...inference.pipeline import Pipeline, StepResult
+from ...inference.tracking import confident_rows
 from ...model_io import tensors_of
 from ...types import Frame
 from ..devkit_scores import evaluate
@@ -70,7 +71,7 @@ class Watched:
     def _seen(self, frame: Frame, result: StepResult) -> Seen:
         """Confident boxes, also those whose id is withheld."""
         found = result.detections
-        rows = (found.scores if found.class_scores is None else found.class_scores) >= self._threshold
+        rows = confident_rows(found, self._threshold)
         boxes = transform_boxes(along_the_ground(found.boxes[rows]), frame.T_global_from_model)
         ids = np.full(int(rows.sum()), -1) if found.ids is None else found.ids[rows]
         return Seen(frame.stamp_ns * 1e-9, ids, np.asarray(found.labels)[rows], boxes[:, :2], boxes[:, 7:9])

@@ -17,7 +17,7 @@ def markdown(found: Mapping[tuple[str, float], Measured]) -> str:
     lines = [list(HEADER), ["---"] * len(HEADER)]
     for (way, rate), one in found.items():
         seen = one.of()
-        minutes = max(seen.object_seconds / 60, 1e-9)
+        minutes = max(seen.minutes, 1e-9)
         lines.append(
             [f"`{way}`", f"{rate:g}", f"{one.nds:.3f}", f"{one.map:.3f}",
              "-" if one.amota is None else f"{one.amota:.3f}", "-" if one.ids is None else str(one.ids),

@@ -16,17 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from ...atomic_write import write_json, write_text
-from ...checkpoint.published import find_weights
 from ...command_line import OK, interrupted, refuse
 from ...config import preset
 from ...data.nuscenes.dataset import NuScenesDataset
-from ...file_digest import file_sha256
 from ...inference.memories import MEMORIES
 from ..devkit_scores import evaluate
 from ..report.breakdown import camera_views
 from ..report.detection_matches import collect
 from ..run_folder import RunFolder, begin_folder
 from ..scene_streams import divide
+from ..scored_model import add_model_and_data, scored_settings, trained_weights
 from ..stream_workers import StreamTask, run_streams
 from .frame_faults import CamerasGone, Instant
 from .rows import Row, all_rows, chosen, data_rate
@@ -50,11 +49,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_model_and_data(parser)
     add = parser.add_argument
-    add("--model", required=True, help="preset (python -m sparse4d_core.models lists them)")
-    add("--checkpoint", type=Path, help="weights (default: those that ship with the preset or were fetched)")
-    add("--dataroot", type=Path, required=True, help="data set in nuScenes format")
-    add("--version", default="v1.0-mini", help="folder of the tables (default %(default)s)")
     add("--split", help="val, mini_val ... or one of the data set's splits.json (default: all scenes)")
     add("--rows", nargs="+", default=[], metavar="ROW", help="names, with * for any letters (default: one a kind)")
     add("--list", action="store_true", help="print the names of the rows and do nothing else")
@@ -87,10 +83,9 @@ def run(options: argparse.Namespace) -> None:
     if options.list:
         print("\n".join(row.name for row in every))
         return
-    checkpoint = options.checkpoint or Path(find_weights(options.model))
-    if not checkpoint.is_file():
-        raise FileNotFoundError(f"checkpoint: no file {checkpoint}")
-    settings = _settings(options, checkpoint, data)
+    checkpoint = trained_weights(options)
+    settings = scored_settings(options, checkpoint, data)
+    settings |= {"temporal_stride": options.temporal_stride, "memories": options.memories}
     begin_folder(options.out / "settings.json", "sheet", settings, options.resume)
     found: dict[str, Measured] = {}
     for row in rows:
@@ -102,20 +97,6 @@ def run(options: argparse.Namespace) -> None:
     title = f"Robustness of {options.model}: {len(data.index.scene_names)} scenes"
     write_text(options.out / "sheet.html", page(title, rows, every, found))
     print(summary(every, found))
-
-
-def _settings(options: argparse.Namespace, checkpoint: Path, data: NuScenesDataset) -> dict[str, Any]:
-    return {
-        "model": preset(options.model).name,
-        "checkpoint": checkpoint.name,
-        "sha256": file_sha256(checkpoint),
-        "dataroot": str(options.dataroot.resolve()),
-        "version": options.version,
-        "scenes": data.index.scene_names.tolist(),
-        "tracking": not options.no_tracking,
-        "temporal_stride": options.temporal_stride,
-        "memories": options.memories,
-    }
 
 
 def _measured(
