@@ -1,9 +1,10 @@
-"""A model and a world small enough to train in seconds; also run as a program by the test of two processes.
+"""A model and a world small enough to train in seconds; also run as a program by the tests of two processes.
 
-torchrun --nproc-per-node=2 test/helpers/tiny_run.py OUT ITERATIONS [empty|apart]
+torchrun --nproc-per-node=2 test/helpers/tiny_run.py OUT
 
-apart: each process has a folder of its own, 0 and 1, as on two hosts; a run to the end, OUT/straight, and one that is
-interrupted half-way and resumed, OUT/resumed. Then a process with other data is refused: OUT/refused-0, OUT/refused-1.
+trains three times: in OUT/shared without randomness; in OUT/empty, where batches of one process hold no object; and in
+OUT/apart, where each process has a folder of its own, 0 and 1, as on two hosts: a run to the end, straight, and one that
+is interrupted half-way and resumed, resumed. Then a process with other data is refused: refused-0, refused-1.
 """
 
 from __future__ import annotations
@@ -156,12 +157,8 @@ def run_apart(out: pathlib.Path, iterations: int, group: Processes) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     group = start_processes("cpu")
-    out, iterations = pathlib.Path(sys.argv[1]), int(sys.argv[2])
-    if "empty" in sys.argv:
-        tiny_trainer(out, iterations, group, world=EmptyScenes()).run()
-    elif "apart" in sys.argv:
-        run_apart(out, iterations, group)
-    else:
-        tiny_trainer(out, iterations, group, *without_randomness()).run()
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    out = pathlib.Path(sys.argv[1])
+    tiny_trainer(out / "shared", 4, group, *without_randomness()).run()
+    tiny_trainer(out / "empty", 8, group, world=EmptyScenes()).run()
+    run_apart(out / "apart", 4, group)
+    torch.distributed.destroy_process_group()

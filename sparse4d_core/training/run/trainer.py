@@ -137,6 +137,7 @@ class Trainer:
                     self.save()
                 raise
             finally:
+                self.loader.close()
                 journal.close()
 
     def _iterate(self, journal: Journal, means: _Means) -> None:

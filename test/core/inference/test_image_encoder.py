@@ -83,8 +83,9 @@ def test_a_compiled_encoder_gives_the_same(caplog):
     model.backbone = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU()).eval()
     model.neck = OneLevel()
     encoder = ImageEncoder(model, compile=True)
-    for _ in range(2):
-        assert max(_relative_errors(model, encoder)) < 1e-5
+    with torch._inductor.config.patch(cpp_cache_precompile_headers=False):  # for one kernel they would not pay
+        for _ in range(2):
+            assert max(_relative_errors(model, encoder)) < 1e-5
     assert encoder.neck.interpreted == 0
     assert not [record for record in caplog.records if record.name.startswith("sparse4d_core")]
     assert model.neck.interpreted == 2

@@ -60,6 +60,7 @@ def test_a_run_ended_by_sigterm_continues_bit_for_bit(tmp_path, workers):
     second = tiny_trainer(tmp_path / "split", workers=workers)
     assert second.resume() and second.iteration == 3
     second.run()
+    assert multiprocessing.active_children() == [], "a loader's worker would hold up the end of the process"
     assert same(second.model.state_dict(), straight.model.state_dict())
     assert same(second.average.module.state_dict(), straight.average.module.state_dict())
     assert (tmp_path / "split" / "model.pt").exists()
@@ -187,19 +188,20 @@ def test_bad_steps_in_a_row_end_the_run(tmp_path):
     assert trainer.iteration == 7 and all(token in str(error.value) for token in tokens[-1])
 
 
-def run_tiny(processes: int, *arguments) -> None:
-    """tiny_run as a program, in one process or several."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory) -> pathlib.Path:
+    """What tiny_run leaves when it is started as a program in two processes."""
+    out = tmp_path_factory.mktemp("two_processes")
     environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(tiny_run.__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *(launcher if processes > 1 else []), tiny_run.__file__, *map(str, arguments)]
-    run = subprocess.run(command, env=environment, timeout=240, capture_output=True, text=True)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", tiny_run.__file__]
+    run = subprocess.run([*command, str(out)], env=environment, timeout=600, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
+    return out
 
 
 @pytest.mark.slow
-def test_processes_whose_batches_are_empty_do_not_wait_for_each_other(tmp_path):
-    run_tiny(2, tmp_path, 8, "empty")
-    reports = [line for line in log_lines(tmp_path) if "loss" in line]
+def test_processes_whose_batches_are_empty_do_not_wait_for_each_other(two_processes):
+    reports = [line for line in log_lines(two_processes / "empty") if "loss" in line]
     assert [line["iteration"] for line in reports] == [2, 4, 6, 8]
     assert all(f"loss/{name}_{layer}" in line for line in reports for name in ("cls_dn", "box_dn") for layer in (0, 1))
 
@@ -234,10 +236,10 @@ def test_accumulated_batches_may_be_empty(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(tmp_path):
-    for name, processes in (("one", 1), ("two", 2)):
-        run_tiny(processes, tmp_path / name, 4)
-    one, two = (torch.load(tmp_path / name / "model.pt", weights_only=True)["state_dict"] for name in ("one", "two"))
+def test_two_processes_train_as_one(two_processes, tmp_path):
+    tiny_trainer(tmp_path, 4, None, *tiny_run.without_randomness()).run()
+    runs = tmp_path, two_processes / "shared"
+    one, two = (torch.load(run / "model.pt", weights_only=True)["state_dict"] for run in runs)
     assert one.keys() == two.keys()
     for name in one:
         if name.endswith("in_proj_bias"):
@@ -245,21 +247,20 @@ def test_two_processes_train_as_one(tmp_path):
             keys = slice(len(one[name]) // 3, 2 * len(one[name]) // 3)
             one[name][keys] = two[name][keys] = 0
         torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=2e-5, msg=lambda text, n=name: f"{n}: {text}")
-    losses = [[line["loss"] for line in log_lines(tmp_path / name) if "loss" in line] for name in ("one", "two")]
+    losses = [[line["loss"] for line in log_lines(run) if "loss" in line] for run in runs]
     assert len(losses[0]) == len(losses[1]) == 2
 
 
 @pytest.mark.slow
-def test_hosts_that_share_no_folder_continue_as_one(tmp_path):
+def test_hosts_that_share_no_folder_continue_as_one(two_processes):
     """What was interrupted goes on bit for bit, from the checkpoint that only the first process has."""
-    run_tiny(2, tmp_path, 4, "apart")
+    out = two_processes / "apart"
     straight, resumed = (
-        torch.load(tmp_path / name / "0" / "model.pt", weights_only=True)["state_dict"]
-        for name in ("straight", "resumed")
+        torch.load(out / name / "0" / "model.pt", weights_only=True)["state_dict"] for name in ("straight", "resumed")
     )
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
-    assert not (tmp_path / "resumed" / "1").exists(), "the second process writes nothing"
-    said = [(tmp_path / f"refused-{rank}").read_text() for rank in (0, 1)]
+    assert not (out / "resumed" / "1").exists(), "the second process writes nothing"
+    said = [(out / f"refused-{rank}").read_text() for rank in (0, 1)]
     assert said[0] == said[1] and "dataroot: process 1 has 25 key frames, process 0 has 24 key frames" in said[0]
 
 
