@@ -32,8 +32,9 @@ from sparse4d_core.atomic_write import write_json
 from sparse4d_core.benchmark import machine
 
 from ..bags.box_record import read_box_record
-from ..demo.__main__ import DRAIN_SECONDS, PARAMETERS, DemoOptions, prepare_input, wait_until_ready
+from ..demo.__main__ import PARAMETERS, DemoOptions, prepare_input
 from ..demo.listener import DiagnosticsListener
+from ..demo.node_run import DRAIN_SECONDS, wait_until_ready
 from ..demo.programs import DemoError, Processes
 from ..demo.report import rate, waits_ms
 from ..middleware import claimed_domain, variables

@@ -13,9 +13,7 @@ import argparse
 import hashlib
 import json
 import shutil
-import subprocess
 import sys
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +23,9 @@ from tqdm import tqdm
 from sparse4d_core.checkpoint.published import NoWeightsError, find_weights
 from sparse4d_core.config import PRESETS, preset
 
-from ..middleware import claimed_domain, variables
+from ..middleware import claimed_domain
 from ..share import PARENT, config_file
-from .listener import DiagnosticsListener
+from .node_run import play_to_node
 from .pictures import draw_bev_picture, draw_overlay_video
 from .programs import DemoError, Processes
 from .report import Run, make_report, print_report
@@ -36,8 +34,6 @@ from .report import Run, make_report, print_report
 MAKERS = ("sparse4d_core/data/**/*.py", "sparse4d_ros/nuscenes_to_rosbag.py", "sparse4d_ros/bags/*.py")
 PARAMETERS = "demo.yaml"  # of config/
 VERSION = "v1.0-mini"
-READY_SECONDS = 120.0  # the first start compiles Python and loads torch
-DRAIN_SECONDS = 300.0  # after the last image, while sets are in work: the largest models take a minute a frame
 
 
 @dataclass(frozen=True)
@@ -147,30 +143,8 @@ def _play_to_node(options: DemoOptions, bag: Path, processes: Processes) -> dict
     values = ["-p", f"model:={options.model}"]
     values += ["-p", f"checkpoint:={options.checkpoint}"] if options.checkpoint else []
     values += ["-p", "allow_untrained:=true"] if options.allow_untrained else []
-    node = ["sparse4d_ros.node", "--ros-args", "--params-file", config_file(PARAMETERS), *values]
-    recorder = ["sparse4d_ros.box_recorder", "--out", out / "online.jsonl"]
-    with (
-        variables(processes.middleware),
-        DiagnosticsListener() as listener,
-        processes.background("recorder", *recorder),
-        processes.background("node", *node) as process,
-    ):
-        wait_until_ready(listener, process, processes.log_of("node"))
-        processes.run("player", "sparse4d_ros.bag_player", bag, "--log", out / "played.jsonl")
-        listener.wait_until_idle(DRAIN_SECONDS)
-        return listener.last()
-
-
-def wait_until_ready(listener: DiagnosticsListener, process: subprocess.Popen, log: Path) -> None:
-    """The node publishes diagnostics once it is configured; the player waits for its subscriptions itself.
-
-    Raises:
-        DemoError: it ended, or time is up.
-    """
-    deadline = time.monotonic() + READY_SECONDS
-    while not listener.wait(1.0):
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise DemoError(f"the node did not get ready; its output is in {log}")
+    node = ["--ros-args", "--params-file", config_file(PARAMETERS), *values]
+    return play_to_node(processes, node, bag, out / "online.jsonl", ["--log", out / "played.jsonl"])
 
 
 def _replay(options: DemoOptions, bag: Path, processes: Processes) -> None:

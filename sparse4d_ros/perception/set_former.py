@@ -110,7 +110,12 @@ class SetFormer:
         self._closed_ns = self._formed_ns = None
 
     def _is_not_awaited(self, camera: str) -> bool:
-        return self._is_left_out(camera) or self.is_overdue(camera)
+        """Whether nothing is to be expected. After a silence of all, longer than the timeout, whoever comes first finds
+        the others overdue that were in the last set; they are late, and not gone."""
+        if self._is_left_out(camera):
+            return True
+        was_in_last = self._formed_ns is not None and self.newest.get(camera, -1) + self._slop_ns >= self._formed_ns
+        return self.is_overdue(camera) and not was_in_last
 
     def _give_up(self, group: list[str], cause: str) -> Iterator[Images]:
         """A set that stays without some cameras: masked where at least half of them are there, else dropped."""

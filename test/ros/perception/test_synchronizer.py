@@ -177,6 +177,28 @@ def test_a_silent_camera_is_masked_and_not_waited_for():
     assert_counts_add_up(sync)
 
 
+@pytest.mark.parametrize("missing", ["skip", "mask"])
+def test_sets_further_apart_than_the_timeout_are_complete(missing):
+    """Key frames at 2 Hz, and what comes after a silence of all cameras: the first image waits for the others."""
+    later = [(camera, stamp + 20_000 * MS) for camera, stamp in stream(4, period_ms=500)]
+    sync = synchronizer(missing=missing)
+    sets = feed(sync, [*stream(4, period_ms=500), *later])
+    assert [taken.missing for taken in sets] == [()] * 8
+    assert sync.sets["complete"] == 8 and not sync.drops
+
+
+def test_a_silent_camera_costs_one_set_a_wait_where_sets_are_far_apart():
+    sync = synchronizer(missing="mask")
+    images = [(c, stamp) for c, stamp in stream(8, period_ms=500) if c != "back" or stamp < START + 900 * MS]
+    came_out = []
+    for camera, stamp in images:
+        sync.add_image(camera, stamp, None)
+        if (taken := sync.take_newest()) is not None:
+            came_out.append((taken.missing, (stamp - taken.stamp_ns) // MS))
+    assert came_out == [((), 0)] * 2 + [(("back",), 458)] + [(("back",), 0)] * 5
+    assert_counts_add_up(sync)
+
+
 def test_a_camera_that_has_not_started_yet_is_waited_for():
     sync = synchronizer(missing="mask")
     assert feed(sync, stream(1)[:5]) == []

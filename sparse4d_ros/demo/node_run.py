@@ -1,0 +1,54 @@
+"""A bag through the node, as processes over DDS: the node, who records what it publishes, and the player."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..middleware import variables
+from .listener import DiagnosticsListener
+from .programs import DemoError, Processes
+
+READY_SECONDS = 120.0  # the first start compiles Python and loads torch
+DRAIN_SECONDS = 300.0  # after the last image, while sets are in work: the largest models take a minute a frame
+
+
+def play_to_node(
+    processes: Processes, node: Sequence[object], bag: Path, record: Path, player: Sequence[object] = ()
+) -> dict[str, dict[str, str]]:
+    """Plays the bag once; returns the node's last diagnostics.
+
+    Args:
+        processes: their environment and logs: node, recorder, player.
+        node: the node's arguments.
+        bag: what is played.
+        record: file for what was published.
+        player: the player's options.
+
+    Raises:
+        DemoError: a process failed.
+    """
+    with (
+        variables(processes.middleware),
+        DiagnosticsListener() as listener,
+        processes.background("recorder", "sparse4d_ros.box_recorder", "--out", record),
+        processes.background("node", "sparse4d_ros.node", *node) as process,
+    ):
+        wait_until_ready(listener, process, processes.log_of("node"))
+        processes.run("player", "sparse4d_ros.bag_player", bag, *player)
+        listener.wait_until_idle(DRAIN_SECONDS)
+        return listener.last()
+
+
+def wait_until_ready(listener: DiagnosticsListener, process: subprocess.Popen, log: Path) -> None:
+    """The node publishes diagnostics once it is configured; the player waits for its subscriptions itself.
+
+    Raises:
+        DemoError: it ended, or time is up.
+    """
+    deadline = time.monotonic() + READY_SECONDS
+    while not listener.wait(1.0):
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise DemoError(f"the node did not get ready; its output is in {log}")
