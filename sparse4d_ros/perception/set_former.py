@@ -13,6 +13,8 @@ from typing import Any
 
 from .camera_statistics import ImageCounts
 
+PATIENCE = 2.5  # sets: so long a camera may be silent before it is not waited for
+
 Images = dict[str, tuple[int, Any]]
 """Camera -> (stamp in nanoseconds, item)."""
 
@@ -43,6 +45,7 @@ class SetFormer:
         self._started_ns = 0  # first stamp since time began or jumped
         self._closed_ns: int | None = None  # images up to here have lost their set
         self._formed_ns: int | None = None  # stamp of the last set
+        self._interval_ns = 0  # between the last two sets
 
     @property
     def pending(self) -> int:
@@ -89,8 +92,7 @@ class SetFormer:
 
     def is_overdue(self, camera: str) -> bool:
         """Whether the camera had no image for longer than the timeout, by the stamps of the others."""
-        newest = max(self.newest.values(), default=self._started_ns)
-        return newest - self.newest.get(camera, self._started_ns) > self._timeout_ns
+        return self._silence_ns(camera) > self._timeout_ns
 
     def leave_out(self, camera: str, cause: str, keep: Callable[[int], bool] = lambda stamp_ns: False) -> None:
         """Drops a camera's waiting images, and what its newest stamp was, except images whose stamp `keep` accepts."""
@@ -108,14 +110,22 @@ class SetFormer:
             queue.clear()
         self.newest.clear()
         self._closed_ns = self._formed_ns = None
+        self._interval_ns = 0
 
     def _is_not_awaited(self, camera: str) -> bool:
-        """Whether nothing is to be expected. After a silence of all, longer than the timeout, whoever comes first finds
-        the others overdue that were in the last set; they are late, and not gone."""
+        """Whether nothing is to be expected of a camera for this set.
+
+        One lost image does not mean that it is gone, also where sets are further apart than the timeout. After a
+        silence of all, whoever comes first finds the others overdue that were in the last set: they are late.
+        """
         if self._is_left_out(camera):
             return True
         was_in_last = self._formed_ns is not None and self.newest.get(camera, -1) + self._slop_ns >= self._formed_ns
-        return self.is_overdue(camera) and not was_in_last
+        return not was_in_last and self._silence_ns(camera) > max(self._timeout_ns, PATIENCE * self._interval_ns)
+
+    def _silence_ns(self, camera: str) -> int:
+        """How much newer another camera's image is than its own."""
+        return max(self.newest.values(), default=self._started_ns) - self.newest.get(camera, self._started_ns)
 
     def _give_up(self, group: list[str], cause: str) -> Iterator[Images]:
         """A set that stays without some cameras: masked where at least half of them are there, else dropped."""
@@ -140,5 +150,6 @@ class SetFormer:
             for camera in group:
                 self._counts.drop(camera, "late")
             return
+        self._interval_ns = 0 if self._formed_ns is None else stamp_ns - self._formed_ns
         self._formed_ns = stamp_ns
         yield images

@@ -1,7 +1,8 @@
 """The sheet that a model ships with, from one command: scores at 2, 5, 10 and 20 Hz and with each camera gone,
 bfloat16 against float32, objects found twice, vertical velocities.
 
-The memory advances at every frame. Rates above the data set's own are left out. Scores are those of the robustness
+The memory advances at every frame, or with --temporal-stride as the node's does; duplicates, velocities and ids are
+counted at every frame. Rates above the data set's own are left out. Scores are those of the robustness
 sheet (--out/rows), which an interrupted sheet goes on with; run it again with --resume.
 """
 
@@ -50,6 +51,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--out", type=Path, required=True, help="folder of the sheet")
     add("--rows", nargs="+", metavar="ROW", help="of the robustness sheet (default: these rates, and each camera gone)")
     add("--no-tracking", action="store_true", help="leave out AMOTA and IDS, whose evaluation takes longest")
+    add("--temporal-stride", type=float, default=0.0, help="of the scores, s; see the node's parameter (%(default)s)")
     add("--resume", action="store_true", help="go on with the sheet that --out contains")
     add("--processes", type=int, default=1, metavar="N", help="copies of the model for the scores (default 1)")
     add("--workers", type=int, default=2, metavar="N", help="threads that decode ahead (default %(default)s)")
@@ -82,7 +84,7 @@ def score_rows(options: argparse.Namespace, checkpoint: Path, highest_rate: floa
     usual = [f"rate_{rate}_hz" for rate in RATES if rate <= 1.1 * highest_rate] + ["camera_gone_*"]
     words = ["--model", options.model, "--checkpoint", checkpoint, "--dataroot", options.dataroot]
     words += ["--version", options.version, "--out", options.out / "rows", "--processes", options.processes]
-    words += ["--temporal-stride", 0]  # what the weights bear, without what a node does for those that bear one rate
+    words += ["--temporal-stride", options.temporal_stride]
     words += ["--workers", options.workers, "--rows", *(options.rows or usual)]
     words += ["--resume"] * options.resume + ["--no-tracking"] * options.no_tracking
     robustness.run(robustness.parse_arguments([str(word) for word in words]))
