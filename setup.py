@@ -87,6 +87,7 @@ PROGRAMS = [
     "benchmark_intake = sparse4d_ros.benchmark.intake:main",
     "faults = sparse4d_ros.campaign.node_faults:main",
     "soak = sparse4d_ros.campaign.soak:main",
+    "recorded_rows = sparse4d_ros.campaign.recorded_rows:main",
     "benchmark_preprocessing = sparse4d_ros.benchmark.preprocessing:main",
     "benchmark_throughput = sparse4d_ros.benchmark.throughput:main",
     "benchmark_view = sparse4d_ros.benchmark.view_cost:main",

@@ -60,6 +60,7 @@ COMMANDS = {
     "benchmark_view": "sparse4d_ros.benchmark.view_cost",
     "faults": "sparse4d_ros.campaign.node_faults",
     "soak": "sparse4d_ros.campaign.soak",
+    "recorded_rows": "sparse4d_ros.campaign.recorded_rows",
 }
 ALIASES = {"detector": "node"}  # the executable that the launch files start
 

@@ -4,8 +4,8 @@
 
 Each row is recorded as a bag with its fault, and that bag replayed and played to the node, with missing cameras masked.
 All three are scored with the official devkit where the vehicle truly was. The node drops sets that it is too slow for:
-the table counts them, and a smaller --play-rate gives it time. Of the rows `rate` take 2 and 10 Hz, whose frames include
-all key frames: those between frames are empty in a recording. What is done is kept for --resume.
+the table counts them, and a smaller --play-rate gives it time. Of the rows `rate` take 2 and 10 Hz, whose frames
+include all key frames: those between frames are empty in a recording. What is done is kept for --resume.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from sparse4d_core.benchmark import machine
 from sparse4d_core.command_line import OK, interrupted, refuse
 from sparse4d_core.config import preset
 from sparse4d_core.data.nuscenes.dataset import NuScenesDataset
-from sparse4d_core.evaluation.devkit_scores import Scores, evaluate
 from sparse4d_core.evaluation.robustness.recorded_faults import recordable_row
 from sparse4d_core.evaluation.robustness.rows import CLEAN
 from sparse4d_core.evaluation.scored_model import add_model_and_data, trained_weights
@@ -47,10 +46,6 @@ class Score:
     nds: float
     map: float
     amota: float | None = None  # of a model with track ids
-
-    @staticmethod
-    def of(scores: Scores) -> Score:
-        return Score(scores.detection.nds, scores.detection.map, scores.tracking.amota if scores.tracking else None)
 
     def cell(self) -> str:
         """NDS, mAP and AMOTA."""
@@ -155,7 +150,10 @@ class RecordedRows:
         results = record.with_suffix(".results.json")
         tracking = record.with_suffix(".tracking.json") if self._tracks else None
         write_results(read_box_record(record), truth, results, tracking)
-        return Score.of(evaluate(self._options.dataroot, self._options.version, results, tracking))
+        from sparse4d_core.evaluation.devkit_scores import evaluate  # the devkit, which --help does not need
+
+        found = evaluate(self._options.dataroot, self._options.version, results, tracking)
+        return Score(found.detection.nds, found.detection.map, found.tracking.amota if found.tracking else None)
 
 
 def table(rows: dict[str, RecordedRow]) -> str:

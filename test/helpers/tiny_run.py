@@ -3,8 +3,8 @@
 torchrun --nproc-per-node=2 test/helpers/tiny_run.py OUT
 
 trains three times: in OUT/shared without randomness; in OUT/empty, where batches of one process hold no object; and in
-OUT/apart, where each process has a folder of its own, 0 and 1, as on two hosts: a run to the end, straight, and one that
-is interrupted half-way and resumed, resumed. Then a process with other data is refused: refused-0, refused-1.
+OUT/apart, where each process has a folder of its own, 0 and 1, as on two hosts: a run to the end, straight, and one
+that is interrupted half-way and resumed, resumed. Then a process with other data is refused: refused-0, refused-1.
 """
 
 from __future__ import annotations
