@@ -5,6 +5,7 @@ Online and offline runs are scored through this, from the same kind of record.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from .box_record import BoxRecordError, SetRecord
 from .nuscenes_messages import BASE_FRAME, GLOBAL_FRAME, SAMPLE_TOPIC
 from .truth import Truth, read_truth
 
+STAGGER_NS = 60_000_000  # between the cameras of a set, at most: the synchronizer's default
+
 
 def submissions(
     records: Iterable[SetRecord], truth: Truth, global_frame: str = GLOBAL_FRAME
@@ -25,17 +28,35 @@ def submissions(
     Raises:
         TransformError: no pose at the stamp of a sample.
     """
-    by_stamp = {record.stamp_ns: record for record in records if record.stamp_ns in truth.samples}
+    found = records_of_samples(records, truth)
     writer, empty = ResultsWriter(), Detections([], [], [])
     for stamp_ns, sample in truth.samples.items():
-        record = by_stamp.get(stamp_ns)
-        frame = BASE_FRAME if record is None else record.frame_id
-        pose = truth.buffer.lookup(global_frame, frame, stamp_ns).matrix
+        record = found.get(stamp_ns)
         if record is None:
+            pose = truth.buffer.lookup(global_frame, BASE_FRAME, stamp_ns).matrix
             writer.add(sample["token"], empty, None, pose)
         else:
+            pose = truth.buffer.lookup(global_frame, record.frame_id, record.stamp_ns).matrix
             writer.add(sample["token"], record.detections, record.tracks, pose)
-    return writer, len(truth.samples) - len(by_stamp)
+    return writer, len(truth.samples) - len(found)
+
+
+def records_of_samples(records: Iterable[SetRecord], truth: Truth) -> dict[int, SetRecord]:
+    """Stamp of a sample -> the record of its set. A sample has the stamp of its newest image, and so has its set, or
+    an older one where the cameras that fire last were missing."""
+    found: dict[int, SetRecord] = {}
+    older: dict[int, SetRecord] = {}
+    for record in records:
+        if record.stamp_ns in truth.samples:
+            found[record.stamp_ns] = record
+        elif record.status is not None and record.status.missing:
+            older[record.stamp_ns] = record
+    stamps = sorted(older)
+    for stamp_ns in truth.samples.keys() - found.keys():
+        before = bisect.bisect(stamps, stamp_ns) - 1
+        if before >= 0 and stamp_ns - stamps[before] <= STAGGER_NS:
+            found[stamp_ns] = older[stamps[before]]
+    return found
 
 
 def write_results(
@@ -61,7 +82,7 @@ def write_results(
     truth = read_truth(bag, annotation_topic=None)
     if not truth.samples:
         raise BagError(f"bag: {bag} has no {SAMPLE_TOPIC}; only bags of nuscenes_to_rosbag can be scored")
-    scored = [record for record in records if record.stamp_ns in truth.samples]
+    scored = list(records_of_samples(records, truth).values())
     if tracking_out and scored and all(map(_without_ids, scored)):
         raise BoxRecordError(
             "tracking-out: the record has detections without ids (a model of v1 or v2): nothing to track"

@@ -35,6 +35,7 @@ from sparse4d_ros.demo.listener import DiagnosticsListener
 from sparse4d_ros.middleware import variables
 from sparse4d_ros.parameters import NodeParameters
 from sparse4d_ros.perception.rig import load_rig
+from sparse4d_ros.perception.synced_set import Missing, SetStatus
 from sparse4d_ros.replay import Replay, main
 
 
@@ -190,6 +191,21 @@ def test_submissions_lie_on_the_annotations(tiny_dataset, tiny_bag):
         for box in boxes:
             distance = np.abs(np.array(stored[token]) - [*box["translation"], *box["size"]]).max(axis=1)
             assert distance.min() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("older_ns", "lacks", "counts"),
+    [(10_000_000, "cam_back_left", True), (10_000_000, None, False), (70_000_000, "cam_back_left", False)],
+)
+def test_a_set_without_its_newest_image_is_still_that_of_its_sample(tiny_bag, older_ns, lacks, counts):
+    """It has the stamp of the newest image that came. A complete set of another moment is none of a sample."""
+    records = annotated_record(tiny_bag)
+    stamp_ns = records[1].stamp_ns - older_ns
+    status = SetStatus(stamp_ns, {"cam_front": 0}, {lacks: Missing("absent")} if lacks else {})
+    records[1] = replace(records[1], stamp_ns=stamp_ns, status=status)
+    writer, missing = submissions(records, read_truth(tiny_bag))
+    assert missing == (not counts)
+    assert [len(boxes) > 5 for boxes in writer.detection.values()] == [True, counts, True]
 
 
 def test_a_replay_scores_what_a_run_over_the_data_set_scores(tiny_bag, pipeline):
