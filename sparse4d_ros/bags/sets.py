@@ -15,7 +15,7 @@ from ..messages.rig_transforms import RigTransforms
 from ..messages.stamps import ns_from_stamp
 from ..parameters import NodeParameters
 from ..perception.rig import Rig, load_rig
-from ..perception.synchronizer import SyncedSet, Synchronizer
+from ..perception.synchronizer import SILENCE_NS, SyncedSet, Synchronizer
 from ..perception.transforms import TransformBuffer, TransformError
 from ..units import nanoseconds
 from .bag_io import BagError, open_bag, read_messages
@@ -47,7 +47,11 @@ def synchronized_sets(
     rig = rig_in_bag(rig, bag)
     images = {camera.image_topic: camera.name for camera in rig.cameras}
     infos = {camera.info_topic: camera.name for camera in rig.cameras}
+    last_ns = None
     for topic, log_ns, message in read_messages(bag, [*images, *infos]):
+        if last_ns is not None and log_ns - last_ns > SILENCE_NS:  # where the node would have noticed it
+            yield from _what_waited(synchronizer)
+        last_ns = log_ns
         before(log_ns)
         stamp_ns = ns_from_stamp(message.header.stamp)
         if topic in infos:
@@ -61,6 +65,15 @@ def synchronized_sets(
         synced = synchronizer.take_newest()
         if synced is not None:
             yield synced
+    yield from _what_waited(synchronizer)
+
+
+def _what_waited(synchronizer: Synchronizer) -> Iterator[SyncedSet]:
+    """The set that waits for a missing image when all images stop."""
+    synchronizer.expect_nothing()
+    synced = synchronizer.take_newest()
+    if synced is not None:
+        yield synced
 
 
 def rig_in_bag(rig: Rig, bag: str | Path) -> Rig:

@@ -72,8 +72,12 @@ class SetFormer:
         self._queues[camera].append((stamp_ns, item))
         return None
 
-    def form(self) -> Iterator[Images]:
-        """Decides about the oldest images as long as anything can be said about them; yields sets in order."""
+    def form(self, silent: bool = False) -> Iterator[Images]:
+        """Decides about the oldest images as long as anything can be said about them; yields sets in order.
+
+        Args:
+            silent: no image comes any more, so that none is waited for.
+        """
         while any(self._queues.values()):
             oldest = min(queue[0][0] for queue in self._queues.values() if queue)
             group = [c for c, queue in self._queues.items() if queue and queue[0][0] <= oldest + self._slop_ns]
@@ -82,7 +86,7 @@ class SetFormer:
                 yield from self._complete(group)
             elif not unknown:  # every other camera is past this set already
                 yield from self._give_up(group, "incomplete")
-            elif max(self.newest.values()) - oldest > self._timeout_ns:
+            elif silent or max(self.newest.values()) - oldest > self._timeout_ns:
                 self._closed_ns = max(self._queues[camera][0][0] for camera in group)
                 yield from self._give_up(group, "timeout")
             elif self._mask and all(map(self._is_not_awaited, unknown)):  # no use in waiting for them

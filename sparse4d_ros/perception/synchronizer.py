@@ -25,6 +25,7 @@ from .clock_watch import ClockVerdict, ClockWatch, SyncEvent
 from .set_former import Images, SetFormer
 from .synced_set import Missing, SyncedSet
 
+SILENCE_NS = NANOSECONDS  # without any image, on the clock of the arrivals: nothing is waited for any longer
 INFOS_KEPT = 32  # per camera, to find the one that belongs to an image
 IMAGES_HELD = 10  # per camera, until it is clear whether time has jumped: as many as may arrive at once
 
@@ -85,9 +86,10 @@ class Synchronizer:
         self.cameras = tuple(cameras)
         self._limits = replace(limits or ClockLimits(), jump_ns=max_backward_ns)
         self._require_info = require_info
+        self._masks = missing == "mask"
         self._counts = ImageCounts(cameras)
         self._watch = ClockWatch(cameras, self._limits)
-        self._former = SetFormer(cameras, slop_ns, timeout_ns, missing == "mask", self._counts, self._is_left_out)
+        self._former = SetFormer(cameras, slop_ns, timeout_ns, self._masks, self._counts, self._is_left_out)
         self._held: dict[str, deque[tuple[int, Any]]] = {camera: deque() for camera in cameras}
         self._infos: dict[str, dict[int, Any]] = {camera: {} for camera in cameras}
         self._ready: SyncedSet | None = None
@@ -169,13 +171,22 @@ class Synchronizer:
             return events
 
     def poll(self, now_ns: int) -> None:
-        """Notices silence where no image comes at all; to be called about once a second.
+        """Notices silence where no image comes at all; to be called about once a second. What waits for a missing
+        image then goes out, as long as it is news.
 
         Args:
             now_ns: on the clock of the arrival times.
         """
         with self._changed:
+            last_ns = self._watch.now_ns
             self._watch.poll(now_ns)
+            if last_ns is not None and now_ns - last_ns > SILENCE_NS:
+                self._expect_nothing()
+
+    def expect_nothing(self) -> None:
+        """Images stop here, as at the end of a recording: with `mask`, nothing waits for others any longer."""
+        with self._changed:
+            self._expect_nothing()
 
     # --------------------------------------------------------------------------------------------------------- status
 
@@ -235,6 +246,12 @@ class Synchronizer:
             }
 
     # --------------------------------------------------------------------------------------------------------- inside
+
+    def _expect_nothing(self) -> None:
+        if self._masks:
+            for images in self._former.form(silent=True):
+                self._make_ready(images)
+            self._tell()
 
     def _check_camera(self, camera: str) -> None:
         if camera not in self._held:

@@ -123,6 +123,18 @@ def test_what_is_recorded(tiny_dataset, tiny_bag, tmp_path):
     assert len(infos) == 15
 
 
+def test_the_last_set_before_the_images_stop_is_not_lost(tiny_bag, tmp_path):
+    """The last image of a recording is missing: nothing comes that would tell the time."""
+    everything = list(read_messages(tiny_bag))
+    last = max(k for k, (topic, _, _) in enumerate(everything) if topic.endswith("/compressed"))
+    with create_bag(tmp_path / "bag") as bag:
+        for k, (topic, time, message) in enumerate(everything):
+            if k != last:
+                bag.write(topic, time, message)
+    sets = list(BagFrames(tmp_path / "bag", parameters=NodeParameters(missing_camera="mask")).sets())
+    assert [len(synced.images) for synced in sets] == [6] * 14 + [5]
+
+
 def test_stamps_are_off_and_arrival_is_not(tiny_dataset, tmp_path):
     bag = recorded(tiny_dataset, tmp_path, "camera_stamps_50_ms")
     errors = {

@@ -164,6 +164,23 @@ def test_poll_notices_that_no_camera_sends():
     assert status.state == "silent" and status.rate_hz < 3
 
 
+@pytest.mark.parametrize(("missing", "goes_out"), [("mask", True), ("skip", False)])
+def test_what_waits_for_a_lost_image_when_all_cameras_stop_goes_out_while_it_is_news(missing, goes_out):
+    """Not with the next image, which may come after minutes; the owner of `skip` sets wants whole ones."""
+    sync = Synchronizer(RIG.names, RIG.slop_ns, missing=missing, require_info=False)
+    images = streams.stream(RIG, 1.0, seed=0)
+    last = max(images, key=lambda image: image.stamp_ns)
+    assert len(feed(sync, [image for image in images if image != last])) == RIG.rate - 1
+    arrived = sync._watch.now_ns
+    sync.poll(arrived + SECOND)
+    assert sync.take_newest() is None
+    sync.poll(arrived + SECOND + 1)
+    taken = sync.take_newest()
+    assert (taken is not None) == goes_out
+    assert taken is None or taken.missing == (last.camera,)
+    assert sync.received == sync.delivered + sum(sync.drops.values()) + sync.pending
+
+
 def test_events_that_nobody_takes_do_not_pile_up():
     sync = synchronizer()
     for k in range(2000):
