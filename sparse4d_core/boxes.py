@@ -1,4 +1,4 @@
-"""Decoded boxes carried from one frame of reference into another, with numpy alone.
+"""Poses, and decoded boxes carried from one frame of reference into another, with numpy alone.
 
 The anchor state and its geometry, as tensors, stand in :mod:`sparse4d_core.geometry`.
 """
@@ -6,6 +6,17 @@ The anchor state and its geometry, as tensors, stand in :mod:`sparse4d_core.geom
 from __future__ import annotations
 
 import numpy as np
+
+
+def inverse(T_a_from_b: np.ndarray) -> np.ndarray:
+    """T_b_from_a [4, 4] of a rigid transform, float64.
+
+    Not np.linalg.inv: after each call a thread of its BLAS looks for more work, 10 to 20 ms of a processor.
+    """
+    T_b_from_a = np.eye(4)
+    T_b_from_a[:3, :3] = T_a_from_b[:3, :3].T
+    T_b_from_a[:3, 3] = -T_a_from_b[:3, :3].T @ T_a_from_b[:3, 3]
+    return T_b_from_a
 
 
 def transform_boxes(boxes: np.ndarray, T_b_from_a: np.ndarray) -> np.ndarray:

@@ -172,3 +172,24 @@ def test_the_pipeline_goes_this_way():
     decoder.register_forward_pre_hook(lambda *_: seen.append(callers(inspect.currentframe())))
     pipeline.run(pipeline.prepare(frame))
     assert seen == [[*CORE_WAY[:-1]]] and f"{type(decoder).__name__}.forward" == CORE_WAY[-1]
+
+
+# --- What must not be called ------------------------------------------------------------------------------------------
+
+
+def test_nothing_beside_a_vehicle_inverts_by_blas():
+    """One call of np.linalg.inv keeps a thread of OpenBLAS busy for 10 to 20 ms afterwards: at thirty images a second
+    it took the live view half a processor. Poses have `sparse4d_core.boxes.inverse`; checks and examples may."""
+    may = (
+        "sparse4d_core.export.onnxruntime_example",
+        "sparse4d_ros.check_rig.ground_grid",
+        "sparse4d_ros.check_rig.motion",
+    )
+    calls = [
+        module_name(path)
+        for top in TOPS
+        for path in files(top)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr == "inv" and ast.unparse(node).endswith("linalg.inv")
+    ]
+    assert set(calls) == set(may)

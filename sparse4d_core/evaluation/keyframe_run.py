@@ -11,9 +11,8 @@ from typing import Protocol
 import numpy as np
 from tqdm import tqdm
 
-from ..boxes import along_the_ground, transform_boxes
+from ..boxes import along_the_ground, inverse, transform_boxes
 from ..data.nuscenes.dataset import NuScenesDataset
-from ..data.nuscenes.tables import inverse
 from ..inference.pipeline import Pipeline, StepResult
 from ..network.state import TemporalState
 from ..types import Detections, Frame, Tracks

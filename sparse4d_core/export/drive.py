@@ -11,8 +11,9 @@ from functools import lru_cache
 
 import numpy as np
 
+from ..boxes import inverse
 from ..config import Sparse4DConfig
-from ..data.nuscenes.tables import inverse, rigid
+from ..data.nuscenes.tables import rigid
 from ..data.synthetic.cameras import NUSCENES_RIG
 from ..data.synthetic.renderer import Renderer, ego_matrix
 from ..data.synthetic.world import build_world

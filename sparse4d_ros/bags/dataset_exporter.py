@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from sparse4d_core.boxes import inverse
 from sparse4d_core.data.nuscenes.table_writer import TableWriter, token
 from sparse4d_core.data.nuscenes.tables import Record
 
@@ -161,7 +162,7 @@ class DatasetExporter:
             channel = camera.name.upper() if camera.name.upper().startswith("CAM_") else f"CAM_{camera.name.upper()}"
             model = camera_model(sets[0].infos[camera.name], rectified=camera.rectified, name=camera.name)
             T = self._truth.buffer.lookup(self._rig.frames.base_frame, camera.frame, sets[0].stamp_ns).matrix
-            T = T @ np.linalg.inv(model.T_cam_from_optical)
+            T = T @ inverse(model.T_cam_from_optical)
             calibration = self._writer.add_calibration(scene, channel, *pose_of(T), model.intrinsics.tolist())
             records = []
             for synced in sets:

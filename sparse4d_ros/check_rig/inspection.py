@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from sparse4d_core.boxes import inverse
 from sparse4d_core.types import Frame
 
 from ..bags.bag_io import open_bag
@@ -69,7 +70,7 @@ def inspect(bag: str | Path, rig: Rig, count: int, seconds_apart: float) -> Insp
                 inspection.findings.append(Finding(error.cause, "rig", str(error)))
                 return inspection
             frames.append(frame)
-            inspection.frame, inspection.T_cam_from_base = frame, [np.linalg.inv(pose) for pose in poses]
+            inspection.frame, inspection.T_cam_from_base = frame, [inverse(pose) for pose in poses]
     finally:
         reader.builder.close()
     inspection.findings += _clocks(reader)

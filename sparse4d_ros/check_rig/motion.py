@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
+from sparse4d_core.boxes import inverse
 from sparse4d_core.types import Frame
 
 from .findings import Finding
@@ -71,10 +72,10 @@ def epipolar_distance(
         T_after_from_before: [4, 4], the camera at the second image from the camera at the first.
     """
     R, t = T_after_from_before[:3, :3], T_after_from_before[:3, 3]
-    inverse = np.linalg.inv(intrinsics)
-    rays = [np.column_stack([points, np.ones(len(points))]) @ inverse.T for points in (before, after)]
+    K_inverse = np.linalg.inv(intrinsics)
+    rays = [np.column_stack([points, np.ones(len(points))]) @ K_inverse.T for points in (before, after)]
     E = np.array([[0, -t[2], t[1]], [t[2], 0, -t[0]], [-t[1], t[0], 0]]) @ R
-    F = inverse.T @ E @ inverse
+    F = K_inverse.T @ E @ K_inverse
     x, y = (np.column_stack([points, np.ones(len(points))]) for points in (before, after))
     lines_after, lines_before = x @ F.T, y @ F
     error = (y * lines_after).sum(1) ** 2
@@ -121,8 +122,8 @@ def measure_motion(frames: Sequence[Frame]) -> list[CameraMotion]:
 
 def _relative_pose(first: Frame, second: Frame, camera: int) -> np.ndarray:
     """[4, 4] T_second_from_first of one camera."""
-    T_global_from_first = first.T_global_from_model @ np.linalg.inv(first.T_cam_from_model[camera])
-    return second.T_cam_from_model[camera] @ np.linalg.inv(second.T_global_from_model) @ T_global_from_first
+    T_global_from_first = first.T_global_from_model @ inverse(first.T_cam_from_model[camera])
+    return second.T_cam_from_model[camera] @ inverse(second.T_global_from_model) @ T_global_from_first
 
 
 def check_motion(measured: Sequence[CameraMotion]) -> Iterator[Finding]:

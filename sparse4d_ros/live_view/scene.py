@@ -14,6 +14,7 @@ from itertools import takewhile
 
 import numpy as np
 
+from sparse4d_core.boxes import inverse
 from sparse4d_core.types import Detections
 
 from .health_sample import HealthSample
@@ -236,4 +237,4 @@ def T_cam_from_base(objects: ObjectSet, image: CameraImage) -> np.ndarray | None
     """[4, 4] from the base frame at the set's stamp to the camera at the image's own stamp; None: a pose is missing."""
     if image.T_global_from_cam is None or objects.T_global_from_base is None:
         return None
-    return np.linalg.inv(image.T_global_from_cam) @ objects.T_global_from_base
+    return inverse(image.T_global_from_cam) @ objects.T_global_from_base

@@ -9,6 +9,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from sparse4d_core.boxes import inverse
+
 from ..perception.camera_reader import CameraReader
 from ..perception.image_decoding import ConversionError
 from ..perception.rig import RigFrames
@@ -49,7 +51,7 @@ class Thumbnails:
         encoded, data = cv2.imencode(".jpg", small, (cv2.IMWRITE_JPEG_QUALITY, QUALITY))
         if not encoded:
             raise ConversionError("image_data", f"camera {camera}: OpenCV could not encode {small.shape} as JPEG")
-        frame, T_optical_from_cam = self._frames.cameras[camera], np.linalg.inv(model.T_cam_from_optical)
+        frame, T_optical_from_cam = self._frames.cameras[camera], inverse(model.T_cam_from_optical)
         poses = [self.pose(target, frame, stamp_ns) for target in (self._frames.base_frame, self._frames.global_frame)]
         return CameraImage(
             stamp_ns,

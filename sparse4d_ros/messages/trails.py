@@ -6,6 +6,7 @@ from collections import deque
 
 import numpy as np
 
+from sparse4d_core.boxes import inverse
 from sparse4d_core.types import Detections
 
 from ..units import NANOSECONDS
@@ -54,7 +55,7 @@ class Trails:
         if not self._rows or stamp_ns - self._rows[-1][0] >= STEP_NS:
             self._rows.append((stamp_ns, now))
         trails = {track: np.array([row[track] for row in (*before, now) if track in row]) for track in now}
-        T_base_from_global = np.linalg.inv(T_global_from_base)
+        T_base_from_global = inverse(T_global_from_base)
         return {
             track: places @ T_base_from_global[:3, :3].T + T_base_from_global[:3, 3]
             for track, places in trails.items()

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from sparse4d_core.boxes import inverse
+
 from ..units import NANOSECONDS, nanoseconds
 
 try:  # ROS carries tf_transformations, a thin layer (quaternions x, y, z, w) over transforms3d
@@ -263,7 +265,7 @@ class TransformBuffer:
         T_common_from_target, later_error = _compose(down, time_ns)
         if later_error or error:  # tf2 reports the target's side where both fail
             raise later_error or error
-        return StampedTransform(_inverse(T_common_from_target) @ T_common_from_source, time_ns)
+        return StampedTransform(inverse(T_common_from_target) @ T_common_from_source, time_ns)
 
     def _own_stamp(self, frame: str) -> int:
         edge = self._edges.get(frame)
@@ -344,13 +346,6 @@ def _matrix(translation: np.ndarray, rotation_xyzw: np.ndarray) -> np.ndarray:
     matrix = quaternion_matrix(rotation_xyzw)
     matrix[:3, 3] = translation
     return matrix
-
-
-def _inverse(T_a_from_b: np.ndarray) -> np.ndarray:
-    T_b_from_a = np.eye(4)
-    T_b_from_a[:3, :3] = T_a_from_b[:3, :3].T
-    T_b_from_a[:3, 3] = -T_a_from_b[:3, :3].T @ T_a_from_b[:3, 3]
-    return T_b_from_a
 
 
 def _seconds(stamp_ns: int) -> str:

@@ -19,7 +19,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ...atomic_write import atomic_write
-from .tables import DETECTION_NAMES, MODEL_CHANNEL, DatasetError, Record, SceneTables, inverse, load_scenes, rigid
+from ...boxes import inverse
+from .tables import DETECTION_NAMES, MODEL_CHANNEL, DatasetError, Record, SceneTables, load_scenes, rigid
 
 CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
 """Camera order of the published models. Rigs with other channel names keep the order of their sensor table."""

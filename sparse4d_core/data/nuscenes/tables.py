@@ -181,11 +181,3 @@ def rigid(translation, rotation_wxyz) -> np.ndarray:
     matrix[:3, :3] = Rotation.from_quat((x, y, z, w)).as_matrix()
     matrix[:3, 3] = translation
     return matrix
-
-
-def inverse(T: np.ndarray) -> np.ndarray:
-    """[4, 4] inverse of a rigid transform."""
-    result = np.eye(4)
-    result[:3, :3] = T[:3, :3].T
-    result[:3, 3] = -T[:3, :3].T @ T[:3, 3]
-    return result

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ..nuscenes.tables import inverse
+from ...boxes import inverse
 from .background import PANORAMA_ELEVATION, PANORAMA_WIDTH, paint_ground, paint_panorama
 from .cameras import CameraMount, Rig
 from .ego_body import body_mask, draw_body

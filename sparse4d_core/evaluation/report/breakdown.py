@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...boxes import inverse
 from ...data.nuscenes.dataset import NuScenesDataset
-from ...data.nuscenes.tables import inverse
 from .detection_matches import Matches, Objects
 
 DISTANCES = (0.0, 10.0, 20.0, 30.0, 40.0, 50.0)  # m

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from ...boxes import inverse
 from ...data.nuscenes.dataset import NuScenesDataset
-from ...data.nuscenes.tables import inverse
 from ...types import CLASS_NAMES, Frame
 from ...visualization import GROUND_TRUTH_COLOR, box_corners, class_color, draw_boxes
 from .detection_matches import Boxes, Matches, Objects

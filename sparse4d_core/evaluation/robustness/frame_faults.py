@@ -13,8 +13,8 @@ from typing import Literal, Protocol
 import numpy as np
 from scipy.spatial.transform import Rotation, Slerp
 
+from ...boxes import inverse
 from ...data.nuscenes.dataset import NuScenesDataset
-from ...data.nuscenes.tables import inverse
 from ...types import Frame
 from .corruptions import CORRUPTIONS
 

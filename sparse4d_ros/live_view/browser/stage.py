@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import viser
 
+from sparse4d_core.boxes import inverse
+
 from ...perception.transforms import quaternion_from_matrix, quaternion_matrix
 from ..drawing import MAX_LABELS, Drawing
 from ..scene import CameraImage, Moment
@@ -107,14 +109,14 @@ class Stage:
 
     def to_base(self, origin: np.ndarray, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """A ray of the browser's world in the base frame."""
-        T_base_from_world = np.linalg.inv(self._T_world_from_base)
+        T_base_from_world = inverse(self._T_world_from_base)
         return T_base_from_world[:3, :3] @ origin + T_base_from_world[:3, 3], T_base_from_world[:3, :3] @ direction
 
     def on_screen(self, point: np.ndarray) -> tuple[float, float]:
         """Where a point of the base frame is seen: 0 to 1 from the left and from the top of the scene."""
         camera = self._camera
         in_world = self._T_world_from_base[:3, :3] @ point + self._T_world_from_base[:3, 3]
-        x, y, depth = np.linalg.inv(self._T_world_from_camera())[:3] @ np.append(in_world, 1.0)
+        x, y, depth = inverse(self._T_world_from_camera())[:3] @ np.append(in_world, 1.0)
         half = np.tan(camera.fov / 2)
         return 0.5 + x / depth / half / camera.aspect / 2, 0.5 + y / depth / half / 2
 
@@ -125,7 +127,7 @@ class Stage:
             self._anchor = T_global_from_base
         self._T_world_from_base = np.eye(4)
         if T_global_from_base is not None:
-            T_world_from_global = np.linalg.inv(T_global_from_base if self._anchor is None else self._anchor)
+            T_world_from_global = inverse(T_global_from_base if self._anchor is None else self._anchor)
             self._T_world_from_base = T_world_from_global @ T_global_from_base
             _set_pose(self._global, T_world_from_global)
         _set_pose(self._vehicle, self._T_world_from_base)
@@ -151,7 +153,7 @@ class Stage:
         places = boxes[:, :3] + np.stack([0 * boxes[:, 5], 0 * boxes[:, 5], boxes[:, 5] / 2 + 0.3], axis=1)
         camera = self._camera
         metres_per_depth = 2 * np.tan(camera.fov / 2) * LETTER_PIXELS / camera.image_height
-        T_base_from_camera = np.linalg.inv(self._T_world_from_base) @ self._T_world_from_camera()
+        T_base_from_camera = inverse(self._T_world_from_base) @ self._T_world_from_camera()
         lines, owners = lines_in_space(drawing.labels[:MAX_LABELS], places, T_base_from_camera, metres_per_depth)
         self._labels.draw(lines, np.repeat(drawing.colors[owners], 2, axis=0).reshape(-1, 2, 3), True)
 

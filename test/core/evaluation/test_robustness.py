@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from sparse4d_core.boxes import inverse
 from sparse4d_core.data.nuscenes.dataset import NuScenesDataset
-from sparse4d_core.data.nuscenes.tables import inverse
 from sparse4d_core.data.synthetic.cameras import NUSCENES_RIG
 from sparse4d_core.data.synthetic.dataset_renderer import render_dataset
 from sparse4d_core.evaluation.report.breakdown import camera_views
