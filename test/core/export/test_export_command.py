@@ -23,6 +23,7 @@ from sparse4d_core.export.manifest import read_manifest
 from sparse4d_core.export.proof import ROUGHEST, TOLERANCES, Difference, ProofError, compare, prove, run_both
 from sparse4d_core.export.step import RecurrentStep
 from sparse4d_core.export.tensorrt_limits import tensorrt_objections
+from sparse4d_core.inference.pipeline import Pipeline
 from sparse4d_core.types import Frame
 
 SHIFTED = 0.3
@@ -127,6 +128,14 @@ def test_lost_boxes_and_other_ids_are_seen(pipeline):
     assert compare(found, replace(found, boxes=far), False, None).lost == 2, "one on each side"
     assert compare(found, replace(found, ids=found.ids[::-1]), False, None).other_ids > 0
     assert not Difference().within(TOLERANCES["float32"]), "nothing compared proves nothing"
+
+
+def test_the_shipped_weights_pass_the_proof_with_the_portable_operator():
+    """The step itself, in PyTorch: what a graph of standard operators cannot do better."""
+    pipeline = Pipeline.from_preset("demo")
+    found = run_both(pipeline, InPyTorch(pipeline), drive(pipeline.config), fed=False)
+    assert found.compared > 300 and found.within(TOLERANCES["float32"]), found
+    assert not replace(found, confidences=0.01).within(TOLERANCES["float32"])
 
 
 def test_sides_that_random_weights_drive_beyond_float32_are_compared_relative_to_their_length():
