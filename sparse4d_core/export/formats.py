@@ -75,7 +75,7 @@ def write_onnx(program: ExportedProgram, path: pathlib.Path, inputs: Sequence[st
 
 def write_aoti(program: ExportedProgram, path: pathlib.Path) -> None:
     """Machine code of this processor; constants are folded and packed for it."""
-    # Headers that are compiled ahead pay where many files include them; here one does, twice as fast without.
+    # Headers that are compiled ahead pay where many files include them; here each has one.
     options = {"freezing": True, "aot_inductor.precompile_headers": False}
     with torch.no_grad():  # freezing asks for it
         torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)

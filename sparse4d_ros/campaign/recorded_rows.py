@@ -26,7 +26,8 @@ from sparse4d_core.config import preset
 from sparse4d_core.data.nuscenes.dataset import NuScenesDataset
 from sparse4d_core.evaluation.robustness.recorded_faults import recordable_row
 from sparse4d_core.evaluation.robustness.rows import CLEAN
-from sparse4d_core.evaluation.scored_model import add_model_and_data, trained_weights
+from sparse4d_core.evaluation.run_folder import begin_folder
+from sparse4d_core.evaluation.scored_model import add_model_and_data, scored_settings, trained_weights
 
 from ..bags.box_record import read_box_record
 from ..bags.submission import write_results
@@ -72,12 +73,13 @@ class RecordedRows:
 
     Args:
         options: of the command line.
+        checkpoint: the weights.
         processes: environment and logs of the programs.
     """
 
-    def __init__(self, options: argparse.Namespace, processes: Processes):
+    def __init__(self, options: argparse.Namespace, checkpoint: Path, processes: Processes):
         self._options, self._processes, self._out = options, processes, options.out
-        self._checkpoint = trained_weights(options).resolve()
+        self._checkpoint = checkpoint
         self._tracks = preset(options.model).tracking
         self._data = ["--dataroot", options.dataroot, "--version", options.version]
         # Of the node and of the replay alike.
@@ -181,6 +183,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--temporal-stride", type=float, default=0.5, help="seconds; see the node's parameter (default %(default)s)")
     add("--sync-slop", type=float, default=0.09, help="seconds; see the node's parameter (default %(default)s)")
     add("--play-rate", type=float, default=1.0, help="of the bags to the node (default %(default)s, as recorded)")
+    parser.set_defaults(no_tracking=False)  # for the settings that all tables of scores have
     return parser.parse_args(arguments)
 
 
@@ -194,16 +197,18 @@ def run(options: argparse.Namespace) -> dict[str, RecordedRow]:
     data = NuScenesDataset(options.dataroot, options.version)
     for row in options.rows:
         recordable_row(row, data.camera_names)
-    if options.out.exists() and any(options.out.iterdir()) and not options.resume:
-        raise ValueError(f"out: {options.out} is not empty; go on with it by --resume, or give another folder")
+    checkpoint = trained_weights(options).resolve()
+    settings = scored_settings(options, checkpoint, data)
+    settings |= {"temporal_stride": options.temporal_stride, "sync_slop": options.sync_slop}
+    begin_folder(options.out / "settings.json", "table", settings, options.resume)
     logs = options.out / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     with claimed_domain() as domain:
-        rows = RecordedRows(options, Processes(logs, domain))
+        rows = RecordedRows(options, checkpoint, Processes(logs, domain))
         from_data = rows.sheet(options.rows)
         bar = tqdm(options.rows, desc="rows", unit="row", file=sys.stderr, disable=None)
         found = {row: rows.measure(row, from_data[row]) for row in bar}
-    result = {"hardware": machine.describe(), "model": options.model, "temporal_stride": options.temporal_stride}
+    result = {"hardware": machine.describe(), "settings": settings}
     result["rows"] = {name: asdict(row) for name, row in found.items()}
     write_json(options.out / "rows.json", result, indent=1)
     write_text(options.out / "rows.md", table(found) + "\n")

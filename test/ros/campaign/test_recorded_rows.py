@@ -27,6 +27,7 @@ def test_the_three_ways_give_the_same(tiny_dataset, tmp_path, capsys):
     assert "| `images_lost_20_percent` |" in table and (tmp_path / "rows" / "rows.md").read_text() in table
 
     assert main(command) == 2 and "--resume" in capsys.readouterr().err, "what is there is not mixed with another run"
+    assert main([*command, "--resume", "--sync-slop", "0.05"]) == 2 and "sync_slop was 0.09" in capsys.readouterr().err
     assert main([*command, "--resume"]) == 0
     assert capsys.readouterr().out == table
 
