@@ -16,9 +16,10 @@ from cuda_ops.plugins import ONNXRUNTIME, build_command, plugin_library
 from ..atomic_write import atomic_write
 from ..config import Sparse4DConfig
 from ..file_digest import file_sha256
-from ..inference.artefact import Artefact
+from ..inference.artefact import Artefact, raw_images
 from ..inference.artefact_checks import bound_to
 from ..inference.pipeline import Pipeline
+from ..preprocess import preprocess
 from ..types import Frame
 from . import interface
 from .drive import drive
@@ -68,8 +69,6 @@ class ExportOptions:
             raise ValueError(f"precision: int8 is a form of onnx, got the format {self.format}")
         if self.precision == "bfloat16" and self.format == "onnx":
             raise ValueError("precision: onnxruntime has no bfloat16 convolution; take float16, or the format aoti")
-        if self.precision == "int8" and self.operator == "native":
-            raise ValueError("precision: onnxruntime's tools calibrate int8 without our operator; take portable")
         if self.operator == "native" and self.format == "onnx" and plugin_library(ONNXRUNTIME) is None:
             raise ValueError(
                 "operator: the graph is proved with onnxruntime, for which our operator is not built here; run: "
@@ -134,10 +133,7 @@ def write_graph(
 ) -> list[LayerError]:
     """The file itself; returns what int8 found about the layers."""
     if options.precision == "int8":
-        check_calibration(calibration)
-        layers = sensitivity(pipeline.model, calibration[:SENSITIVITY_FRAMES])
-        write_int8(pipeline, options, path, calibration, layers)
-        return layers
+        return write_int8(pipeline, options, specs, given, path, calibration)
     dtype = getattr(torch, options.precision)
     operator = "node" if (options.format, options.operator) == ("onnx", "native") else options.operator
     step = RecurrentStep(pipeline.model, dtype, operator, options.images, options.overlap).eval()
@@ -152,16 +148,22 @@ def write_graph(
 def write_int8(
     pipeline: Pipeline,
     options: ExportOptions,
+    specs: Sequence[interface.TensorSpec],
+    given: Sequence[interface.TensorSpec],
     path: pathlib.Path,
     calibration: Sequence[Frame],
-    layers: Sequence[LayerError],
-) -> None:
-    """The quantised graph of the same export in float32, which is made for it and left nowhere."""
+) -> list[LayerError]:
+    """The quantised graph of the same step in float32, which is left nowhere."""
+    check_calibration(calibration)
+    layers = sensitivity(pipeline.model, calibration[:SENSITIVITY_FRAMES])
+    config, raw = pipeline.config, options.images == "uint8"
+    images = (preprocess(frame, config).images for frame in calibration)
     with tempfile.TemporaryDirectory() as scratch:
-        exact = pathlib.Path(scratch) / "step"
-        export_step(pipeline, replace(options, precision="float32"), exact, complete=False)
+        exact = pathlib.Path(scratch) / path.name
+        write_graph(pipeline, replace(options, precision="float32"), specs, given, exact, ())
         kept = {place for place, layer in enumerate(layers) if layer.kept_float}
-        quantize(Artefact(exact), calibration, path, exact / path.name, kept)
+        quantize(exact, ((raw_images(i, config) if raw else i).numpy() for i in images), path, kept)
+    return layers
 
 
 def proofs(pipeline: Pipeline, artefact: Artefact, cameras: int) -> list[dict[str, object]]:

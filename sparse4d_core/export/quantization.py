@@ -8,7 +8,8 @@ graph carries them as QuantizeLinear and DequantizeLinear, which every runtime r
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..inference.artefact import Artefact
 from ..inference.image_encoder import ImageEncoder
 from ..network.sparse4d import Sparse4D
-from ..network.state import TemporalState
 from ..preprocess import preprocess
 from ..types import Frame
 
@@ -48,33 +47,38 @@ def check_calibration(frames: Sequence[Frame]) -> None:
         )
 
 
-def quantize(artefact: Artefact, frames: Sequence[Frame], out: pathlib.Path, source: pathlib.Path, kept: set[int]):
-    """Writes the quantised graph of an artefact's.
+def quantize(source: pathlib.Path, images: Iterable[np.ndarray], out: pathlib.Path, kept: set[int]) -> None:
+    """Writes the graph with its image encoder in integers. The encoder alone is run, so the rest may hold any node.
 
     Args:
-        artefact: the same graph in float32, loaded; it drives through the frames to fill its memory.
-        frames: of one drive, in time order; see `check_calibration`.
-        source: the artefact's graph.
+        source: a step in float32.
+        images: the graph's first input, for frames that look like the vehicle's world; see `check_calibration`.
         kept: convolutions that stay in float, by their place in the graph.
     """
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-    graph = onnx.load(str(source), load_external_data=False).graph
-    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    step = onnx.load(str(source))
+    convolutions = [node for node in step.graph.node if node.op_type == "Conv"]
+    encoder = _part(step, _before(step.graph, convolutions))
     untouched = {convolutions[place].name for place in kept}
-    quantize_static(
-        str(source),
-        str(out),
-        _Calibration(artefact, frames),
-        quant_format=QuantFormat.QDQ,
-        op_types_to_quantize=list(_QUANTIZED),
-        nodes_to_quantize=[node.name for node in _before(graph, convolutions) if node.name not in untouched],
-        per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        calibrate_method=CalibrationMethod.MinMax,
-    )
+    with tempfile.TemporaryDirectory() as scratch:
+        exact, rounded = (str(pathlib.Path(scratch) / name) for name in ("exact.onnx", "rounded.onnx"))
+        onnx.save(encoder, exact)
+        quantize_static(
+            exact,
+            rounded,
+            _Calibration(encoder.graph.input[0].name, images),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=list(_QUANTIZED),
+            nodes_to_quantize=[node.name for node in encoder.graph.node if node.name not in untouched],
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+        )
+        _put_back(step, encoder, onnx.load(rounded))
+    onnx.save(step, str(out))
 
 
 def _before(graph: Any, nodes: Sequence[Any]) -> list[Any]:
@@ -89,23 +93,47 @@ def _before(graph: Any, nodes: Sequence[Any]) -> list[Any]:
     return [node for node in graph.node if node.name in found]
 
 
-class _Calibration:
-    """The graph's inputs, frame after frame, as onnxruntime's calibration asks for them."""
+def _part(model: Any, nodes: Sequence[Any]) -> Any:
+    """A model of these nodes alone; it gives what the other nodes take from them."""
+    import onnx
 
-    def __init__(self, artefact: Artefact, frames: Sequence[Frame]):
-        self._inputs = self._drive(artefact, frames)
+    graph, names = model.graph, {node.name for node in nodes}
+    read = {name for node in nodes for name in node.input}
+    others = {name for node in graph.node if node.name not in names for name in node.input}
+    known = {value.name: value for value in graph.value_info}
+    given = [known[name] for node in nodes for name in node.output if name in others]
+    part = onnx.helper.make_graph(
+        nodes,
+        "image_encoder",
+        [value for value in graph.input if value.name in read],
+        given,
+        [tensor for tensor in graph.initializer if tensor.name in read],
+    )
+    return onnx.helper.make_model(part, opset_imports=model.opset_import, ir_version=model.ir_version)
+
+
+def _put_back(model: Any, part: Any, changed: Any) -> None:
+    """Replaces the nodes of a part by those that it became, and leaves out what nothing reads any more."""
+    graph, gone = model.graph, {node.name for node in part.graph.node}
+    nodes = [*changed.graph.node, *(node for node in graph.node if node.name not in gone)]
+    read = {name for node in nodes for name in node.input} - {name for node in nodes for name in node.output}
+    tensors = {tensor.name: tensor for tensor in (*graph.initializer, *changed.graph.initializer)}
+    known = {opset.domain for opset in model.opset_import}
+    model.opset_import.extend(opset for opset in changed.opset_import if opset.domain not in known)
+    for field, values in (("node", nodes), ("initializer", [t for name, t in tensors.items() if name in read])):
+        graph.ClearField(field)
+        getattr(graph, field).extend(values)
+
+
+class _Calibration:
+    """The encoder's input, frame after frame, as onnxruntime's calibration asks for it."""
+
+    def __init__(self, name: str, images: Iterable[np.ndarray]):
+        self._name, self._images = name, iter(images)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        return next(self._inputs, None)
-
-    @staticmethod
-    def _drive(artefact: Artefact, frames: Sequence[Frame]) -> Iterator[dict[str, np.ndarray]]:
-        names, state = [entry["name"] for entry in artefact.manifest.inputs], TemporalState()
-        for frame in frames:
-            inputs = preprocess(frame, artefact.config)
-            arguments = artefact.arguments(inputs, state)
-            yield {name: tensor.numpy() for name, tensor in zip(names, arguments, strict=True)}
-            _, state = artefact.step(inputs, state)
+        images = next(self._images, None)
+        return None if images is None else {self._name: images}
 
 
 @torch.inference_mode()

@@ -198,7 +198,6 @@ def test_the_command(onnx_folder, small_preset, tmp_path, capsys, monkeypatch):
     ("arguments", "message"),
     [
         (["--format", "aoti", "--operator", "native", "--cameras", "any"], "any number needs portable"),
-        (["--format", "onnx", "--operator", "native", "--precision", "int8"], "without our operator; take portable"),
         (["--format", "onnx", "--precision", "bfloat16"], "onnxruntime has no bfloat16 convolution"),
         (["--format", "onnx", "--overlap", "6"], "overlap: expected less than the 6 cameras, got 6"),
         (["--format", "aoti", "--overlap", "2"], "overlap: expected a number from 1 on, with the portable operator"),
