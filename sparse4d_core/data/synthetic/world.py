@@ -187,8 +187,7 @@ class _Crowd:
         size = size or self.size(name)
         look = int(self.rng.integers(1 << 31))
         pose = poses(self.path, self.ego, [motion], self.times)
-        footprint = np.array(size[:2]) + margin
-        if overlaps(pose, footprint, np.stack(self._poses), np.stack(self._sizes)[:, None]).any():
+        if self._touches(pose[0], np.array(size[:2]) + margin):
             return False
         self._poses.append(pose[0])
         self._sizes.append(np.array(size[:2]))
@@ -196,6 +195,15 @@ class _Crowd:
             Actor(str(name), size, motion, look, _attribute(name, motion) if attribute is None else attribute)
         )
         return True
+
+
+    def _touches(self, pose: np.ndarray, footprint: np.ndarray) -> bool:
+        """Whether anybody there is overlapped; most are too far away for their circles to meet."""
+        others, sizes = np.array(self._poses), np.array(self._sizes)
+        reach = (np.hypot(*footprint) + np.hypot(*sizes.T)) / 2 + 1e-6
+        offset = others[..., :2] - pose[:, :2]
+        near = ((offset**2).sum(axis=-1) <= reach[:, None] ** 2).any(axis=1)
+        return bool(near.any()) and bool(overlaps(pose, footprint, others[near], sizes[near, None]).any())
 
 
 def _attribute(name: str, motion: Motion) -> str:

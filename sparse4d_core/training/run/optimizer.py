@@ -24,6 +24,7 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ada
         weight_decay=config.weight_decay,
         betas=config.betas,
         eps=config.eps,
+        fused=True,  # one pass over all weights: several times as fast as one after the other, on CPUs too
     )
 
 

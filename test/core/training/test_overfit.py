@@ -25,7 +25,7 @@ from sparse4d_core.training.schedule import AugmentationConfig, SamplingConfig, 
 from sparse4d_core.training.starting_model import build_model
 
 SEED = 17
-ITERATIONS = 300  # about 50 s of one core
+ITERATIONS = 250  # about 40 s of one core
 # The demo model with smaller images and fewer instances: two seconds hold 75 boxes, about fifteen in a frame.
 DEMO = preset("demo")
 MODEL = replace(
@@ -65,7 +65,7 @@ def train_by_heart(data: NuScenesDataset, out) -> None:
 @pytest.mark.timeout(1800)  # minutes where other processes keep the cores busy
 @pytest.mark.usefixtures("one_thread")
 def test_one_sequence_is_learned_by_heart(tmp_path):
-    render_dataset(tmp_path / "world", 1, SEED, duration=2.0, rate=2, rig=NUSCENES_RIG.resized(704, 396))
+    render_dataset(tmp_path / "world", 1, SEED, duration=2.0, rate=2, rig=NUSCENES_RIG.resized(352, 198))
     data = NuScenesDataset(tmp_path / "world", "v1.0-mini", cache=None)
     began, cpu_began = time.monotonic(), time.process_time()
     train_by_heart(data, tmp_path)
