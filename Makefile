@@ -7,7 +7,8 @@
 PYTHON ?= python3
 ROS ?= kilted
 PYTEST_ARGS ?=
-PROCESSES ?= $(shell nproc)
+# One more than there are cores: tests of nodes wait for one another's messages.
+PROCESSES ?= $(shell expr $$(nproc) + 1)
 
 OUT := out
 NATIVE := $(if $(ROS_DISTRO),$(shell $(PYTHON) -c 'import rclpy' 2>/dev/null && echo yes))
@@ -39,7 +40,7 @@ help:
 	@echo "make view      the same node and scenes without an end, live in a browser: http://127.0.0.1:8080"
 	@echo "make quick     the tests of what changes most, in under a minute"
 	@echo "make test      build with colcon, run all tests, count them      (PYTEST_ARGS='-k tracking' to select,"
-	@echo "               PROCESSES=0 for one after the other; by default one process a core)"
+	@echo "               PROCESSES=0 for one after the other; by default one more than cores)"
 	@echo "make bench     measure operator, model, transport and intake; JSON in $(OUT)/bench"
 	@echo "               (KEEP=amd-epyc-2-cores: also in benchmarks/results, under that name of the machine)"
 	@echo "make faults    put faults on the running node, one after another; outcomes in $(OUT)/faults and docs/faults.md"

@@ -48,6 +48,10 @@ class Cost:
         return self.encoder_flops + self.decoder_flops
 
 
+def num_parameters(model: Sparse4D) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def cost(config: Sparse4DConfig, num_cameras: int = 6) -> Cost:
     """Counted on tensors without content, so that it takes neither the memory nor the time of the model."""
     past_frames = config.history.num_frames if config.history else 1 if config.temporal else 0
@@ -61,8 +65,7 @@ def cost(config: Sparse4DConfig, num_cameras: int = 6) -> Cost:
             _, state = model.decode_features(features, inputs, state)
         with FlopCounterMode(display=False) as decoder:
             model.decode_features(features, inputs, state)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Cost(parameters, encoder.get_total_flops(), decoder.get_total_flops())
+    return Cost(num_parameters(model), encoder.get_total_flops(), decoder.get_total_flops())
 
 
 def table(configs: Sequence[Sparse4DConfig], costs: Sequence[Cost]) -> str:

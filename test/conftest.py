@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pathlib
 
 import pytest
@@ -39,6 +40,12 @@ def pytest_collection_modifyitems(items):
     """Files with slow tests first: with several processes, one that came last would keep a single one busy."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish(session):
+    """What is there by now stays: the collector need not go through the tests and their modules again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,8 @@ class CameraFeatures:
 def gather_points(maps: list[Tensor], location: Tensor, weights: Tensor) -> Tensor:
     """Bilinear grid sampling (zeros outside, half-pixel centres) summed over cameras and levels, per key point.
 
-    Levels are added one after another: the samples of all levels together are the largest tensor of the model.
+    Cameras and levels are added one after another: their samples together are the largest tensor of the model, and its
+    weighted copy would be a second one.
 
     Args:
         maps: L of [B, N, C, h, w].
@@ -59,10 +60,10 @@ def gather_points(maps: list[Tensor], location: Tensor, weights: Tensor) -> Tens
     for level, feature in enumerate(maps):
         sampled = F.grid_sample(feature.flatten(0, 1), grid, align_corners=False)  # [B * N, C, A, P]
         sampled = sampled.unflatten(0, location.shape[:2]).unflatten(2, (groups, -1))  # [B, N, G, C / G, A, P]
-        weight = weights[:, :, :, level].permute(0, 2, 4, 1, 3)  # [B, N, G, A, P]
-        gathered = (sampled * weight.unsqueeze(3)).sum(1).flatten(1, 2)
-        total = gathered if total is None else total + gathered
-    return total.permute(0, 2, 3, 1)
+        weight = weights[:, :, :, level].permute(0, 2, 4, 1, 3).contiguous().unsqueeze(3)  # [B, N, G, 1, A, P]
+        for of_camera, its_weight in zip(sampled.unbind(1), weight.unbind(1), strict=True):
+            total = of_camera * its_weight if total is None else total.addcmul_(of_camera, its_weight)
+    return total.flatten(1, 2).permute(0, 2, 3, 1)
 
 
 class DeformableAggregation(nn.Module):

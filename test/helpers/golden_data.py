@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import pathlib
 import zlib
@@ -85,6 +86,7 @@ def golden_parameters(file: str, cases: Iterable[str]) -> list:
     return [pytest.param(file, case, id=f"{file}-{case}") for case in cases]
 
 
+@functools.lru_cache(maxsize=1024)  # a model's; several recordings share one
 def weight(
     key: str, shape: tuple[int, ...], seed: int, v1: bool = False, gain: Callable[[str], float | None] | None = None
 ) -> np.ndarray:

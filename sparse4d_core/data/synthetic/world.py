@@ -196,7 +196,6 @@ class _Crowd:
         )
         return True
 
-
     def _touches(self, pose: np.ndarray, footprint: np.ndarray) -> bool:
         """Whether anybody there is overlapped; most are too far away for their circles to meet."""
         others, sizes = np.array(self._poses), np.array(self._sizes)

@@ -76,14 +76,26 @@ def test_annotations_project_as_the_devkit_projects_them(real_sample, bag):
     assert all(image.shape == (900, 1600, 3) for image in frame.images)
 
 
+@pytest.fixture(scope="module")
+def replayed(bag, tmp_path_factory) -> Path:
+    """Boxes of v3_r50 with random weights."""
+    out = tmp_path_factory.mktemp("replayed") / "boxes.jsonl"
+    assert replay([str(bag), "--model", "v3_r50", "--allow-untrained", "--record", str(out)]) == 0
+    return out
+
+
+@pytest.mark.slow
+def test_full_size_model(replayed):
+    (record,) = read_box_record(replayed)
+    assert len(record.detections.scores) == 300 and np.isfinite(record.detections.boxes).all()
+
+
 @pytest.mark.slow
 @pytest.mark.ros
-def test_full_size_model_with_and_without_dds(bag, tmp_path, ros_domain):
-    """v3_r50 on the photographs: replayed, and played over DDS into the node; both give the same finite boxes."""
-    offline, online = tmp_path / "offline.jsonl", tmp_path / "online.jsonl"
-    assert replay([str(bag), "--model", "v3_r50", "--allow-untrained", "--record", str(offline)]) == 0
-    (record,) = read_box_record(offline)
-    assert len(record.detections.scores) == 300 and np.isfinite(record.detections.boxes).all()
+@pytest.mark.first_sample
+def test_full_size_model_over_dds(bag, replayed, tmp_path, ros_domain):
+    """The photographs played into the node: the boxes are those of the replay."""
+    online = tmp_path / "online.jsonl"
     environment = {**os.environ, **large_messages(), **isolated(ros_domain)}
 
     def start(module: str, *arguments: object) -> subprocess.Popen:
@@ -101,4 +113,4 @@ def test_full_size_model_with_and_without_dds(bag, tmp_path, ros_domain):
         for process in (node, recorder):
             process.send_signal(signal.SIGINT)
             process.wait(30)
-    assert differences(read_box_record(online), read_box_record(offline)) == []
+    assert differences(read_box_record(online), read_box_record(replayed)) == []
