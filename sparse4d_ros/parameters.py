@@ -49,7 +49,11 @@ class NodeParameters:
     build_operator: bool = _parameter(
         True, "Compile the operator in configure where it is missing: a minute, once; otherwise the slower PyTorch path"
     )
-    precision: str = _parameter("float32", "Of the image encoder", choices=("float32", "bfloat16", "float16"))
+    precision: str = _parameter(
+        "float32",
+        "Of the image encoder; auto: bfloat16 on a CPU that computes in it, else float32",
+        choices=("float32", "bfloat16", "float16", "auto"),
+    )
     compile: bool = _parameter(
         False, "torch.compile for the image encoder, on a GPU a CUDA graph of the whole step (slow first frames)"
     )

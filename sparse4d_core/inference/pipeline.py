@@ -27,13 +27,13 @@ from .artefact import Artefact
 from .artefact_checks import check_backend, check_cameras, check_format, check_model, check_weights
 from .cuda_graph import Step, StepGraph
 from .decode import decode, published
-from .image_encoder import ImageEncoder
+from .image_encoder import ImageEncoder, fast_precision
 from .memories import JITTER, MEMORIES, Keeping, Memories, State, known_ids, memory_age
 from .shared_ids import share_ids
 from .stage_clock import StageClock
 from .tracking import track, tracked_rows
 
-Precision = Literal["float32", "bfloat16", "float16"]
+Precision = Literal["float32", "bfloat16", "float16", "auto"]
 
 UNTRAINED_SEED = 0
 WARM_UP_INTERVAL = 0.1  # s between frames, unless the temporal stride is longer
@@ -73,7 +73,8 @@ class Pipeline:
     Args:
         model: in evaluation mode and on its device from here on.
         trained: False if the weights are random.
-        precision: of the image encoder (an artefact has its own); what is behind the encoder stays float32.
+        precision: of the image encoder (an artefact has its own); what is behind the encoder stays float32. "auto":
+            bfloat16 on a processor that computes in it, else float32; the attribute says which.
         compile: run the image encoder through torch.compile and, on a GPU, the whole network as one CUDA graph.
         temporal_stride: seconds from the frame that a memory is of to the frame that takes it up, as in training
             (published models: 0.5); 0: the frame before, at any rate.
@@ -97,8 +98,10 @@ class Pipeline:
         artefact: Artefact | None = None,
         memories: Keeping = "one",
     ):
+        if precision == "auto":
+            precision = fast_precision(device)
         if artefact is None and precision not in ("float32", "bfloat16", "float16"):
-            raise ValueError(f"precision: expected 'float32', 'bfloat16' or 'float16', got {precision!r}")
+            raise ValueError(f"precision: expected 'float32', 'bfloat16', 'float16' or 'auto', got {precision!r}")
         if resize not in RESIZED_PART:
             raise ValueError(f"resize: expected one of {', '.join(RESIZED_PART)}, got {resize!r}")
         if memories not in MEMORIES:

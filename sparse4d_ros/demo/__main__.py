@@ -80,7 +80,7 @@ def _run_steps(options: DemoOptions, dataset: Path, bag: Path, processes: Proces
     _replay(options, bag, processes)
     bar.update()
     bar.set_description("score with the nuScenes devkit")
-    notes = {name: diagnostics["inference"][name] for name in ("model", "weights", "scene_reset")}
+    notes = {name: diagnostics["inference"][name] for name in ("model", "weights", "precision", "scene_reset")}
     _score(options, dataset, bag, processes, notes)
     bar.update()
     bar.set_description("draw")

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from sparse4d_core.config import PRESETS
+from sparse4d_core.inference.image_encoder import fast_precision
 from sparse4d_core.inference.pipeline import NonFiniteOutputError, Pipeline
 from sparse4d_core.inference.tracking import track, worth_showing
 from sparse4d_core.preprocess import preprocess
@@ -138,6 +139,28 @@ def test_nan_is_an_error_and_the_old_state_stays_good(untrained):
     finally:
         broken.data.copy_(value)
     assert np.isfinite(untrained.step(rig_frame(0.5), first.state).detections.boxes).all()
+
+
+@pytest.mark.parametrize(
+    ("features", "device", "expected"),
+    [
+        ({"avx512_bf16": True, "avx2": True}, "cpu", "bfloat16"),
+        ({"amx_bf16": True, "avx512_bf16": False}, "cpu", "bfloat16"),
+        ({"avx512_bf16": False, "avx2": True, "architecture": "bf16"}, "cpu", "float32"),
+        ({"avx512_bf16": True}, "cuda:0", "float32"),
+    ],
+    ids=str,
+)
+def test_auto_takes_bfloat16_where_the_processor_computes_in_it(features, device, expected, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
+    assert fast_precision(device) == expected
+
+
+def test_what_auto_took_is_told(untrained, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    pipeline = Pipeline(untrained.model, precision="auto")
+    assert pipeline.precision == "bfloat16"
+    assert next(pipeline._encoder.parameters()).dtype == torch.bfloat16
 
 
 def test_bad_arguments_are_named(untrained):

@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import pytest
 
+from sparse4d_core.inference.image_encoder import fast_precision
 from sparse4d_ros.demo.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -41,7 +42,7 @@ def test_demo(installed, tmp_path):
     assert list(elsewhere.iterdir()) == []
     report = json.loads((out / "report.json").read_text())
     assert report["online_equals_offline"], report["differences"]
-    assert report["scene_reset"] == "clean"
+    assert (report["precision"], report["scene_reset"]) == (fast_precision("cpu"), "clean")
     check_counts(report)
     check_scores(report["scores"])
     latency = report["latency_ms"]
