@@ -11,6 +11,7 @@ import argparse
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 
 import psutil
@@ -356,6 +357,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal and the launch system both send it
+        # rclpy may have been about to take a message: Python would end with a warning that nobody awaited it.
+        warnings.filterwarnings("ignore", "coroutine", RuntimeWarning)
         node.close()
         rclpy.try_shutdown()
     return node.exit_status

@@ -4,7 +4,6 @@ Each shell block stands below a comment that says how test_documents.py runs it,
 
     <!-- runs -->
     <!-- runs with: --scenes 320 => --scenes 1; 704 396 => 176 99 -->       with these texts replaced, to be cheap
-    <!-- runs slowly -->    <!-- runs slowly with: ... -->                  in a test that is marked slow
     <!-- does not run: it needs a GPU -->
 
 The blocks of a document run in order, in one temporary folder that looks like the repository's.
@@ -28,7 +27,7 @@ DOCUMENTS = sorted(
 )
 MADE = {".git", "out", "build", "install", "log", "_build", "__pycache__"}  # folders that are not of the repository
 SHELL = ("bash", "sh", "shell", "console")
-MARK = re.compile(r"(?P<kind>runs slowly|runs|does not run)(?: with)?(?:: (?P<text>.*))?", re.DOTALL)
+MARK = re.compile(r"(?P<kind>runs|does not run)(?: with)?(?:: (?P<text>.*))?", re.DOTALL)
 MODULE = re.compile(r"-m ((?:sparse4d_core|sparse4d_ros|cuda_ops)[\w.]*)")
 
 
@@ -48,7 +47,7 @@ class Block:
 
     @property
     def kind(self) -> str | None:
-        """`runs`, `runs slowly`, `does not run`; None: unmarked, or a comment that is no mark."""
+        """`runs`, `does not run`; None: unmarked, or a comment that is no mark."""
         found = MARK.fullmatch(self.mark or "")
         if found is None or (found["kind"] == "does not run" and not found["text"]):
             return None

@@ -106,22 +106,15 @@ def job(block: Block, folder: pathlib.Path) -> dict:
 
 @pytest.fixture(scope="module")
 def outcomes(folders, tmp_path_factory) -> dict[str, dict]:
-    """Every cheap block and every `--help`, one after the other in one process."""
+    """Every block that runs and every `--help`, one after the other in one process."""
     jobs = [job(block, folders[block.document]) for block in of_kind("runs")]
     return run_jobs(jobs + help_jobs(folders[DOCUMENTS[0]]), tmp_path_factory.mktemp("outcomes"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", of_kind("runs"), ids=lambda block: block.name)
 def test_command_runs(block, outcomes):
     assert outcomes[block.name]["status"] == 0, outcomes[block.name]["output"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("block", of_kind("runs slowly"), ids=lambda block: block.name)
-def test_slow_command_runs(block, folders, outcomes, tmp_path):
-    """After the cheap ones (`outcomes`), whose files it may need."""
-    outcome = run_jobs([job(block, folders[block.document])], tmp_path)[block.name]
-    assert outcome["status"] == 0, outcome["output"]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

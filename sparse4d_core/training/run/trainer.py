@@ -178,7 +178,8 @@ class Trainer:
 
     def _report(self, journal: Journal, means: _Means, step: Step, rate: float) -> None:
         """What is due at this iteration: the means since the last report, and a picture."""
-        if self.iteration % self.settings.report_every == 0 and means:
+        last = self.iteration == self.settings.iterations
+        if (last or self.iteration % self.settings.report_every == 0) and means:
             samples = sum(len(batch.tokens) for batch in step.batches) * self.processes.world_size
             report = {"loss": math.nan, **means.take(), "lr": rate, "skipped": self.skipped}
             journal.report(self.iteration, report | {"samples_per_second": samples / report["seconds_per_iteration"]})

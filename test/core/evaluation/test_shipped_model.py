@@ -16,7 +16,7 @@ SEED = 100_700  # training has 0 to 9,999
 
 @pytest.mark.slow
 def test_shipped_weights_reach_their_figures_on_unseen_scenes(tmp_path):
-    render_dataset(tmp_path, 3, SEED, rate=2, rig=NUSCENES_RIG.resized(704, 396), workers=2)
+    render_dataset(tmp_path, 3, SEED, rate=2, rig=NUSCENES_RIG.resized(704, 396))
     pipeline = Pipeline.from_preset("demo")
     assert pipeline.trained
     scores = keyframe_scores(pipeline, NuScenesDataset(tmp_path, cache=None), tmp_path)
