@@ -29,7 +29,9 @@ def transform_boxes(boxes: np.ndarray, T_b_from_a: np.ndarray) -> np.ndarray:
     R, t = T_b_from_a[:3, :3], T_b_from_a[:3, 3]
     heading = _rotated(R, np.stack([np.cos(boxes[:, 6]), np.sin(boxes[:, 6]), np.zeros(len(boxes))], axis=1))
     boxes[:, :3] = _rotated(R, boxes[:, :3]) + t
-    boxes[:, 6] = np.arctan2(heading[:, 1], heading[:, 0])
+    # Of columns in memory of their own: how NumPy computes that of an array's column depends on where its result lies,
+    # to the last digit, and what the node publishes must equal the replay to that digit.
+    boxes[:, 6] = np.arctan2(*np.ascontiguousarray(heading[:, 1::-1].T))
     boxes[:, 7:] = _rotated(R, boxes[:, 7:])
     return boxes
 
@@ -46,6 +48,5 @@ def along_the_ground(boxes: np.ndarray) -> np.ndarray:
 
 
 def _rotated(R: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """R [3, 3] applied to vectors [M, 3]. Not BLAS: beside other threads its last digit varies from call to call, and
-    what the node publishes must equal the replay to that digit."""
+    """R [3, 3] applied to vectors [M, 3]. Not BLAS: beside other threads its last digit varies from call to call."""
     return vectors[:, :1] * R[:, 0] + vectors[:, 1:2] * R[:, 1] + vectors[:, 2:3] * R[:, 2]

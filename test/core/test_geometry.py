@@ -107,3 +107,19 @@ def test_a_transformed_box_does_not_depend_on_those_beside_it(count):
     together = transform_boxes(boxes, T)
     for row in range(count):
         np.testing.assert_array_equal(together[row], transform_boxes(boxes[row], T)[0])
+
+
+def test_the_last_digit_of_a_yaw_does_not_depend_on_where_it_is_stored(monkeypatch):
+    """On processors with AVX-512 NumPy takes another arctan2 where its result lies right behind a column's array."""
+    calls = []
+
+    def arctan2(*angles: np.ndarray) -> np.ndarray:
+        calls.append([array.flags.c_contiguous for array in angles])
+        return original(*angles)
+
+    original = np.arctan2
+    monkeypatch.setattr(np, "arctan2", arctan2)
+    boxes = np.random.default_rng(0).normal(size=(14, 10)).astype(np.float32)
+    boxes[:, 6] = np.linspace(-3, 3, 14)
+    np.testing.assert_allclose(transform_boxes(boxes, np.eye(4)), boxes, atol=1e-6)
+    assert calls == [[True, True]]
