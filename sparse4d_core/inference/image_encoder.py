@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def fast_precision(device: str | torch.device) -> Literal["float32", "bfloat16"]:
-    """The faster one of a CPU: bfloat16 where it has instructions for it, which others imitate slowly. GPUs: float32."""
+    """The faster one of a CPU: bfloat16 where it has instructions for it, which others imitate. GPUs: float32."""
     if torch.device(device).type != "cpu":
         return "float32"
     features = torch.cpu.get_capabilities()  # such as avx512_bf16, amx_bf16
