@@ -19,7 +19,7 @@ import torch
 from cuda_ops import plugins, reference
 from cuda_ops.build import main
 from cuda_ops.library import CSRC
-from cuda_ops.plugins import DOMAIN, NODE, ONNXRUNTIME, TENSORRT, build_plugin, plugin_library
+from cuda_ops.plugins import DOMAIN, NODE, NODE_VERSION, ONNXRUNTIME, TENSORRT, build_plugin, plugin_library
 from cuda_ops.toolchain import cuda_headers, find_nvcc
 from ops.inputs import fused_arguments
 from ops.pretended_machine import Machine
@@ -165,6 +165,12 @@ def test_the_plugin_is_the_reference(plugin_on_host, dtype):
         step, message, output = run_plugin(plugin_on_host, arguments, integer=integer)
         assert (step, message) == (0, "")
         torch.testing.assert_close(output.float(), expected, atol=1e-5, rtol=2 * torch.finfo(dtype).eps)
+
+
+def test_a_graphs_node_finds_the_plugin(plugin_on_host):
+    """As export/onnx_operator.py writes it: by type, version and namespace."""
+    plugin_on_host.plugin_identity.restype = ctypes.c_char_p
+    assert plugin_on_host.plugin_identity().decode().split() == [NODE, NODE_VERSION, DOMAIN]
 
 
 def test_the_plugin_names_what_does_not_fit(plugin_on_host):
