@@ -116,5 +116,7 @@ def in_picture(place: Tensor, camera: Tensor, cameras: int, size: tuple[int, int
     rows, width = size
     height = rows // cameras
     x = place[..., 0] * ((width - 2) * 2 / width) + (2 / width - 1)
-    y = place[..., 1] * ((height - 2) * 2 / rows) + (camera * (height * 2 / rows) + (2 / rows - 1))
+    # Divided last, by the number of rows itself: where any number of cameras will do, a factor made of it is no number
+    # that can be written into an ONNX graph.
+    y = (place[..., 1] * ((height - 2) * 2) + (camera * (height * 2) + 2)) / rows - 1
     return torch.stack([x, y], dim=-1)
