@@ -29,7 +29,7 @@ RESULTS := $(BUILD)/build/sparse4d_ros/pytest.xml
 PROFILES := $(CURDIR)/config/fastdds_shm.xml
 LARGE_MESSAGES := FASTDDS_DEFAULT_PROFILES_FILE=$(PROFILES) FASTRTPS_DEFAULT_PROFILES_FILE=$(PROFILES)
 
-# Without it every process of the tests would compile the package's sources anew.
+# Where it is set, every process of the tests compiles the package's sources anew.
 unexport PYTHONDONTWRITEBYTECODE
 # Set by the start-up file of the ROS 2 wheels of another environment; there it would stop ours from finding its libraries.
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE

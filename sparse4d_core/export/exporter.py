@@ -16,7 +16,7 @@ from cuda_ops.plugins import ONNXRUNTIME, build_command, plugin_library
 from ..atomic_write import atomic_write
 from ..config import Sparse4DConfig
 from ..file_digest import file_sha256
-from ..inference.artefact import Artefact, raw_images
+from ..inference.artefact import Artefact, graph_images
 from ..inference.artefact_checks import bound_to
 from ..inference.pipeline import Pipeline
 from ..preprocess import preprocess
@@ -156,13 +156,13 @@ def write_int8(
     """The quantised graph of the same step in float32, which is left nowhere."""
     check_calibration(calibration)
     layers = sensitivity(pipeline.model, calibration[:SENSITIVITY_FRAMES])
-    config, raw = pipeline.config, options.images == "uint8"
-    images = (preprocess(frame, config).images for frame in calibration)
+    config = pipeline.config
+    images = (graph_images(preprocess(frame, config).images, config, options.images).numpy() for frame in calibration)
     with tempfile.TemporaryDirectory() as scratch:
         exact = pathlib.Path(scratch) / path.name
         write_graph(pipeline, replace(options, precision="float32"), specs, given, exact, ())
         kept = {place for place, layer in enumerate(layers) if layer.kept_float}
-        quantize(exact, ((raw_images(i, config) if raw else i).numpy() for i in images), path, kept)
+        quantize(exact, images, path, kept)
     return layers
 
 

@@ -60,7 +60,7 @@ TOLERANCES = {
 
 Confidences are of all instances, also those too weak or too badly placed to be compared as boxes; what one does to
 later frames is seen in their boxes. The portable operator has one picture of all cameras, in which float32 places a
-sample to 1e-5 of a pixel: with the demo's weights that moved a score by 4e-5 and a confidence by 3e-4.
+sample to 1e-5 of a pixel: with the demo's weights that moved a score by 3e-5 and a confidence by 2e-4.
 """
 
 

@@ -87,7 +87,7 @@ class Artefact:
         T = relative_transform(inputs.T_global_from_model, cached.T_global_from_model)
         interval = elapsed(inputs.timestamp, cached.timestamp)
         tensors = [
-            inputs.images if self.manifest.images == "normalized" else raw_images(inputs.images, self.config),
+            graph_images(inputs.images, self.config, self.manifest.images),
             inputs.projection,
             torch.eye(4)[None].to(T) if first else T,
             torch.full_like(interval, interface.FIRST_FRAME) if first else interval,
@@ -122,6 +122,11 @@ class Artefact:
             raise ArtefactError(
                 f"artefact: made for images of {width}x{height} pixels, got {size[1]}x{size[0]}; export it for them"
             )
+
+
+def graph_images(images: Tensor, config: Sparse4DConfig, form: interface.Images) -> Tensor:
+    """Normalised planes [1, N, 3, H, W] as a graph takes them that was exported for `form`."""
+    return images if form == "normalized" else raw_images(images, config)
 
 
 def raw_images(images: Tensor, config: Sparse4DConfig) -> Tensor:

@@ -63,10 +63,9 @@ def tiny_bag(tiny_dataset, tmp_path_factory) -> Path:
 
 
 def pytest_generate_tests(metafunc):
-    """`real_sample` runs over the folders of `--real-sample`; with the mark `first_sample` over one of them."""
+    """`real_sample` runs over the folders of `--real-sample`."""
     if "real_sample" in metafunc.fixturenames:
         folders = metafunc.config.getoption("--real-sample") or REAL_SAMPLES
-        folders = folders[:1] if metafunc.definition.get_closest_marker("first_sample") else folders
         metafunc.parametrize(
             "real_sample", folders, ids=[folder.name for folder in folders], scope="module", indirect=True
         )

@@ -92,7 +92,6 @@ def test_full_size_model(replayed):
 
 @pytest.mark.slow
 @pytest.mark.ros
-@pytest.mark.first_sample
 def test_full_size_model_over_dds(bag, replayed, tmp_path, ros_domain):
     """The photographs played into the node: the boxes are those of the replay."""
     online = tmp_path / "online.jsonl"
