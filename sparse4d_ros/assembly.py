@@ -75,6 +75,7 @@ def make_synchronizer(parameters: NodeParameters, rig: Rig, epoch: int = 0) -> S
         missing=parameters.missing_camera,
         limits=ClockLimits(offset_ns=nanoseconds(parameters.clock_offset)),
         epoch=epoch,
+        waiting_sets=parameters.waiting_sets,
     )
 
 

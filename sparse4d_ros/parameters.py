@@ -86,6 +86,11 @@ class NodeParameters:
     sync_timeout: float = _parameter(
         0.25, "Seconds that an image waits for its partners, by stamps; at least sync_slop", (0.0, 10.0)
     )
+    waiting_sets: int = _parameter(
+        1,
+        "Complete sets that may wait for the model; 1: the newest wins, more bridge over moments in which it is slow",
+        (1, 100),
+    )
     missing_camera: str = _parameter(
         "skip", "A set without one of its cameras: skip it, or run with that camera masked", choices=("skip", "mask")
     )

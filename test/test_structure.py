@@ -156,7 +156,7 @@ def test_the_node_goes_this_way():
     known = methods("sparse4d_ros")
     for caller, callee in zip(ROS_WAY, ROS_WAY[1:], strict=False):
         assert callee.rpartition(".")[2] in calls(known[caller]), f"{caller} does not call {callee}"
-    assert {"take_newest", "_prepare"} <= calls(known["Worker._prepare_sets"])
+    assert {"take_next", "_prepare"} <= calls(known["Worker._prepare_sets"])
     assert {"prepare", "put"} <= calls(known["Worker._prepare"]) and "take" in calls(known["Worker._run_network"])
 
 

@@ -62,17 +62,18 @@ def synchronized_sets(
                 synchronizer.add_image(images[topic], stamp_ns, item, arrival_ns=log_ns)
             for event in synchronizer.take_events():
                 log.warning("%s", event.text)
-        synced = synchronizer.take_newest()
-        if synced is not None:
-            yield synced
+        yield from _those_that_wait(synchronizer)
     yield from _what_waited(synchronizer)
 
 
 def _what_waited(synchronizer: Synchronizer) -> Iterator[SyncedSet]:
     """The set that waits for a missing image when all images stop."""
     synchronizer.expect_nothing()
-    synced = synchronizer.take_newest()
-    if synced is not None:
+    yield from _those_that_wait(synchronizer)
+
+
+def _those_that_wait(synchronizer: Synchronizer) -> Iterator[SyncedSet]:
+    while (synced := synchronizer.take_next()) is not None:
         yield synced
 
 

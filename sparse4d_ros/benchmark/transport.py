@@ -202,7 +202,7 @@ class Receiver:
     def spin(self) -> None:
         """One callback, or a short while."""
         self._executor.spin_once(timeout_sec=0.1)
-        self.sets += self._synchronizer.take_newest() is not None
+        self.sets += self._synchronizer.take_next() is not None
 
     def spin_until_quiet(self) -> None:
         """Until nothing has come for a while."""

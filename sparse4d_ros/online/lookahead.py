@@ -2,7 +2,8 @@
 
     idle network     : prepare at once
     busy network     : prepare so that the set is ready when the network is, and take the newest set at that moment
-    overdue network  : a set that has waited for as long as another takes to prepare makes way for a newer one
+    overdue network  : a set that has waited for as long as another takes to prepare makes way for a newer one, unless
+                       sets are to wait their turn
 
 A set that is begun earlier would be older by the time it waits; one that is begun later would leave the network idle.
 How long both take is learnt from the last sets: the shortest time in the network, the longest preparation. A set that
@@ -49,11 +50,12 @@ class Lookahead(Generic[Prepared]):
 
     Args:
         ahead: prepare while the network is busy; otherwise only while it is idle.
+        replace: a set that waits makes way for a newer one.
         clock: monotonic seconds.
     """
 
-    def __init__(self, ahead: bool = True, clock: Callable[[], float] = time.monotonic):
-        self._ahead, self._clock = ahead, clock
+    def __init__(self, ahead: bool = True, replace: bool = True, clock: Callable[[], float] = time.monotonic):
+        self._ahead, self._replace, self._clock = ahead, replace, clock
         self._changed = threading.Condition()
         self._waiting: Prepared | None = None
         self._ready_at = 0.0  # moment at which the waiting set was ready
@@ -65,7 +67,7 @@ class Lookahead(Generic[Prepared]):
     # ----------------------------------------------------------------------------------------- the preparing thread
 
     def wait_until_due(self) -> bool:
-        """Returns when it is time to prepare the newest set: True; or when this is closed: False."""
+        """Returns when it is time to prepare a set: True; or when this is closed: False."""
         with self._changed:
             while not self._closed:
                 seconds = self.seconds_left()
@@ -81,6 +83,8 @@ class Lookahead(Generic[Prepared]):
             if not self._ahead:
                 return 0.0 if self._waiting is None and self._busy_since is None else None
             if self._waiting is not None:
+                if not self._replace:
+                    return None
                 return self._ready_at + max(self._preparing_took) - now
             if self._busy_since is None:
                 return 0.0

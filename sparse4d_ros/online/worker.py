@@ -86,7 +86,7 @@ class Worker:
         self._ahead = looks_ahead(
             parameters.look_ahead, parameters.device, parameters.torch_threads, parameters.decode_threads
         )
-        self._lookahead: Lookahead[SetInWork] = Lookahead(self._ahead)
+        self._lookahead: Lookahead[SetInWork] = Lookahead(self._ahead, replace=parameters.waiting_sets == 1)
         self._results: queue.Queue[SetInWork | None] = queue.Queue(1)
         self._painter = OverlayPainter(outputs.publish_overlay, statistics, log)
         stages = {
@@ -134,9 +134,9 @@ class Worker:
 
     def _prepare_sets(self) -> None:
         while not self._stop.is_set():
-            # First a set, then the moment: what is taken is the newest at that moment.
+            # First a set, then the moment: what is taken is what waits at that moment.
             if self._synchronizer.wait(WAIT_SECONDS) and self._lookahead.wait_until_due():
-                synced = self._synchronizer.take_newest()
+                synced = self._synchronizer.take_next()
                 if synced is not None:
                     self._prepare(synced)
 

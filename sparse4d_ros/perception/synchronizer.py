@@ -49,7 +49,7 @@ CAUSES = (
 
 
 class Synchronizer:
-    """Groups images into sets; the newest complete set wins. Every image ends in a set or in `drops`.
+    """Groups images into sets; the newest complete sets wait to be taken. Every image ends in a set or in `drops`.
 
     Safe to use from several threads. Invariant: received == delivered + sum(drops.values()) + pending (in images).
     """
@@ -64,6 +64,7 @@ class Synchronizer:
         require_info: bool = True,
         limits: ClockLimits | None = None,
         epoch: int = 0,
+        waiting_sets: int = 1,
     ):
         """
         Args:
@@ -76,6 +77,7 @@ class Synchronizer:
             require_info: hand out sets only once each of their cameras has a CameraInfo.
             limits: when a camera's clock counts as wrong.
             epoch: of the first sets: the last one of a synchronizer that went before, if time goes on.
+            waiting_sets: so many complete sets wait at most, beyond that the oldest makes way. 1: the newest wins.
         """
         if not cameras or len(set(cameras)) != len(cameras):
             raise ValueError(f"cameras: expected one or more different names, got {list(cameras)}")
@@ -83,6 +85,8 @@ class Synchronizer:
             raise ValueError(f"slop_ns, timeout_ns: expected 0 <= slop <= timeout, got {slop_ns} and {timeout_ns}")
         if missing not in ("skip", "mask"):
             raise ValueError(f"missing: expected 'skip' or 'mask', got {missing!r}")
+        if waiting_sets < 1:
+            raise ValueError(f"waiting_sets: expected at least 1, got {waiting_sets}")
         self.cameras = tuple(cameras)
         self._limits = replace(limits or ClockLimits(), jump_ns=max_backward_ns)
         self._require_info = require_info
@@ -92,7 +96,8 @@ class Synchronizer:
         self._former = SetFormer(cameras, slop_ns, timeout_ns, self._masks, self._counts, self._is_left_out)
         self._held: dict[str, deque[tuple[int, Any]]] = {camera: deque() for camera in cameras}
         self._infos: dict[str, dict[int, Any]] = {camera: {} for camera in cameras}
-        self._ready: SyncedSet | None = None
+        self._ready: deque[SyncedSet] = deque()
+        self._waiting_sets = waiting_sets
         self._changed = threading.Condition()
         self._first_epoch = self.epoch = epoch
 
@@ -149,17 +154,17 @@ class Synchronizer:
 
     # --------------------------------------------------------------------------------------------------------- output
 
-    def take_newest(self) -> SyncedSet | None:
-        """The newest complete set that was not taken yet, or None. Ask after every image and every info."""
+    def take_next(self) -> SyncedSet | None:
+        """The first of the sets that wait, or None. Ask after every image and every info."""
         with self._changed:
             if not self._has_set():
                 return None
-            taken, self._ready = self._ready, None
+            taken = self._ready.popleft()
             self._counts.delivered += len(taken.images)
             return replace(taken, infos={c: self._info_of(c, stamp) for c, (stamp, _) in taken.images.items()})
 
     def wait(self, timeout_seconds: float) -> bool:
-        """Blocks until `take_newest` has something; False if the time ran out first."""
+        """Blocks until `take_next` has something; False if the time ran out first."""
         with self._changed:
             return self._changed.wait_for(self._has_set, timeout_seconds)
 
@@ -220,7 +225,7 @@ class Synchronizer:
         """Images that wait: for their partners, for a decision about the time, or for the worker."""
         with self._changed:
             held = sum(map(len, self._held.values()))
-            return self._former.pending + held + (len(self._ready.images) if self._ready else 0)
+            return self._former.pending + held + sum(len(ready.images) for ready in self._ready)
 
     def silent_cameras(self) -> tuple[str, ...]:
         """Cameras without an image for longer than the timeout, by the stamps of the others."""
@@ -323,23 +328,26 @@ class Synchronizer:
     def _clear(self, cause: str) -> None:
         """Forgets the images of the past; those held belong to the time that begins, if to any."""
         self._former.clear(cause)
-        for camera in self._ready.images if self._ready else ():
+        for ready in self._ready:
+            self._drop_set(ready, cause)
+        self._ready.clear()
+
+    def _drop_set(self, ready: SyncedSet, cause: str) -> None:
+        for camera in ready.images:
             self._counts.drop(camera, cause)
-        self._ready = None
 
     def _make_ready(self, images: Images) -> None:
-        """These images become the newest set."""
-        if self._ready is not None:
+        """These images become the newest set; the oldest that waits makes way for it where too many do."""
+        if len(self._ready) == self._waiting_sets:
             cause = "superseded" if self._has_set() else "no_camera_info"
-            for camera in self._ready.images:
-                self._counts.drop(camera, cause)
+            self._drop_set(self._ready.popleft(), cause)
             self._counts.sets[cause] += 1
         absent = tuple(camera for camera in self.cameras if camera not in images)
         self._counts.miss(absent)
         self._counts.sets["masked" if absent else "complete"] += 1
         stamp_ns = max(stamp for stamp, _ in images.values())
         why = {camera: self._why_missing(camera) for camera in absent}
-        self._ready = SyncedSet(stamp_ns, images, {}, absent, self.epoch, why)
+        self._ready.append(SyncedSet(stamp_ns, images, {}, absent, self.epoch, why))
 
     def _why_missing(self, camera: str) -> Missing:
         state, _, _ = self._watch.state(camera)
@@ -353,9 +361,9 @@ class Synchronizer:
             self._changed.notify_all()
 
     def _has_set(self) -> bool:
-        if self._ready is None:
+        if not self._ready:
             return False
-        return not self._require_info or all(self._infos[camera] for camera in self._ready.images)
+        return not self._require_info or all(self._infos[camera] for camera in self._ready[0].images)
 
     def _info_of(self, camera: str, stamp_ns: int) -> Any:
         infos = self._infos[camera]

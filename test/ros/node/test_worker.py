@@ -89,6 +89,26 @@ def test_a_set_that_is_being_prepared_waits_for_the_network_and_keeps_its_order(
     assert [frame.stamp_ns for frame in watched.frames] == [set_stamp(k) for k in range(3)] and not driver.drops
 
 
+def test_sets_that_may_wait_all_reach_the_network(make_driver):
+    driver = make_driver(look_ahead="never", waiting_sets=4).start()
+    watched = driver.busy()
+    for k in range(2, 5):
+        driver.feed(k)
+    watched.free.set()
+    driver.wait(5)
+    assert [frame.stamp_ns for frame in watched.frames] == [set_stamp(k) for k in range(5)] and not driver.drops
+
+
+def test_a_prepared_set_that_may_wait_makes_way_for_nobody(make_driver):
+    driver = make_driver(look_ahead="always", waiting_sets=4).start()
+    watched = driver.occupied()
+    driver.feed(3)
+    assert driver.node._worker._lookahead.seconds_left() is None, "the next is prepared once this one is taken"
+    watched.free.set()
+    driver.wait(4)
+    assert [frame.stamp_ns for frame in watched.frames] == [set_stamp(k) for k in range(4)] and not driver.drops
+
+
 def test_a_set_that_fails_while_the_network_is_at_work_costs_itself_alone(driver):
     watched = driver.busy()
     driver.feed(2, {"cam_back": compressed("cam_back", image_stamps(2)["cam_back"], data=b"no JPEG")})

@@ -86,6 +86,17 @@ def test_where_the_network_needs_all_processors_sets_are_begun_while_it_is_idle(
         lookahead.put(following, 0.025)
 
 
+def test_a_set_that_may_wait_makes_way_for_nobody(time):
+    lookahead = Lookahead(replace=False, clock=time)
+    run(lookahead, time, preparing=0.025, network=0.9)
+    time.now += 0.875
+    assert lookahead.wait_until_due()
+    lookahead.put("waits", 0.025)
+    time.now += 60.0
+    assert lookahead.seconds_left() is None
+    assert lookahead.take() == "waits" and lookahead.seconds_left() is not None
+
+
 @pytest.mark.parametrize(
     ("choice", "device", "torch_threads", "decode_threads", "expected"),
     [

@@ -37,7 +37,7 @@ def feed(sync: Synchronizer, images, take: bool = True) -> list[SyncedSet]:
     sets = []
     for camera, stamp in images:
         sync.add_image(camera, stamp, (camera, stamp))
-        if take and (taken := sync.take_newest()) is not None:
+        if take and (taken := sync.take_next()) is not None:
             sets.append(taken)
     return sets
 
@@ -103,9 +103,10 @@ def test_sets_do_not_depend_on_how_the_cameras_interleave(data):
     take_every=st.integers(1, 5),
     missing=st.sampled_from(["skip", "mask"]),
     slop=st.integers(0, 80),
+    waiting=st.integers(1, 4),
 )
-def test_no_image_is_used_twice_and_all_are_accounted_for(images, take_every, missing, slop):
-    sync = synchronizer(CAMERAS[:3], slop_ms=slop, missing=missing)
+def test_no_image_is_used_twice_and_all_are_accounted_for(images, take_every, missing, slop, waiting):
+    sync = synchronizer(CAMERAS[:3], slop_ms=slop, missing=missing, waiting_sets=waiting)
     used = set()
     stamps: list[tuple[int, int]] = []
     for k, (camera, ms) in enumerate(images):
@@ -113,7 +114,7 @@ def test_no_image_is_used_twice_and_all_are_accounted_for(images, take_every, mi
         assert_counts_add_up(sync)
         if k % take_every:
             continue
-        if (taken := sync.take_newest()) is None:
+        if (taken := sync.take_next()) is None:
             continue
         indices = {item for _, item in taken.images.values()}
         assert not indices & used
@@ -133,9 +134,26 @@ def test_no_image_is_used_twice_and_all_are_accounted_for(images, take_every, mi
 def test_newest_complete_set_wins():
     sync = synchronizer()
     feed(sync, stream(5), take=False)
-    assert sync.take_newest().stamp_ns == START + round((4 * 1000 / 12 + 42) * MS)
-    assert sync.take_newest() is None
+    assert sync.take_next().stamp_ns == START + round((4 * 1000 / 12 + 42) * MS)
+    assert sync.take_next() is None
     assert sync.drops == {"superseded": 4 * 6} and sync.sets["superseded"] == 4
+
+
+def test_where_three_may_wait_the_newest_three_come_in_their_order():
+    sync = synchronizer(waiting_sets=3)
+    feed(sync, stream(5), take=False)
+    assert sync.pending == 3 * 6 and sync.drops == {"superseded": 2 * 6} and sync.sets["superseded"] == 2
+    taken = [sync.take_next().stamp_ns for _ in range(3)]
+    assert taken == [START + round((k * 1000 / 12 + 42) * MS) for k in (2, 3, 4)]
+    assert sync.take_next() is None and sync.pending == 0
+
+
+def test_sets_that_wait_are_forgotten_when_time_jumps():
+    sync = synchronizer(waiting_sets=3)
+    feed(sync, stream(12), take=False)
+    feed(sync, stream(1), take=False)
+    assert sync.drops == {"superseded": 9 * 6, "time_jump": 3 * 6}
+    assert sync.take_next().epoch == 1 and sync.take_next() is None
 
 
 def test_a_lost_image_costs_its_set_only_and_names_the_camera():
@@ -171,7 +189,7 @@ def test_a_silent_camera_is_masked_and_not_waited_for():
     again = synchronizer(missing="mask")
     for camera, stamp in images:
         again.add_image(camera, stamp, None)
-        if (taken := again.take_newest()) is not None and taken.missing and stamp > silent_from + 400 * MS:
+        if (taken := again.take_next()) is not None and taken.missing and stamp > silent_from + 400 * MS:
             delays.append(stamp - taken.stamp_ns)
     assert delays and max(delays) == 0
     assert_counts_add_up(sync)
@@ -193,7 +211,7 @@ def test_a_silent_camera_costs_one_set_a_wait_where_sets_are_far_apart():
     came_out = []
     for camera, stamp in images:
         sync.add_image(camera, stamp, None)
-        if (taken := sync.take_newest()) is not None:
+        if (taken := sync.take_next()) is not None:
             came_out.append((taken.missing, (stamp - taken.stamp_ns) // MS))
     waited = [wait for missing, wait in came_out if missing == ("back",)]
     assert came_out[:2] == [((), 0)] * 2 and waited == [458, 458, 0, 0, 0, 0][: len(waited)] and len(waited) >= 5
@@ -244,7 +262,7 @@ def test_duplicates_and_images_out_of_order_are_dropped():
     assert sync.add_image("front", START + 100 * MS, 2) == "duplicate_stamp"
     assert sync.add_image("front", START + 10 * MS, 3) == "out_of_order"
     assert sync.add_image("front_left", START + 100 * MS, 4) is None
-    assert sync.take_newest().images["front"] == (START + 100 * MS, 1)
+    assert sync.take_next().images["front"] == (START + 100 * MS, 1)
     assert sync.drops == {"duplicate_stamp": 1, "out_of_order": 1}
 
 
@@ -284,9 +302,9 @@ def test_sets_wait_for_camera_info():
     assert feed(sync, stream(2)) == []
     for camera in CAMERAS[:-1]:
         sync.add_info(camera, "early")
-    assert sync.take_newest() is None
+    assert sync.take_next() is None
     sync.add_info(CAMERAS[-1], "last")
-    taken = sync.take_newest()
+    taken = sync.take_next()
     assert taken.infos["back_left"] == "last" and taken.infos["front"] == "early"
     assert sync.drops == {"no_camera_info": 6}
 
@@ -296,9 +314,9 @@ def test_camera_info_of_the_same_stamp_is_preferred():
     sync.add_info("front_left", "mine", START)
     sync.add_info("front_left", "next", START + 83 * MS)
     sync.add_image("front_left", START, None)
-    assert sync.take_newest().infos == {"front_left": "mine"}
+    assert sync.take_next().infos == {"front_left": "mine"}
     sync.add_image("front_left", START + 200 * MS, None)
-    assert sync.take_newest().infos == {"front_left": "next"}
+    assert sync.take_next().infos == {"front_left": "next"}
 
 
 def test_a_waiting_thread_wakes_when_a_set_is_there():
@@ -308,7 +326,7 @@ def test_a_waiting_thread_wakes_when_a_set_is_there():
     feeder.start()
     assert sync.wait(5.0)
     feeder.join()
-    assert sync.take_newest() is not None
+    assert sync.take_next() is not None
 
 
 def test_messages_that_complete_no_set_wake_nobody(monkeypatch):
@@ -320,7 +338,7 @@ def test_messages_that_complete_no_set_wake_nobody(monkeypatch):
     feed(sync, stream(1), take=False)
     assert not woken, "the last camera has no CameraInfo"
     sync.add_info(CAMERAS[-1], "info")
-    assert woken == ["set"] and sync.take_newest() is not None
+    assert woken == ["set"] and sync.take_next() is not None
     feed(sync, stream(2)[6:-1])
     sync.add_info(CAMERAS[0], "newer")
     assert woken == ["set"]
@@ -333,6 +351,7 @@ def test_messages_that_complete_no_set_wake_nobody(monkeypatch):
         ({"cameras": ("a", "a")}, "different names"),
         ({"slop_ms": 300}, "slop <= timeout"),
         ({"missing": "guess"}, "'skip' or 'mask'"),
+        ({"waiting_sets": 0}, "waiting_sets: expected at least 1"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, message):

@@ -24,7 +24,7 @@ def feed(sync: Synchronizer, images: list[Image], with_arrivals: bool = True) ->
     for image in images:
         sync.add_image(image.camera, image.stamp_ns, image, image.arrival_ns if with_arrivals else None)
         assert sync.received == sync.delivered + sum(sync.drops.values()) + sync.pending
-        if (taken := sync.take_newest()) is not None:
+        if (taken := sync.take_next()) is not None:
             sets.append(taken)
     return sets
 

@@ -43,7 +43,7 @@ def run(rig: Rig, images: list[Image], missing: str) -> Run:
     for image in images:
         sync.add_image(image.camera, image.stamp_ns, image, image.arrival_ns)
         events += sync.take_events()
-        if (taken := sync.take_newest()) is not None:
+        if (taken := sync.take_next()) is not None:
             sets.append((image.arrival_ns, taken))
     assert sync.received == sync.delivered + sum(sync.drops.values()) + sync.pending
     return Run(sync, sets, events)

@@ -21,7 +21,7 @@ def feed(sync: Synchronizer, images: list[Image]) -> list[SyncedSet]:
     sets = []
     for image in images:
         sync.add_image(image.camera, image.stamp_ns, image, image.arrival_ns)
-        if (taken := sync.take_newest()) is not None:
+        if (taken := sync.take_next()) is not None:
             sets.append(taken)
     return sets
 
@@ -173,9 +173,9 @@ def test_what_waits_for_a_lost_image_when_all_cameras_stop_goes_out_while_it_is_
     assert len(feed(sync, [image for image in images if image != last])) == RIG.rate - 1
     arrived = sync._watch.now_ns
     sync.poll(arrived + SECOND)
-    assert sync.take_newest() is None
+    assert sync.take_next() is None
     sync.poll(arrived + SECOND + 1)
-    taken = sync.take_newest()
+    taken = sync.take_next()
     assert (taken is not None) == goes_out
     assert taken is None or taken.missing == (last.camera,)
     assert sync.received == sync.delivered + sum(sync.drops.values()) + sync.pending
