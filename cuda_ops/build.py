@@ -29,7 +29,7 @@ from .library import (
     library_folder,
     library_key,
 )
-from .plugins import ONNXRUNTIME, TENSORRT, build_plugin
+from .plugins import ONNXRUNTIME, TENSORRT, Plugin, build_plugin
 from .toolchain import CUDA_ARCHITECTURES, BuildError, CudaCompiler, find_nvcc, run_compiler, writable_root
 
 __all__ = [
@@ -253,20 +253,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=pathlib.Path,
         help="only compile the CUDA kernels for every architecture into FOLDER (needs nvcc, no GPU): a check",
     )
-    for plugin, what in ((ONNXRUNTIME, "a custom operator of onnxruntime"), (TENSORRT, "a plugin of TensorRT")):
-        parser.add_argument(
-            plugin.option,
-            metavar="FOLDER",
-            type=pathlib.Path,
-            help=f"only compile {what}; FOLDER holds its header {plugin.header}",
-        )
+    parser.add_argument(
+        ONNXRUNTIME.option,
+        action="store_true",
+        help="only compile a custom operator of onnxruntime, for exported steps",
+    )
+    parser.add_argument(
+        ONNXRUNTIME.headers_option,
+        metavar="FOLDER",
+        type=pathlib.Path,
+        help="the same, once what it takes of onnxruntime's C interface was compared with "
+        f"{ONNXRUNTIME.header} in FOLDER, and what that includes",
+    )
+    parser.add_argument(
+        TENSORRT.headers_option,
+        metavar="FOLDER",
+        type=pathlib.Path,
+        help=f"only compile a plugin of TensorRT; FOLDER holds its header {TENSORRT.header}",
+    )
     options = parser.parse_args(arguments)
 
     def say(text: str) -> None:
         print(text if options.verbose else text.splitlines()[0], flush=True)
 
-    wanted = [(ONNXRUNTIME, options.onnxruntime_headers), (TENSORRT, options.tensorrt_headers)]
-    wanted = [(plugin, headers) for plugin, headers in wanted if headers is not None]
+    wanted: list[tuple[Plugin, pathlib.Path | None]] = []
+    if options.onnxruntime or options.onnxruntime_headers is not None:
+        wanted.append((ONNXRUNTIME, options.onnxruntime_headers))
+    if options.tensorrt_headers is not None:
+        wanted.append((TENSORRT, options.tensorrt_headers))
     try:
         for plugin, headers in wanted:
             print(build_plugin(plugin, headers))

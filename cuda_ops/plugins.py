@@ -1,8 +1,8 @@
 """Our kernels for runtimes other than torch: a custom operator of onnxruntime, a plugin of TensorRT.
 
-Both implement the node `sparse4d::FusedDeformableAggregation` (csrc/node/node.h). They are compiled where the headers
-of the runtime are at hand, which no wheel carries: `python -m cuda_ops.build --onnxruntime-headers FOLDER`. Neither
-needs torch.
+Both implement the node `sparse4d::FusedDeformableAggregation` (csrc/node/node.h); neither needs torch. That of
+onnxruntime needs a compiler and nothing else: what it takes of the C interface is declared in csrc/onnxruntime. That
+of TensorRT is C++ and compiled against TensorRT's headers, which no wheel carries.
 """
 
 from __future__ import annotations
@@ -27,22 +27,27 @@ class Plugin:
     """A library for one runtime."""
 
     name: str
-    option: str  # of the build command, which takes the folder of the runtime's headers
+    option: str  # of the build command
+    headers_option: str  # the same, which takes the folder of the runtime's headers
     header: str  # that must lie there
     folders: tuple[str, ...]  # of csrc, that it is made of
     sources: tuple[str, ...]
+    check: str = ""  # of csrc: compares the declarations that take the place of the headers with them
     cuda: bool = False
 
 
 ONNXRUNTIME = Plugin(
     "sparse4d_onnxruntime",
+    "--onnxruntime",
     "--onnxruntime-headers",
     "onnxruntime_c_api.h",
     ("cpu", "node", "onnxruntime", "shared"),
     ("onnxruntime/custom_op.cpp", "cpu/generic.cpp", "cpu/avx2.cpp", "cpu/avx512.cpp"),
+    check="onnxruntime/against_headers.cpp",
 )
 TENSORRT = Plugin(
     "sparse4d_tensorrt",
+    "--tensorrt-headers FOLDER",
     "--tensorrt-headers",
     "NvInferRuntime.h",
     ("cuda", "node", "shared", "tensorrt"),
@@ -58,27 +63,31 @@ def plugin_library(plugin: Plugin) -> pathlib.Path | None:
 
 
 def build_command(plugin: Plugin) -> str:
-    return f"python -m cuda_ops.build {plugin.option} FOLDER"
+    return f"python -m cuda_ops.build {plugin.option}"
 
 
-def build_plugin(plugin: Plugin, headers: pathlib.Path) -> pathlib.Path:
+def build_plugin(plugin: Plugin, headers: pathlib.Path | None = None) -> pathlib.Path:
     """Compiles it if that is still to be done: the library.
 
     Args:
-        headers: folder of the runtime's C or C++ headers.
+        headers: folder of the runtime's headers; for onnxruntime, they are only compared with what is declared here.
 
     Raises:
-        BuildError: the folder does not hold them, there is no compiler, or it failed.
+        BuildError: the folder does not hold them, they differ, there is no compiler, or it failed.
     """
-    if not (headers / plugin.header).is_file():
-        raise BuildError(f"{plugin.option}: {headers} holds no {plugin.header}; name the folder in which it lies")
+    if headers is not None and not (headers / plugin.header).is_file():
+        folder = f"{plugin.headers_option}: {headers}"
+        raise BuildError(f"{folder} holds no {plugin.header}; name the folder in which it lies")
+    if headers is not None and plugin.check:
+        _compare(plugin, headers)
     present = plugin_library(plugin)
     if present is not None:
         return present
     target = writable_root() / _folder(plugin) / f"{plugin.name}.so"
     target.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as name:
-        made = (_compile_cuda if plugin.cuda else _compile)(plugin, headers, pathlib.Path(name))
+        folder = pathlib.Path(name)
+        made = _compile_cuda(plugin, headers, folder) if plugin.cuda else _compile(plugin, folder)
         os.replace(made, target)  # at once and whole, whoever else builds it
     return target
 
@@ -90,9 +99,14 @@ def _folder(plugin: Plugin) -> str:
     return f"{plugin.name}-{platform.machine()}-{digest.hexdigest()[:12]}"
 
 
-def _compile(plugin: Plugin, headers: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
+def _compare(plugin: Plugin, headers: pathlib.Path) -> None:
+    flags = [*toolchain.CPU_FLAGS, "-fsyntax-only", "-isystem", str(headers)]
+    run_compiler([toolchain.find_cxx(), *flags, str(CSRC / plugin.check), "-o", os.devnull])
+
+
+def _compile(plugin: Plugin, folder: pathlib.Path) -> pathlib.Path:
     made, sources = folder / "linked.so", [str(CSRC / source) for source in plugin.sources]
-    flags = [*toolchain.CPU_FLAGS, *FLAGS, "-shared", "-isystem", str(headers)]
+    flags = [*toolchain.CPU_FLAGS, *FLAGS, "-shared"]
     run_compiler([toolchain.find_cxx(), *flags, *sources, "-o", str(made)])
     return made
 

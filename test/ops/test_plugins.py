@@ -1,7 +1,7 @@
 """Our kernels in other runtimes: onnxruntime's custom operator against the reference, TensorRT's plugin on the host.
 
-Both are compiled against headers that no wheel carries. The environment variables name their folders; without them,
-and without a library that was built before, the tests are skipped.
+The latter is compiled against headers that no wheel carries. The environment variables name the folders of either's;
+without them, what needs them is skipped.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def headers(plugin: plugins.Plugin) -> pathlib.Path:
 @pytest.fixture(scope="module")
 def custom_op() -> pathlib.Path:
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (requirements/export.txt)")
-    return plugin_library(ONNXRUNTIME) or build_plugin(ONNXRUNTIME, headers(ONNXRUNTIME))
+    return build_plugin(ONNXRUNTIME)
 
 
 def run_node(library: pathlib.Path, arguments, **changes) -> np.ndarray:
@@ -92,6 +92,10 @@ def test_the_custom_operator_is_the_reference(custom_op, anchors, dtype):
 def test_a_node_that_does_not_fit_is_named(custom_op, changes, message):
     with pytest.raises(Exception, match=message):
         run_node(custom_op, fused_arguments(), **changes)
+
+
+def test_what_it_takes_of_the_interface_is_where_onnxruntimes_headers_have_it():
+    assert build_plugin(ONNXRUNTIME, headers(ONNXRUNTIME)).is_file()
 
 
 # ------------------------------------------------------------------------------------------------------------- TensorRT
@@ -202,22 +206,36 @@ def test_the_library_holds_what_tensorrt_looks_for():
 
 @pytest.mark.parametrize("plugin", HEADERS, ids=lambda plugin: plugin.name)
 def test_without_headers_it_names_what_is_missing(plugin, tmp_path, capsys):
-    assert main([plugin.option, str(tmp_path)]) == 1
-    assert f"{plugin.option}: {tmp_path} holds no {plugin.header}" in capsys.readouterr().out
+    assert main([plugin.headers_option, str(tmp_path)]) == 1
+    assert f"{plugin.headers_option}: {tmp_path} holds no {plugin.header}" in capsys.readouterr().out
 
 
 def test_it_is_built_once_and_appears_whole(tmp_path, monkeypatch, capsys):
-    machine, folder = Machine(tmp_path, monkeypatch), tmp_path / "headers"
-    folder.mkdir()
-    (folder / ONNXRUNTIME.header).touch()
+    machine = Machine(tmp_path, monkeypatch)
     assert plugin_library(ONNXRUNTIME) is None
     for _ in range(2):
-        assert main([ONNXRUNTIME.option, str(folder)]) == 0
+        assert main([ONNXRUNTIME.option]) == 0
     library = plugin_library(ONNXRUNTIME)
     assert capsys.readouterr().out.splitlines() == [str(library)] * 2
     (call,) = machine.log.read_text().splitlines()
-    assert f"-isystem {folder}" in call and "custom_op.cpp" in call
+    assert "custom_op.cpp" in call and "-isystem" not in call
     assert [path.name for path in library.parent.iterdir()] == [library.name]
+
+
+def test_headers_that_say_something_else_are_refused(tmp_path, monkeypatch, capsys):
+    """Nothing is built then. (Those of a compiler that pretends always agree.)"""
+    machine, folder = Machine(tmp_path, monkeypatch), tmp_path / "headers"
+    folder.mkdir()
+    (folder / ONNXRUNTIME.header).touch()
+    machine.cxx(
+        compile="case \"$*\" in *-fsyntax-only*) echo 'error: GetDimensions lies elsewhere' >&2; exit 1 ;; esac"
+    )
+    assert main([ONNXRUNTIME.headers_option, str(folder)]) == 1
+    assert "GetDimensions lies elsewhere" in capsys.readouterr().out and plugin_library(ONNXRUNTIME) is None
+    machine.cxx()
+    assert main([ONNXRUNTIME.headers_option, str(folder)]) == 0
+    check, build = machine.log.read_text().splitlines()[-2:]
+    assert f"-isystem {folder}" in check and "against_headers.cpp" in check and "-isystem" not in build
 
 
 def test_the_library_of_torch_does_not_depend_on_them():

@@ -1,60 +1,55 @@
 // The CPU kernels as a custom operator of onnxruntime: SessionOptions.register_custom_ops_library loads the library.
-// By onnxruntime's C interface alone, of which every later version keeps what an earlier one had.
-#include <onnxruntime_c_api.h>
-
-#include <cstring>
+#include <algorithm>
 
 #include "../cpu/kernels.h"
 #include "../node/node.h"
 #include "half.h"
+#include "interface.h"
 
 namespace sparse4d {
 namespace {
 
-constexpr uint32_t kApiVersion = 17;  // the oldest that divides work among onnxruntime's threads
+using ort::ElementType;
+
 constexpr int64_t kRowsAtOnce = 128;  // output rows of one task
-constexpr ONNXTensorElementDataType kFloat32 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
-constexpr ONNXTensorElementDataType kFloat16 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
 
 // A status as an exception, within this file.
 struct Refused {
-  OrtStatus* status;
+  ort::Status* status;
 };
+
+void check(ort::Status* status) {
+  if (status != nullptr) throw Refused{status};
+}
 
 struct Kernel {
-  const OrtApi* api;
+  ort::Api api;
   AggregationNode node;
   bool half;  // features and output are float16
-
-  void check(OrtStatus* status) const {
-    if (status != nullptr) throw Refused{status};
-  }
 };
 
-Shape64 attribute(const OrtApi* api, const OrtKernelInfo* info, const char* name) {
+Shape64 attribute(const ort::Api& api, const ort::KernelInfo* info, const char* name) {
   size_t count = 0;
-  if (OrtStatus* status = api->KernelInfoGetAttributeArray_int64(info, name, nullptr, &count)) throw Refused{status};
+  check(api.attribute(info, name, nullptr, &count));
   Shape64 values(count);
-  if (OrtStatus* status = api->KernelInfoGetAttributeArray_int64(info, name, values.data(), &count)) {
-    throw Refused{status};
-  }
+  check(api.attribute(info, name, values.data(), &count));
   return values;
 }
 
-Shape64 shape_of(const Kernel& kernel, const OrtValue* value) {
-  OrtTensorTypeAndShapeInfo* info = nullptr;
-  kernel.check(kernel.api->GetTensorTypeAndShape(value, &info));
+Shape64 shape_of(const ort::Api& api, const ort::Value* value) {
+  ort::ShapeInfo* info = nullptr;
+  check(api.shape_info(value, &info));
   size_t rank = 0;
-  OrtStatus* status = kernel.api->GetDimensionsCount(info, &rank);
+  ort::Status* status = api.rank(info, &rank);
   Shape64 shape(rank);
-  if (status == nullptr) status = kernel.api->GetDimensions(info, shape.data(), rank);
-  kernel.api->ReleaseTensorTypeAndShapeInfo(info);
-  kernel.check(status);
+  if (status == nullptr) status = api.shape(info, shape.data(), rank);
+  api.release(info);
+  check(status);
   return shape;
 }
 
 // Output rows in tasks, on onnxruntime's threads.
-void run_rows(const Kernel& kernel, const OrtKernelContext* context, const Arguments& arguments) {
+void run_rows(const Kernel& kernel, const ort::KernelContext* context, const Arguments& arguments) {
   struct Work {
     const Arguments& arguments;
     RangeKernel run;
@@ -72,12 +67,12 @@ void run_rows(const Kernel& kernel, const OrtKernelContext* context, const Argum
     }
   };
   const int64_t tasks = (work.rows + kRowsAtOnce - 1) / kRowsAtOnce;
-  kernel.check(kernel.api->KernelContext_ParallelFor(context, task, size_t(tasks), 0, &work));
+  check(kernel.api.parallel_for(context, task, size_t(tasks), 0, &work));
   if (work.failed) throw std::runtime_error("not enough memory for the kernels' working memory");
 }
 
 // The CPU has no kernels for float16: its features are widened, and the sums rounded once.
-void run_half(const Kernel& kernel, const OrtKernelContext* context, Arguments arguments) {
+void run_half(const Kernel& kernel, const ort::KernelContext* context, Arguments arguments) {
   const Sizes& size = arguments.sizes;
   const auto* features = static_cast<const uint16_t*>(arguments.features);
   auto* output = static_cast<uint16_t*>(arguments.output);
@@ -90,86 +85,88 @@ void run_half(const Kernel& kernel, const OrtKernelContext* context, Arguments a
   std::transform(sums.begin(), sums.end(), output, narrow_half);
 }
 
-void compute(const Kernel& kernel, OrtKernelContext* context) {
+void compute(const Kernel& kernel, ort::KernelContext* context) {
   Shape64 shapes[kNodeInputs];
   const void* inputs[kNodeInputs];
   for (int i = 0; i < kNodeInputs; ++i) {
-    const OrtValue* value = nullptr;
-    kernel.check(kernel.api->KernelContext_GetInput(context, size_t(i), &value));
-    shapes[i] = shape_of(kernel, value);
+    const ort::Value* value = nullptr;
+    check(kernel.api.input(context, size_t(i), &value));
+    shapes[i] = shape_of(kernel.api, value);
     void* data = nullptr;
-    kernel.check(kernel.api->GetTensorMutableData(const_cast<OrtValue*>(value), &data));
+    check(kernel.api.data(const_cast<ort::Value*>(value), &data));
     inputs[i] = data;
   }
   Arguments arguments = kernel.node.arguments(shapes);
   const int64_t shape[] = {arguments.sizes.batch, arguments.sizes.anchors, arguments.sizes.channels};
-  OrtValue* value = nullptr;
+  ort::Value* value = nullptr;
   void* output = nullptr;
-  kernel.check(kernel.api->KernelContext_GetOutput(context, 0, shape, 3, &value));
-  kernel.check(kernel.api->GetTensorMutableData(value, &output));
+  check(kernel.api.output(context, 0, shape, 3, &value));
+  check(kernel.api.data(value, &output));
   AggregationNode::set_tensors(arguments, inputs, output);
   kernel.half ? run_half(kernel, context, arguments) : run_rows(kernel, context, arguments);
 }
 
 // What `work` throws, as a status.
 template <typename Work>
-OrtStatus* guarded(const OrtApi* api, const Work& work) noexcept {
+ort::Status* guarded(const ort::Api& api, const Work& work) noexcept {
   try {
     work();
     return nullptr;
   } catch (const Refused& refused) {
     return refused.status;
   } catch (const std::exception& error) {
-    return api->CreateStatus(ORT_FAIL, (std::string(kNodeName) + ": " + error.what()).c_str());
+    return api.create_status(ort::kFail, (std::string(kNodeName) + ": " + error.what()).c_str());
   }
 }
 
 // The operator for one type of features.
-struct CustomOp : OrtCustomOp {
-  ONNXTensorElementDataType type;
+struct Aggregation : ort::CustomOp {
+  ElementType type;
 
-  explicit CustomOp(ONNXTensorElementDataType features) : OrtCustomOp{}, type(features) {
-    version = kApiVersion;
-    GetName = [](const OrtCustomOp*) { return kNodeName; };
-    GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return nullptr; };  // the CPU's
-    GetInputTypeCount = [](const OrtCustomOp*) { return size_t(kNodeInputs); };
-    GetInputType = [](const OrtCustomOp* op, size_t index) {
-      return index == size_t(kFeatures) ? static_cast<const CustomOp*>(op)->type : kFloat32;
+  explicit Aggregation(ElementType features) : type(features) {
+    name = [](const CustomOp*) { return kNodeName; };
+    execution_provider = [](const CustomOp*) -> const char* { return nullptr; };  // the CPU's
+    input_count = [](const CustomOp*) { return size_t(kNodeInputs); };
+    input_type = [](const CustomOp* op, size_t index) {
+      return index == size_t(kFeatures) ? static_cast<const Aggregation*>(op)->type : ElementType::kFloat32;
     };
-    GetOutputTypeCount = [](const OrtCustomOp*) { return size_t(1); };
-    GetOutputType = [](const OrtCustomOp* op, size_t) { return static_cast<const CustomOp*>(op)->type; };
-    GetInputCharacteristic = [](const OrtCustomOp*, size_t) { return INPUT_OUTPUT_REQUIRED; };
-    GetOutputCharacteristic = [](const OrtCustomOp*, size_t) { return INPUT_OUTPUT_REQUIRED; };
-    GetInputMemoryType = [](const OrtCustomOp*, size_t) { return OrtMemTypeDefault; };
-    GetStartVersion = [](const OrtCustomOp*) { return 1; };
-    GetEndVersion = [](const OrtCustomOp*) { return 1; };
-    CreateKernelV2 = [](const OrtCustomOp* op, const OrtApi* api, const OrtKernelInfo* info, void** kernel) {
+    output_count = [](const CustomOp*) { return size_t(1); };
+    output_type = [](const CustomOp* op, size_t) { return static_cast<const Aggregation*>(op)->type; };
+    input_characteristic = [](const CustomOp*, size_t) { return ort::kRequired; };
+    output_characteristic = [](const CustomOp*, size_t) { return ort::kRequired; };
+    input_memory = [](const CustomOp*, size_t) { return ort::kDefaultMemory; };
+    start_version = [](const CustomOp*) { return 1; };
+    end_version = [](const CustomOp*) { return 1; };
+    create_kernel_v2 = [](const CustomOp* op, const void* table, const ort::KernelInfo* info, void** kernel) {
+      const ort::Api api(table);
       return guarded(api, [&] {
         const AggregationNode node(attribute(api, info, kShapesAttribute), attribute(api, info, kStartsAttribute));
-        *kernel = new Kernel{api, node, static_cast<const CustomOp*>(op)->type == kFloat16};
+        *kernel = new Kernel{api, node, static_cast<const Aggregation*>(op)->type == ElementType::kFloat16};
       });
     };
-    KernelComputeV2 = [](void* kernel, OrtKernelContext* context) {
+    compute_v2 = [](void* kernel, ort::KernelContext* context) {
       const Kernel& own = *static_cast<Kernel*>(kernel);
       return guarded(own.api, [&] { compute(own, context); });
     };
-    KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
+    destroy_kernel = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
   }
 };
 
 }  // namespace
 }  // namespace sparse4d
 
-extern "C" __attribute__((visibility("default"))) OrtStatus* ORT_API_CALL RegisterCustomOps(OrtSessionOptions* options,
-                                                                                            const OrtApiBase* base) {
+// The function that SessionOptions.register_custom_ops_library calls.
+extern "C" __attribute__((visibility("default"))) sparse4d::ort::Status* RegisterCustomOps(
+    sparse4d::ort::SessionOptions* options, const sparse4d::ort::ApiBase* base) {
   using namespace sparse4d;
-  static const CustomOp operators[] = {CustomOp(kFloat32), CustomOp(kFloat16)};
-  const OrtApi* api = base->GetApi(kApiVersion);
-  if (api == nullptr) return nullptr;   // onnxruntime itself has printed that it is too old
-  OrtCustomOpDomain* domain = nullptr;  // the session keeps it
-  OrtStatus* status = api->CreateCustomOpDomain(kNodeDomain, &domain);
-  for (const CustomOp& op : operators) {
-    if (status == nullptr) status = api->CustomOpDomain_Add(domain, &op);
+  static const Aggregation operators[] = {Aggregation(ElementType::kFloat32), Aggregation(ElementType::kFloat16)};
+  const void* table = base->api(ort::kVersion);
+  if (table == nullptr) return nullptr;  // onnxruntime itself has printed that it is too old
+  const ort::Api api(table);
+  ort::Domain* domain = nullptr;  // the session keeps it
+  ort::Status* status = api.create_domain(kNodeDomain, &domain);
+  for (const Aggregation& op : operators) {
+    if (status == nullptr) status = api.add_operator(domain, &op);
   }
-  return status == nullptr ? api->AddCustomOpDomain(options, domain) : status;
+  return status == nullptr ? api.add_domain(options, domain) : status;
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from exported_steps import SMALL, exported
 
 from cuda_ops import reference
-from cuda_ops.plugins import DOMAIN, NODE, ONNXRUNTIME, build_plugin, plugin_library
+from cuda_ops.plugins import DOMAIN, NODE, ONNXRUNTIME, build_plugin
 from sparse4d_core.export.exporter import ExportOptions
 from sparse4d_core.export.formats import write_onnx
 from sparse4d_core.export.manifest import read_manifest
@@ -22,7 +21,6 @@ from sparse4d_core.inference.artefact import Artefact
 from sparse4d_core.network.aggregation import CameraFeatures
 
 ANCHORS, CAMERAS = 5, 3
-HEADERS = "SPARSE4D_ONNXRUNTIME_HEADERS"
 
 
 class Alone(torch.nn.Module):
@@ -90,10 +88,7 @@ def test_the_node_in_a_graph_is_the_aggregation(pipeline, tmp_path):
 def native_folder(tmp_path_factory) -> pathlib.Path:
     pytest.importorskip("onnxscript", reason="onnxscript is not installed (requirements/export.txt)")
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (requirements/export.txt)")
-    if plugin_library(ONNXRUNTIME) is None:
-        if not os.environ.get(HEADERS):
-            pytest.skip(f"needs {ONNXRUNTIME.header}: set {HEADERS} to its folder")
-        build_plugin(ONNXRUNTIME, pathlib.Path(os.environ[HEADERS]))
+    build_plugin(ONNXRUNTIME)
     return exported(tmp_path_factory, "onnx", operator="native")
 
 
@@ -113,7 +108,7 @@ def test_an_export_with_our_node_is_proved_and_runs(native_folder, small_preset)
 def test_without_the_library_it_is_neither_written_nor_run(monkeypatch, changed):
     for module in ("sparse4d_core.export.exporter", "sparse4d_core.inference.artefact_checks"):
         monkeypatch.setattr(f"{module}.plugin_library", lambda plugin: None)
-    command = "run: python -m cuda_ops.build --onnxruntime-headers FOLDER, or"
+    command = "run: python -m cuda_ops.build --onnxruntime, or"
     with pytest.raises(ValueError, match=f"operator: the graph is proved with onnxruntime.*{command} take portable"):
         ExportOptions("onnx", operator="native").check()
     folder = changed(operator="native")
