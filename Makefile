@@ -76,8 +76,16 @@ $(VENV)/.ros: $(VENV)/.wheels $(shell find underlay -type f -not -path '*/__pyca
 	@touch $@
 endif
 
-$(VENV)/.dev: $(VENV)/.view requirements/dev.txt requirements/export.txt requirements/ray.txt
-	$(PIP) --requirement requirements/dev.txt --requirement requirements/export.txt --requirement requirements/ray.txt
+$(VENV)/.export: $(VENV)/.ros requirements/export.txt
+	$(PIP) --requirement requirements/export.txt
+	@touch $@
+
+$(VENV)/.view: $(VENV)/.ros requirements/view.txt
+	$(PIP) --requirement requirements/view.txt
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.export $(VENV)/.view requirements/dev.txt requirements/ray.txt
+	$(PIP) --requirement requirements/dev.txt --requirement requirements/ray.txt
 	@touch $@
 
 setup: $(VENV)/.ros
@@ -89,14 +97,10 @@ operator: $(VENV)/.ros
 
 # --- what people call -------------------------------------------------------------------------------------------------
 
-demo: operator
+demo: operator $(VENV)/.export
 	$(PY) -m sparse4d_ros.demo --out $(OUT)/demo
 
-$(VENV)/.view: $(VENV)/.ros requirements/view.txt
-	$(PIP) --requirement requirements/view.txt
-	@touch $@
-
-view: operator $(VENV)/.view
+view: operator $(VENV)/.export $(VENV)/.view
 	$(PY) -m sparse4d_ros.live_view --demo
 
 # Geometry, the network's blocks against recorded data, one step, the way of a message in and out, and who imports what.

@@ -95,9 +95,9 @@ def module_calls(snippets: list[str]) -> list[tuple[str, list[str]]]:
 
 
 def options(words: list[str]) -> list[str]:
-    """The long options among words, without values; those for ROS do not count."""
+    """The long options among words, without values or the end of a `$(...)`; those for ROS do not count."""
     own = words[: words.index("--ros-args")] if "--ros-args" in words else words
-    return [word.partition("=")[0] for word in own if re.match(r"--\w", word)]
+    return [word.partition("=")[0].rstrip(")") for word in own if re.match(r"--\w", word)]
 
 
 def make_targets(snippets: list[str]) -> list[str]:

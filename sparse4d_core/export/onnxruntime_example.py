@@ -3,7 +3,7 @@
 Needs numpy, onnxruntime and Pillow. FRAMES/frames.json is a list of frames in time order, each with `seconds`, `images`
 (file names, one a camera), `intrinsics` (3x3 a camera, for the images as they are), `T_cam_from_model` (4x4 a camera:
 points of the model frame at the frame's time to the camera) and `T_global_from_model` (4x4: where the vehicle is).
-OPERATORS is the library that a graph with the native operator needs: `python -m cuda_ops.build --onnxruntime-headers`.
+OPERATORS is the library that a graph with the native operator needs: `python -m cuda_ops.build --onnxruntime`.
 """
 
 import json

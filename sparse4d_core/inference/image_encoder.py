@@ -24,6 +24,11 @@ def fast_precision(device: str | torch.device) -> Literal["float32", "bfloat16"]
     return "bfloat16" if any(has is True and "bf16" in name for name, has in features.items()) else "float32"
 
 
+def multiplies_integers() -> bool:
+    """Whether this processor has instructions for sums of 8-bit products (x86's VNNI), as int8 needs to be fast."""
+    return any(has is True and "vnni" in name for name, has in torch.cpu.get_capabilities().items())
+
+
 class ImageEncoder(nn.Module):
     """Backbone and neck of a model with batch norms folded into the convolutions, in channels-last memory order.
 

@@ -5,6 +5,7 @@ Each is imported when it is asked for: who does not use it need not have it.
 
 from __future__ import annotations
 
+import os
 import pathlib
 from collections.abc import Callable, Sequence
 
@@ -60,6 +61,8 @@ def run_by_onnxruntime(path: pathlib.Path, providers: str, operators: pathlib.Pa
     wanted = chosen_providers(providers, onnxruntime.get_available_providers())
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    if os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE":  # what it says of PyTorch's threads holds for these
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors: that small constants stay on the CPU is none
     if operators is not None:
         options.register_custom_ops_library(str(operators))

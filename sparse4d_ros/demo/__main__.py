@@ -2,9 +2,10 @@
 
     python -m sparse4d_ros.demo --out out/demo
 
-Two driving scenes are rendered and converted to a bag. The detector runs as a process of its own, the bag is played to
-it in real time, and what it publishes is recorded, scored with the official devkit, compared with a replay without DDS
-and drawn. Look at OUT/overlay.mp4 and OUT/bev.png; the figures are in OUT/report.json.
+Two driving scenes are rendered and converted to a bag, and the network is exported in 8-bit integers where this machine
+can run it so. The detector runs as a process of its own, the bag is played to it in real time, and what it publishes is
+recorded, scored with the official devkit, compared with a replay without DDS and drawn. Look at OUT/overlay.mp4 and
+OUT/bev.png; the figures are in OUT/report.json.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from sparse4d_core.config import PRESETS, preset
 
 from ..middleware import claimed_domain
 from ..share import PARENT, config_file
+from .integer_step import MODEL, integer_step
 from .node_run import play_to_node
 from .pictures import draw_bev_picture, draw_overlay_video
 from .programs import DemoError, Processes
@@ -33,6 +35,7 @@ from .report import Run, make_report, print_report
 # What the bag is made by: it is made anew when one of these changed.
 MAKERS = ("sparse4d_core/data/**/*.py", "sparse4d_ros/nuscenes_to_rosbag.py", "sparse4d_ros/bags/*.py")
 PARAMETERS = "demo.yaml"  # of config/
+Network = dict[str, object]  # parameters of node and replay: backend and artefact; empty: PyTorch
 VERSION = "v1.0-mini"
 
 
@@ -47,6 +50,7 @@ class DemoOptions:
     model: str = "demo"
     checkpoint: str = ""  # "": by name
     allow_untrained: bool = False
+    backend: str = "auto"  # "torch": no export
     video: bool = True
 
 
@@ -64,20 +68,23 @@ def run_demo(options: DemoOptions) -> dict:
     with claimed_domain() as domain:
         processes = Processes(logs, domain)
         dataset, bag = prepare_input(options, processes)
+        network = prepare_network(options, processes)
         with tqdm(total=5, desc="demo", unit="step", bar_format="{desc}: {n_fmt}/{total_fmt} {bar}") as bar:
-            return _run_steps(options, dataset, bag, processes, bar)
+            return _run_steps(options, dataset, bag, network, processes, bar)
 
 
-def _run_steps(options: DemoOptions, dataset: Path, bag: Path, processes: Processes, bar: tqdm) -> dict:
+def _run_steps(
+    options: DemoOptions, dataset: Path, bag: Path, network: Network, processes: Processes, bar: tqdm
+) -> dict:
     """What follows once the bag is there."""
     out = options.out
     bar.set_description("node and bag over DDS, in real time")
-    diagnostics = _play_to_node(options, bag, processes)
+    diagnostics = _play_to_node(options, bag, network, processes)
     if not (out / "online.jsonl").stat().st_size:
         raise DemoError(f"the node gave no boxes for any set; its output is in {processes.log_of('node')}")
     bar.update()
     bar.set_description("the same sets without DDS")
-    _replay(options, bag, processes)
+    _replay(options, bag, network, processes)
     bar.update()
     bar.set_description("score with the nuScenes devkit")
     notes = {name: diagnostics["inference"][name] for name in ("model", "weights", "precision", "scene_reset")}
@@ -132,25 +139,39 @@ def prepare_input(options: DemoOptions, processes: Processes) -> tuple[Path, Pat
     return dataset, bag
 
 
+def prepare_network(options: DemoOptions, processes: Processes) -> Network:
+    """What computes, as parameters of node and replay."""
+    if options.backend == "auto" and options.model == MODEL and not options.checkpoint:
+        step = integer_step(options.out, processes)
+        if step is not None:
+            return {"backend": "onnxruntime", "artefact": step}
+    return {}
+
+
 def _fingerprint(sources: Iterable[Path]) -> str:
     """Changes with the files' contents."""
     return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(sources))).hexdigest()
 
 
-def _play_to_node(options: DemoOptions, bag: Path, processes: Processes) -> dict[str, dict[str, str]]:
+def _play_to_node(options: DemoOptions, bag: Path, network: Network, processes: Processes) -> dict[str, dict[str, str]]:
     """Node, recorder and player as processes; returns the node's last diagnostics."""
     out = options.out
-    values = ["-p", f"model:={options.model}"]
+    values = ["-p", f"model:={options.model}", *as_node_arguments(network)]
     values += ["-p", f"checkpoint:={options.checkpoint}"] if options.checkpoint else []
     values += ["-p", "allow_untrained:=true"] if options.allow_untrained else []
     node = ["--ros-args", "--params-file", config_file(PARAMETERS), *values]
     return play_to_node(processes, node, bag, out / "online.jsonl", ["--log", out / "played.jsonl"])
 
 
-def _replay(options: DemoOptions, bag: Path, processes: Processes) -> None:
+def as_node_arguments(network: Network) -> list[str]:
+    return [word for name, value in network.items() for word in ("-p", f"{name}:={value}")]
+
+
+def _replay(options: DemoOptions, bag: Path, network: Network, processes: Processes) -> None:
     """The sets that the node processed, once more without DDS."""
     model = ["--params-file", config_file(PARAMETERS), "--model", options.model, "--checkpoint", options.checkpoint]
     model += ["--allow-untrained"] if options.allow_untrained else []
+    model += [f"--{name}={value}" for name, value in network.items()]
     sets = ["--sets", options.out / "online.jsonl", "--record", options.out / "offline.jsonl"]
     processes.run("replay", "sparse4d_ros.replay", bag, *model, *sets)
 
@@ -183,6 +204,13 @@ def parse_arguments(arguments: Sequence[str] | None) -> DemoOptions:
     parser.add_argument(
         "--allow-untrained", action="store_true", help="run random weights where no trained ones are found"
     )
+    parser.add_argument(
+        "--backend",
+        choices=("auto", "torch"),
+        default="auto",
+        help="auto exports the demo's own model in 8-bit integers (half a minute, once), where the processor has them "
+        "and onnxruntime is installed; torch is PyTorch (%(default)s)",
+    )
     parser.add_argument("--no-video", action="store_true", help="skip overlay.mp4")
     options = parser.parse_args(arguments)
     return DemoOptions(
@@ -193,6 +221,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> DemoOptions:
         model=options.model,
         checkpoint=str(Path(options.checkpoint).resolve()) if options.checkpoint else "",
         allow_untrained=options.allow_untrained,
+        backend=options.backend,
         video=not options.no_video,
     )
 

@@ -44,6 +44,7 @@ def make_report(run: Run) -> dict[str, Any]:
         "weights": inference.get("weights", "unknown"),
         "checkpoint": run.checkpoint or "shipped with the preset, if any",
         "precision": inference.get("precision", "unknown"),
+        "backend": inference.get("backend", "unknown"),
         "scene_reset": inference.get("scene_reset", "unknown"),
         "sets": {
             "expected": expected,
@@ -135,7 +136,8 @@ def print_report(report: dict[str, Any], out: Path) -> None:
     """The first screen of it."""
     sets, scores = report["sets"], report["scores"]
     latency = report["latency_ms"]["stamp_to_publish"]
-    print(f"\nmodel {report['model']}, weights {report['weights']}, {report['precision']}, {machine.summary()}")
+    print(f"\nmodel {report['model']}, weights {report['weights']}, {report['precision']} by {report['backend']}")
+    print(f"machine    {machine.summary()}")
     print(f"sets       {sets['processed']} of {sets['expected']} processed, {sets['dropped']} dropped", end="")
     print(f" {sets['dropped_by_cause']}" if sets["dropped_by_cause"] else "")
     print(f"rate       {report['rate_hz']:.1f} sets per second")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sparse4d_core.checkpoint.published import find_weights
 
-from ..demo.__main__ import PARAMETERS, DemoOptions, prepare_input
+from ..demo.__main__ import PARAMETERS, DemoOptions, as_node_arguments, prepare_input, prepare_network
 from ..demo.programs import Processes
 from ..middleware import claimed_domain, variables
 from ..share import config_file
@@ -31,7 +31,8 @@ def demo_drive(out: Path = OUT) -> Iterator[None]:
     with claimed_domain() as domain:
         processes = Processes(logs, domain)
         _, bag = prepare_input(options, processes)
-        node = ["sparse4d_ros.node", "--ros-args", "--params-file", config_file(PARAMETERS)]
+        network = as_node_arguments(prepare_network(options, processes))
+        node = ["sparse4d_ros.node", "--ros-args", "--params-file", config_file(PARAMETERS), *network]
         with (
             variables(processes.middleware),
             processes.background("view_node", *node, "-p", f"model:={options.model}"),

@@ -17,7 +17,7 @@ from sparse4d_core.export.manifest import read_manifest
 from sparse4d_core.inference.artefact import Artefact
 from sparse4d_core.inference.artefact_checks import check_machine
 from sparse4d_core.inference.pipeline import Pipeline
-from sparse4d_core.inference.runtimes import chosen_providers
+from sparse4d_core.inference.runtimes import chosen_providers, run_by_onnxruntime
 from sparse4d_core.network.sparse4d import Sparse4D
 from sparse4d_core.network.state import TemporalState
 from sparse4d_core.preprocess import preprocess
@@ -164,6 +164,25 @@ def test_providers_are_asked_in_the_order_given():
     assert chosen_providers("CUDA, cpu", available) == ["CUDAExecutionProvider", "CPUExecutionProvider"]
     with pytest.raises(ValueError, match="this onnxruntime has no provider 'tensorrt', but cpu, cuda"):
         chosen_providers("tensorrt,cpu", available)
+
+
+@pytest.mark.parametrize(
+    ("policy", "entries"), [("PASSIVE", [("session.intra_op.allow_spinning", "0")]), ("active", [])]
+)
+def test_onnxruntimes_threads_wait_as_those_of_pytorch_do(onnx_folder, monkeypatch, policy, entries):
+    """Node and replay ask for threads that sleep: others on the machine have work to do."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    asked = []
+
+    class Options(onnxruntime.SessionOptions):
+        def add_session_config_entry(self, name, value):
+            asked.append((name, value))
+            super().add_session_config_entry(name, value)
+
+    monkeypatch.setattr(onnxruntime, "SessionOptions", Options)
+    monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    run_by_onnxruntime(onnx_folder / "step.onnx", "cpu")
+    assert asked == entries
 
 
 def test_a_missing_or_other_operator_library(onnx_folder, monkeypatch):
