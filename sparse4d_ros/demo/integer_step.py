@@ -29,11 +29,11 @@ def integer_step(out: Path, processes: Processes) -> Path | None:
     reason = what_is_missing()
     if reason is None:
         step = out / f"step-{_digest()}"
-        if step.is_dir():
-            return step
-        print("exporting the network in 8-bit integers")
         try:
-            _export(out, step, processes)
+            processes.run("operator", "cuda_ops.build", "--onnxruntime")
+            if not step.is_dir():
+                print("exporting the network in 8-bit integers")
+                _export(out, step, processes)
             return step
         except DemoError as error:
             reason = str(error)
@@ -65,11 +65,10 @@ def _digest() -> str:
 
 
 def _export(out: Path, step: Path, processes: Processes) -> None:
-    """Raises DemoError: there is no compiler, or the graph differed from the model by too much."""
+    """Raises DemoError: the graph differed from the model by too much."""
     calibration = out / "calibration"
     for old in (calibration, *out.glob("step-*")):
         shutil.rmtree(old, ignore_errors=True)
-    processes.run("operator", "cuda_ops.build", "--onnxruntime")
     processes.run("calibration", "sparse4d_core.data.synthetic", "--out", calibration, *CALIBRATION)
     form = ["--format", "onnx", "--precision", "int8", "--operator", "native", "--calibration", calibration]
     processes.run("export", "sparse4d_core.export", "--model", MODEL, *form, "--out", step)

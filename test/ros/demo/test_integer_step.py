@@ -36,11 +36,12 @@ def able(monkeypatch):
 def test_it_is_exported_once_and_again_when_something_that_makes_it_changes(tmp_path, monkeypatch):
     programs = Programs()
     step = integer_step(tmp_path, programs)
-    assert step == integer_step(tmp_path, programs) and programs.names == NAMES
+    assert step == integer_step(tmp_path, programs)
+    assert programs.names == [*NAMES, "operator"], "which a folder from elsewhere may lack"
     assert list(tmp_path.iterdir()) == [step]
     monkeypatch.setattr(module, "version", lambda package: "another")
     other = integer_step(tmp_path, programs)
-    assert other != step and programs.names == 2 * NAMES and list(tmp_path.iterdir()) == [other]
+    assert other != step and programs.names[-3:] == NAMES and list(tmp_path.iterdir()) == [other]
 
 
 @pytest.mark.parametrize("source", ["sparse4d_core/network/state.py", "cuda_ops/csrc/shared/storage.h"])
