@@ -95,7 +95,7 @@ def flop_ceiling(device: str = "cpu", size: int = 1536) -> float:
 def hardware(device: str = "cpu") -> str:
     """The processor's or GPU's name, and the threads in use."""
     if device.startswith("cuda"):
-        return torch.cuda.get_device_name()
+        return torch.cuda.get_device_name(device)
     return f"{processor_name()}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
 
 

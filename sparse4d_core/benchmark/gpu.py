@@ -25,7 +25,7 @@ from cuda_ops.measurement import hardware
 
 from ..atomic_write import write_json
 from ..command_line import FAILED, OK, refuse
-from .gpu_timing import frame_rows, operator_rows
+from .gpu_timing import ceiling_facts, frame_rows, operator_rows
 from .machine import describe
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -37,21 +37,11 @@ DONE, NOT_RUN, BROKEN = "done", "not run", "failed"
 Part = dict[str, object]
 
 
-def measure(device: str, quick: bool) -> dict[str, object]:
-    """The whole result. A part that fails or cannot run has its reason, and the others go on."""
+def measure(device: str, quick: bool, save: Callable[[dict[str, object]], None]) -> dict[str, object]:
+    """The whole result; `save` gets what there is after each part. A part that fails or cannot run has its reason, and
+    the others go on."""
     parts: dict[str, Part] = {}
-    jobs: dict[str, Callable[[], Part]] = {
-        "build": lambda: build_part(device),
-        "tests": lambda: test_part(device),
-        "compute_sanitizer": lambda: sanitizer_part(device),
-        "operator": lambda: {"rows": operator_rows(device, quick)},
-        "frames": lambda: {"rows": frame_rows(device, quick)},
-    }
-    for name, job in jobs.items():
-        print(f"{name} ...", flush=True)
-        parts[name] = _run(job)
-        print(f"{name}: {parts[name]['status']} {parts[name].get('reason', '')}", flush=True)
-    return {
+    result: dict[str, object] = {
         "hardware": hardware(device),
         "device": device,
         "quick": quick,
@@ -59,6 +49,20 @@ def measure(device: str, quick: bool) -> dict[str, object]:
         "facts": describe() | {"cuda": torch.version.cuda or "none"},
         "parts": parts,
     }
+    jobs: dict[str, Callable[[], Part]] = {
+        "build": lambda: build_part(device),
+        "tests": lambda: test_part(device),
+        "ceilings": lambda: ceilings_part(device),
+        "operator": lambda: {"rows": operator_rows(device, quick)},
+        "frames": lambda: {"rows": frame_rows(device, quick)},
+        "compute_sanitizer": lambda: sanitizer_part(device),  # the longest by far
+    }
+    for name, job in jobs.items():
+        print(f"{name} ...", flush=True)
+        parts[name] = _run(job)
+        print(f"{name}: {parts[name]['status']} {parts[name].get('reason', '')}", flush=True)
+        save(result)
+    return result
 
 
 def _run(job: Callable[[], Part]) -> Part:
@@ -133,11 +137,19 @@ def sanitizer_part(device: str) -> Part:
     return test_part(device, SANITIZED, [program, "--error-exitcode", "9", "--target-processes", "all"])
 
 
+def ceilings_part(device: str) -> Part:
+    """What the memory gives at most; the operator's `read_gb_per_s` is held against it."""
+    if not device.startswith("cuda"):
+        return {"status": NOT_RUN, "reason": "needs a GPU"}
+    return ceiling_facts(device)
+
+
 def summary(result: dict[str, object]) -> str:
     """One line a part."""
     lines = [f"{result['hardware']}, torch {result['facts']['torch']}"]
     for name, part in result["parts"].items():
         lines.append(f"{name}: {part['status']}" + (f" ({part['reason']})" if "reason" in part else ""))
+        lines += [f"  {name} {value:.0f}" for name, value in part.items() if name.endswith("_per_s")]
         if "passed" in part:
             lines.append(
                 f"  {part['passed']} tests passed, {len(part['failed'])} failed, {len(part['not_run'])} not run"
@@ -164,18 +176,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         _check(options.device)
+        path = _named(options.out, options.device) if options.out else None
         with torch.cuda.device(options.device) if options.device != "cpu" else contextlib.nullcontext():
-            result = measure(options.device, options.quick)
+            result = measure(options.device, options.quick, lambda part: path and write_json(path, part, indent=1))
         print(summary(result))
-        if options.out:
-            name = re.sub(r"[^a-z0-9]+", "-", str(result["hardware"]).lower()).strip("-")
-            path = pathlib.Path(str(options.out).replace("<hardware>", name))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, result, indent=1)
+        if path:
             print(path)
     except (ValueError, OSError) as error:
         return refuse(parser.prog, error)
     return FAILED if any(part["status"] == BROKEN for part in result["parts"].values()) else OK
+
+
+def _named(out: pathlib.Path, device: str) -> pathlib.Path:
+    """The file with the hardware's name in it; its folder is there."""
+    name = re.sub(r"[^a-z0-9]+", "-", hardware(device).lower()).strip("-")
+    path = pathlib.Path(str(out).replace("<hardware>", name))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def _check(device: str) -> None:

@@ -17,7 +17,10 @@ from cuda_ops.workload import Inputs, Workload, make_inputs
 
 from ..inference.cuda_graph import StepGraph
 from ..inference.pipeline import Pipeline
-from .published_kernel import compile_published_kernel, published_forward
+from .gpu_library import compile_apart
+from .published_kernel import PUBLISHED_KERNEL, published_forward
+from .pytorch_path import PyTorchPath
+from .read_ceilings import READ_KERNEL, read_ceilings
 from .ring_frames import ring_frames
 
 QUICK = Workload(anchors=20, points=3, cameras=2, channels=32, groups=4, image_wh=(64, 32))
@@ -27,10 +30,21 @@ Row = dict[str, object]
 Job = tuple[str, Callable[[], object]]
 
 
+def ceiling_facts(device: str) -> dict[str, float]:
+    """What the device reads from its second-level cache and from its memory at most, in 1e9 bytes a second.
+
+    Raises:
+        RuntimeError: there is no nvcc, or it failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        return read_ceilings(compile_apart(READ_KERNEL, pathlib.Path(folder), _architecture(device)), device)
+
+
 def operator_rows(device: str, quick: bool) -> list[Row]:
     """Median milliseconds with warm and with cold caches, at the sizes of v3_r50.
 
-    A part that does not run here has `not_run` with the reason in place of times.
+    Forwards also have the rate, in 1e9 bytes a second, at which they read the corners of their samples with warm
+    caches; an operation that does not run here has `not_run` with the reason in place of times.
     """
     on_gpu = device.startswith("cuda")
     rows: list[Row] = []
@@ -41,7 +55,12 @@ def operator_rows(device: str, quick: bool) -> list[Row]:
             for dtype in DTYPES if on_gpu else DTYPES[:2]:
                 inputs = make_inputs(workload, 0, dtype, device)
                 named = visible | {"dtype": str(dtype).removeprefix("torch.")}
-                rows += [_timed(job, device, quick) | named for job in _kernels(inputs)]
+                corner_bytes = 4 * inputs.samples() * workload.channels * dtype.itemsize
+                for job in _kernels(inputs):
+                    row = _timed(job, device, quick)
+                    if job[0].endswith("forward"):
+                        row["read_gb_per_s"] = corner_bytes / row["warm_ms"] * 1e-6
+                    rows.append(row | named)
                 rows += [_timed(job, device, quick) | named for job in _pytorch(inputs)]
             rows.append(_published(workload, device, quick) | visible | {"dtype": "float32"})
     if not on_gpu:
@@ -81,10 +100,10 @@ def _published(workload: Workload, device: str, quick: bool) -> Row:
     if not device.startswith("cuda"):
         return {"operation": name, "not_run": "needs a GPU"}
     inputs = make_inputs(workload, 0, torch.float32, device)
-    major, minor = torch.cuda.get_device_capability(device)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            run, output = published_forward(compile_published_kernel(pathlib.Path(folder), f"{major}{minor}"), inputs)
+            library = compile_apart(PUBLISHED_KERNEL, pathlib.Path(folder), _architecture(device))
+            run, output = published_forward(library, inputs)
     except RuntimeError as error:
         return {"operation": name, "not_run": str(error)}
     run()
@@ -92,14 +111,24 @@ def _published(workload: Workload, device: str, quick: bool) -> Row:
     return _timed((name, run), device, quick)
 
 
+def _architecture(device: str) -> str:
+    """Of the GPU, as in "90"."""
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"{major}{minor}"
+
+
 def frame_rows(device: str, quick: bool) -> list[Row]:
-    """Median milliseconds of a continuing frame and its stages: eager and captured, in every precision."""
+    """Median milliseconds of a continuing frame and its stages: the model on the PyTorch path, then ours, eager and
+    captured, in every precision."""
     on_gpu = device.startswith("cuda")
     rows: list[Row] = []
     for model in ("demo",) if quick else ("demo", "v3_r50"):
+        plain = PyTorchPath.from_preset(model, device=device, allow_untrained=True)
+        named: Row = {"model": model, "precision": "float32", "step": "PyTorch path"}
+        rows.append(named | _median_frame(plain, 2 if quick else 40))
         for precision in ("float32", "bfloat16", "float16") if on_gpu else ("float32",):
             for captured in (False, True):
-                named: Row = {"model": model, "precision": precision, "step": "captured" if captured else "eager"}
+                named = {"model": model, "precision": precision, "step": "captured" if captured else "eager"}
                 rows.append(named | _frame(model, device, precision, captured, 2 if quick else 40))
         named = {"model": model, "precision": "float16", "step": "compiled and captured"}
         rows.append(named | _frame(model, device, "float16", True, 40, compile=True))
@@ -112,14 +141,17 @@ def _frame(model: str, device: str, precision: str, captured: bool, count: int, 
     pipeline = Pipeline.from_preset(model, device=device, precision=precision, compile=compile, allow_untrained=True)
     if captured and not compile:  # the graph alone
         pipeline._graph = StepGraph(pipeline._network, pipeline._settled)
+    return _median_frame(pipeline, count)
+
+
+def _median_frame(pipeline: Pipeline, count: int) -> Row:
+    """The same continuing frame again and again."""
     frames = ring_frames(pipeline.config, 2)
-    width_height = [(image.shape[1], image.shape[0]) for image in frames[0].images]
-    if device.startswith("cuda"):
-        pipeline.compile = captured
-        pipeline.warm_up(width_height)
+    if pipeline.device.type == "cuda":
+        pipeline.warm_up([(image.shape[1], image.shape[0]) for image in frames[0].images])
     state = pipeline.step(frames[0]).state
     times: list[dict[str, float]] = []
-    for _ in range(count):  # the same continuing frame again and again
+    for _ in range(count):
         start = time.perf_counter()
         result = pipeline.step(frames[1], state)
         times.append({"total": (time.perf_counter() - start) * 1e3} | result.timings_ms)

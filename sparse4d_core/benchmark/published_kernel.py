@@ -1,40 +1,17 @@
-"""The published design of the operator on a GPU, one atomic addition per channel and sample, to compare speeds with.
-
-Compiled apart from the operator (cuda_ops/csrc/cuda/atomic_forward.cu) and called past torch.
-"""
+"""The published design of the operator on a GPU, one atomic addition per channel and sample, to compare speeds with."""
 
 from __future__ import annotations
 
 import ctypes
-import pathlib
-import subprocess
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from cuda_ops.build import CSRC
 from cuda_ops.kernel_arguments import pack_arguments
-from cuda_ops.toolchain import find_nvcc, gencode_flags
 from cuda_ops.workload import Inputs
 
-
-def compile_published_kernel(folder: pathlib.Path, architecture: str) -> ctypes.CDLL:
-    """The kernel as a library for one compute capability, as in "90".
-
-    Raises:
-        RuntimeError: there is no nvcc, or it failed.
-    """
-    nvcc = find_nvcc()
-    if nvcc is None:
-        raise RuntimeError("no nvcc in CUDA_HOME, on PATH or in /usr/local/cuda")
-    target = folder / "atomic_forward.so"
-    flags = ["-std=c++17", "-O3", "-shared", "-Xcompiler", "-fPIC", *gencode_flags([architecture])]
-    command = [nvcc, *flags, str(CSRC / "cuda/atomic_forward.cu"), "-o", str(target)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    if done.returncode != 0:
-        raise RuntimeError(f"nvcc failed: {done.stderr.strip()}")
-    return ctypes.CDLL(str(target))
+PUBLISHED_KERNEL = "atomic_forward"  # for compile_apart
 
 
 def published_forward(library: ctypes.CDLL, inputs: Inputs) -> tuple[Callable[[], None], Tensor]:

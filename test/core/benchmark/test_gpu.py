@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -14,7 +15,9 @@ import torch
 
 from cuda_ops.build import find_nvcc
 from sparse4d_core.benchmark import gpu
-from sparse4d_core.benchmark.published_kernel import compile_published_kernel
+from sparse4d_core.benchmark.gpu_library import compile_apart
+from sparse4d_core.benchmark.published_kernel import PUBLISHED_KERNEL
+from sparse4d_core.benchmark.read_ceilings import READ_KERNEL
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 # What a host with torch, nvcc, NumPy, OpenCV, Pillow, SciPy and pytest need not have.
@@ -51,7 +54,8 @@ def rehearsal(tmp_path_factory):
 
 def test_the_file_has_the_hardwares_name(rehearsal):
     name = rehearsal.result["hardware"]
-    assert name and rehearsal.path.name.startswith(name.split()[0].lower())
+    words = re.findall("[a-z0-9]+", name.lower())  # of "Intel(R) Xeon(R) Processor" as well
+    assert words and rehearsal.path.name == "-".join([*words, "gpu.json"])
     assert rehearsal.result["device"] == "cpu" and rehearsal.result["quick"] is True
     assert rehearsal.result["facts"]["torch"] == torch.__version__
 
@@ -62,10 +66,11 @@ def test_every_part_ran_or_says_why_not(rehearsal):
         "build": "done",
         "tests": "done",
         "compute_sanitizer": "not run",
+        "ceilings": "not run",
         "operator": "done",
         "frames": "done",
     }
-    assert parts["compute_sanitizer"]["reason"] == "needs a GPU"
+    assert parts["compute_sanitizer"]["reason"] == parts["ceilings"]["reason"] == "needs a GPU"
     assert parts["tests"]["passed"] >= 14 and parts["tests"]["failed"] == {}
     reasons = set(parts["tests"]["not_run"].values())
     assert reasons == {"needs a GPU: streams and graphs", "the CPU kernels have no float16"}
@@ -78,11 +83,13 @@ def test_what_is_timed_and_what_is_not(rehearsal):
         "forward", "fused forward", "backward", "PyTorch forward, cameras in one batch", "layout",
     }  # fmt: skip
     assert {dtype for _, dtype in timed} == {"float32", "bfloat16"}
+    read = {row["operation"] for row in rows if row.get("read_gb_per_s", 0) > 0}
+    assert read == {"forward", "fused forward"}
     not_run = {row["operation"]: row["not_run"] for row in rows if "not_run" in row}
     assert not_run["forward, published design with atomic additions"] == "needs a GPU"
     frames = rehearsal.result["parts"]["frames"]["rows"]
-    eager = [row for row in frames if row["step"] == "eager"]
-    assert eager and all(row["total_ms"] >= row["decoder_ms"] > 0 for row in eager)
+    eager = [row for row in frames if row["step"] in ("PyTorch path", "eager")]
+    assert len(eager) == 2 and all(row["total_ms"] >= row["decoder_ms"] > 0 for row in eager)
     assert all(row["not_run"] == "needs a GPU: a CUDA graph" for row in frames if row not in eager)
     assert "forward, published design" in rehearsal.text
 
@@ -98,6 +105,18 @@ def test_a_part_that_fails_leaves_the_others_and_is_said(monkeypatch, capsys):
     assert gpu.main(["--device", "cpu", "--quick"]) == 1
     text = capsys.readouterr().out
     assert "operator: failed (RuntimeError: an illegal memory access was encountered)" in text and "demo | 1" in text
+
+
+def test_what_was_measured_before_an_interruption_is_kept(monkeypatch, tmp_path):
+    def interrupted(device, quick):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gpu, "build_part", lambda device: {})
+    monkeypatch.setattr(gpu, "test_part", lambda device: {"passed": 1, "failed": {}, "not_run": {}})
+    monkeypatch.setattr(gpu, "operator_rows", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        gpu.main(["--device", "cpu", "--quick", "--out", str(tmp_path / "gpu.json")])
+    assert list(json.loads((tmp_path / "gpu.json").read_text())["parts"]) == ["build", "tests", "ceilings"]
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "tpu"])
@@ -123,5 +142,6 @@ def test_tests_that_none_ran_are_a_failure(tmp_path):
 
 
 @pytest.mark.skipif(find_nvcc() is None, reason="needs nvcc")
-def test_the_published_kernel_compiles_apart_and_loads(tmp_path):
-    assert compile_published_kernel(tmp_path, "90").atomic_forward
+@pytest.mark.parametrize("name", [PUBLISHED_KERNEL, READ_KERNEL])
+def test_a_kernel_of_the_benchmark_compiles_apart_and_loads(name, tmp_path):
+    assert getattr(compile_apart(name, tmp_path, "90"), name)
