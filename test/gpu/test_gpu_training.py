@@ -26,7 +26,7 @@ MODEL = replace(
     backbone=BackboneConfig(depth=18, base_width=8, norm_eval=True),
     num_anchors=24,
     num_decoder_layers=2,
-    aggregation=AggregationConfig(num_levels=3),
+    aggregation=AggregationConfig(num_levels=3, attention_drop=0.0),
     temporal=replace(preset("demo").temporal, num_instances=12),
     attention_drop=0.0,
 )
@@ -48,11 +48,13 @@ def step(device: str) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
     torch.manual_seed(1)
     model = Sparse4D(MODEL, "clean").train().to(device)
     objective = TrainingObjective(model, TRAINING)
+    random_state = torch.get_rng_state()
     first, second = (collate([preprocess(frame, MODEL)] * 2).to(device) for frame in ring_frames(MODEL, 2, cameras=2))
     state = objective(first, map_tensors(targets(), lambda tensor: tensor.to(device))).state
     result = objective(second, map_tensors(targets(), lambda tensor: tensor.to(device)), state)
     losses = {name: value for name, value in result.losses.items()}
     sum(losses.values()).backward()
+    assert device != "cpu" or torch.equal(torch.get_rng_state(), random_state), "each device would draw its own numbers"
     gradients = {name: p.grad.cpu() for name, p in model.named_parameters() if p.grad is not None}
     return {name: float(value.detach()) for name, value in losses.items()}, gradients
 
