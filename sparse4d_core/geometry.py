@@ -59,14 +59,16 @@ def project(points: Tensor, projection: Tensor, image_wh: Tensor | None = None) 
     Returns:
         [B, N, A, P, 2]; points behind a camera come out far outside its image.
     """
-    batch, anchors, keypoints, _ = points.shape
-    cameras = projection.shape[1]
-    homogeneous = torch.cat([points, torch.ones_like(points[..., :1])], dim=-1).reshape(batch, 1, -1, 4)
-    pixels = homogeneous @ projection[:, :, :3].transpose(-1, -2)  # [B, N, A * P, 3]
-    pixels = pixels[..., :2] / pixels[..., 2:].clamp(min=MIN_DEPTH)
-    if image_wh is not None:
-        pixels = pixels / image_wh[:, :, None]
-    return pixels.view(batch, cameras, anchors, keypoints, 2)
+    # Sums in this order, without a matrix product: libraries add in an order of each processor, and the depth of a point
+    # in the plane of the camera is what remains of numbers that cancel out.
+    x, y, z = points[:, None].unbind(-1)  # [B, 1, A, P]
+    factors = projection[:, :, :3, :, None, None]  # [B, N, 3, 4, 1, 1]
+    u, v, depth = (
+        ((factors[:, :, row, 0] * x + factors[:, :, row, 1] * y) + factors[:, :, row, 2] * z) + factors[:, :, row, 3]
+        for row in range(3)
+    )
+    pixels = torch.stack([u, v], dim=-1) / depth.clamp(min=MIN_DEPTH)[..., None]
+    return pixels if image_wh is None else pixels / image_wh[:, :, None, None]
 
 
 def project_anchors(
