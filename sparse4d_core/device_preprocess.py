@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from functools import lru_cache
+from functools import cache, lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from .compiled import Compiled
 from .config import ImageConfig, Sparse4DConfig
 from .model_io import ModelInput
 from .preprocess import (
@@ -33,10 +36,25 @@ _SUPPORT = 2.0  # of the bicubic filter, in pixels of the smaller of the two ima
 _CACHED = 64  # rigs have at most 12 cameras, and four entries each
 
 
-def preprocess_on_device(frame: Frame, config: Sparse4DConfig, device: torch.device) -> ModelInput:
+class _Axis(NamedTuple):
+    """How one axis of the images is resampled: taps [T, n] int64 and their coefficients [T, n] int32 on the device, or,
+    where there is nothing to scale, the entries that stay."""
+
+    stay: tuple[int, int]
+    taps: Tensor | None = None
+    coefficients: Tensor | None = None
+
+
+def preprocess_on_device(
+    frame: Frame, config: Sparse4DConfig, device: torch.device, compile: bool = False
+) -> ModelInput:
     """Network input of one frame (batch 1) on the device; the same numbers as `preprocess`.
 
     Nothing comes back from the device, and nothing waits for it.
+
+    Args:
+        compile: run what comes after the upload through torch.compile: one pass over the pixels for each axis, in place
+            of three for every tap of the filter.
 
     Raises:
         ValueError: as `preprocess`.
@@ -54,7 +72,7 @@ def preprocess_on_device(frame: Frame, config: Sparse4DConfig, device: torch.dev
     planes = [torch.zeros(3, height, width, device=device)] * len(frame.images)  # of missing cameras
     for cameras, rows, top in uploaded:
         image, transform = frame.images[cameras[0]], transforms[cameras[0]]
-        normalised = _planes(rows, top, (image.shape[1], image.shape[0]), transform, config.image)
+        normalised = _planes(rows, top, (image.shape[1], image.shape[0]), transform, config.image, compile)
         for camera, result in zip(cameras, normalised, strict=True):
             planes[camera] = result
     return ModelInput(images=torch.stack(planes)[None], **geometry)
@@ -113,36 +131,55 @@ def _rows_needed(transform: ImageTransform, image_wh: tuple[int, int]) -> tuple[
 
 
 def _planes(
-    rows: Tensor, top: int, image_wh: tuple[int, int], transform: ImageTransform, config: ImageConfig
+    rows: Tensor, top: int, image_wh: tuple[int, int], transform: ImageTransform, config: ImageConfig, compile: bool
 ) -> Tensor:
     """[n, 3, H, W] float32, normalised, of uploaded rows [n, rows, W, 3] of images; the first is row `top` of them."""
     x0, y0, x1, y1 = transform.kept(image_wh)
     new_width, new_height = transform.scaled_wh(image_wh)
-    pixels = _resampled(rows, 2, 0, image_wh[0], new_width, x0, x1)
-    pixels = _resampled(pixels, 1, top, image_wh[1], new_height, y0, y1)
+    horizontal = _axis(image_wh[0], new_width, x0, x1, 0, rows.shape[2], rows.device)
+    vertical = _axis(image_wh[1], new_height, y0, y1, top, rows.shape[1], rows.device)
     left, crop_top, right, bottom = transform.crop
-    if (x0, y0, x1, y1) != (left, crop_top, right, bottom):
-        padded = pixels.new_zeros(len(pixels), bottom - crop_top, right - left, 3)
-        padded[:, y0 - crop_top : y1 - crop_top, x0 - left : x1 - left] = pixels
-        pixels = padded
-    table = _table(config.mean, config.std, rows.device)
+    border = (x0 - left, right - x1, y0 - crop_top, bottom - y1)
+    run = _compiled_normalised() if compile else _normalised
+    return run(rows, horizontal, vertical, border, _table(config.mean, config.std, rows.device), config.to_rgb)
+
+
+def _normalised(
+    rows: Tensor, horizontal: _Axis, vertical: _Axis, border: tuple[int, int, int, int], table: Tensor, to_rgb: bool
+) -> Tensor:
+    """[n, rows, W, 3] uint8 -> [n, 3, H, W] float32; `border`: black pixels left, right, above and below."""
+    pixels = _resampled(_resampled(rows, 2, horizontal), 1, vertical)
+    if any(border):
+        pixels = F.pad(pixels, (0, 0, *border))
     channels = pixels.permute(3, 0, 1, 2).long()
-    channels = channels.flip(0) if config.to_rgb else channels
+    channels = channels.flip(0) if to_rgb else channels
     return torch.stack([table[plane][channels[plane]] for plane in range(3)], dim=1)
 
 
-def _resampled(pixels: Tensor, dim: int, offset: int, old_size: int, new_size: int, start: int, stop: int) -> Tensor:
-    """Entries [start, stop) along `dim` of the pixels [n, h, w, 3] resampled from `old_size` to `new_size`, uint8.
+@cache
+def _compiled_normalised() -> Compiled:
+    return Compiled(_normalised, "the preprocessing")
 
-    `pixels` starts at entry `offset` of the old ones.
-    """
+
+def _axis(
+    old_size: int, new_size: int, start: int, stop: int, offset: int, available: int, device: torch.device
+) -> _Axis:
+    """For entries [start, stop) of an axis that is scaled from `old_size` to `new_size`, from `available` old ones, of
+    which the first is number `offset`."""
+    stay = (start - offset, stop - offset)
     if old_size == new_size:
-        return pixels.narrow(dim, start - offset, stop - start)
-    taps, coefficients = _device_filter(old_size, new_size, start, stop, offset, pixels.shape[dim], pixels.device)
+        return _Axis(stay)
+    return _Axis(stay, *_device_filter(old_size, new_size, start, stop, offset, available, device))
+
+
+def _resampled(pixels: Tensor, dim: int, axis: _Axis) -> Tensor:
+    """The pixels [n, h, w, 3] resampled along `dim`, uint8."""
+    if axis.taps is None:
+        return pixels.narrow(dim, axis.stay[0], axis.stay[1] - axis.stay[0])
     shape = [1] * pixels.ndim
-    shape[dim] = stop - start
+    shape[dim] = axis.taps.shape[1]
     total = 1 << (_FRACTION_BITS - 1)  # a half, to round
-    for tap, coefficient in zip(taps, coefficients, strict=True):
+    for tap, coefficient in zip(axis.taps, axis.coefficients, strict=True):
         total = total + pixels.index_select(dim, tap).int() * coefficient.view(shape)
     return (total >> _FRACTION_BITS).clamp_(0, 255).to(torch.uint8)
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import copy
-import logging
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from ..compiled import Compiled
 from ..network.sparse4d import Sparse4D
 from .fused_convolution import fuse_convolutions, has_fused_convolution
-
-log = logging.getLogger(__name__)
 
 
 def fast_precision(device: str | torch.device) -> Literal["float32", "bfloat16"]:
@@ -55,7 +53,7 @@ class ImageEncoder(nn.Module):
             fuse_convolutions(self)
         stored = torch.float32 if self.autocast else dtype
         self.to(dtype=stored, memory_format=torch.channels_last).requires_grad_(False)
-        self._compiled = torch.compile(self._levels) if compile else None
+        self._run = Compiled(self._levels, "the image encoder") if compile else self._levels
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """images [B, N, 3, H, W] -> L levels of [B, N, C, h, w] in `output_dtype`, finest first."""
@@ -70,15 +68,6 @@ class ImageEncoder(nn.Module):
         """The encoder's own where the aggregation operator takes it (its sums are float32), else float32."""
         taken = self.dtype == torch.bfloat16 or device.type == "cuda"
         return self.dtype if self.operator and taken else torch.float32
-
-    def _run(self, batch: Tensor) -> list[Tensor]:
-        if self._compiled is not None:
-            try:
-                return self._compiled(batch)
-            except Exception as error:  # compilers fail in many ways; the frame must not be lost
-                log.warning("compile: torch.compile failed, the image encoder runs without it: %s", error)
-                self._compiled = None
-        return self._levels(batch)
 
     def _levels(self, batch: Tensor) -> list[Tensor]:
         return self.neck(self.backbone(batch))

@@ -15,6 +15,7 @@ import torch
 from ..checkpoint.file import CheckpointFile, read_checkpoint
 from ..checkpoint.published import find_weights_if_any
 from ..checkpoint.weights import load_file
+from ..compiled import Compiled
 from ..config import Sparse4DConfig, preset
 from ..device_preprocess import preprocess_on_device
 from ..model_io import ModelInput
@@ -75,7 +76,8 @@ class Pipeline:
         trained: False if the weights are random.
         precision: of the image encoder (an artefact has its own); what is behind the encoder stays float32. "auto":
             bfloat16 on a processor that computes in it, else float32; the attribute says which.
-        compile: run the image encoder through torch.compile and, on a GPU, the whole network as one CUDA graph.
+        compile: run the image encoder through torch.compile; on a GPU preprocessing and decoder as well, and the whole
+            network as one CUDA graph.
         temporal_stride: seconds from the frame that a memory is of to the frame that takes it up, as in training
             (published models: 0.5); 0: the frame before, at any rate.
         memories: where frames come faster than the stride, see `memories.py`. "two": a memory is left once a stride,
@@ -116,7 +118,9 @@ class Pipeline:
         self.resize = resize
         self.compile = compile
         self._encoder = None if artefact else ImageEncoder(self.model, getattr(torch, precision), compile)
-        self._graph = StepGraph(self._network, self._settled) if compile and self.device.type == "cuda" else None
+        compiled = compile and self.device.type == "cuda"
+        self._decode = Compiled(self.model.decode_usable, "the decoder") if compiled else self.model.decode_usable
+        self._graph = StepGraph(self._network, self._settled) if compiled else None
 
     @classmethod
     def from_preset(
@@ -302,11 +306,14 @@ class Pipeline:
     def _preprocess(self, frame: Frame) -> ModelInput:
         if self.device.type == "cpu":
             return preprocess(frame, self.config, self.resize)
-        return preprocess_on_device(frame, self.config, self.device)
+        return preprocess_on_device(frame, self.config, self.device, self.compile)
 
     def _network(self, inputs: ModelInput, state: TemporalState) -> Step:
         """What the graph captures; a batch of one is of one scene or of none, so nothing has to be separated."""
-        return self.model.decode_usable(self._encoder(inputs.images), inputs, state)
+        decode = (
+            self._decode if self._settled(state) else self.model.decode_usable
+        )  # a scene's first frame: not worth it
+        return decode(self._encoder(inputs.images), inputs, state)
 
     def _settled(self, state: TemporalState) -> bool:
         """Whether the state has the shapes that it keeps from here on."""
