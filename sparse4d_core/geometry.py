@@ -59,8 +59,8 @@ def project(points: Tensor, projection: Tensor, image_wh: Tensor | None = None) 
     Returns:
         [B, N, A, P, 2]; points behind a camera come out far outside its image.
     """
-    # Sums in this order, without a matrix product: libraries add in an order of each processor, and the depth of a point
-    # in the plane of the camera is what remains of numbers that cancel out.
+    # Sums in this order, without a matrix product: libraries add in another order on each processor, and the depth of a
+    # point in the plane of the camera is what remains of numbers that cancel out.
     x, y, z = points[:, None].unbind(-1)  # [B, 1, A, P]
     factors = projection[:, :, :3, :, None, None]  # [B, N, 3, 4, 1, 1]
     u, v, depth = (

@@ -38,8 +38,9 @@ ARCHITECTURES = {
     "100": Multiprocessor(2048, 228 * 1024),
     "120": Multiprocessor(1536, 100 * 1024),
 }
-THREADS = 256  # of a block
+THREADS = 128  # of a block
 RESERVED_SHARED = 1024  # bytes of a block's shared memory that the system takes
+MIN_IN_FLIGHT = 64 * 1024  # bytes
 MAX_INSTRUCTIONS = 50  # PTX, a sample: 4 loads of features, 16 multiply-adds, and what leads to them
 FUSED_FLOAT = r"forward_kernelIfNS0_15ProjectedPointsIfEELi4E"  # part of the mangled name: float32, 4 channels a load
 
@@ -99,17 +100,6 @@ def test_no_register_is_spilled(compiled, architecture):
     assert [kernel for kernel in found if kernel.spilled] == []
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_half_of_the_threads_fit_in_the_forward(compiled, architecture, record_property):
-    limits, (_, found) = ARCHITECTURES[architecture], compiled[architecture]
-    kernel = next(kernel for kernel in found if re.search(FUSED_FLOAT, kernel.name))
-    by_registers = limits.registers // (-(-kernel.registers // 8) * 8 * THREADS)
-    by_shared = limits.shared // (kernel.shared + RESERVED_SHARED)
-    blocks = min(by_registers, by_shared, limits.threads // THREADS)
-    record_property("occupancy", blocks * THREADS / limits.threads)
-    assert blocks * THREADS / limits.threads >= 0.5, (kernel, by_registers, by_shared)
-
-
 def instructions(lines: list[str]) -> list[str]:
     return [line for line in map(str.strip, lines) if line.endswith(";") and not line.startswith((".", "//"))]
 
@@ -124,14 +114,35 @@ def inner_loops(listing: str, kernel: str) -> list[list[str]]:
     return [instructions(body[start : end + 1]) for start, end in inner]
 
 
+def sample_loops(listing: str) -> list[list[str]]:
+    """The loops over samples: four of them at a time, and what is left."""
+    return [loop for loop in inner_loops(listing, FUSED_FLOAT) if any("ld.global.v4" in line for line in loop)]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_enough_is_read_at_once(compiled, ptx, architecture, record_property):
+    """Bytes that the forward has under way on a multiprocessor: what hides the latency of memory.
+
+    Not the share of its threads: on an H100 a quarter of them with four samples each was faster than half of them with
+    one (fused forward in turns: float32 32 and 34 us, float16 23 and 27 us).
+    """
+    limits, (_, found) = ARCHITECTURES[architecture], compiled[architecture]
+    kernel = next(kernel for kernel in found if re.search(FUSED_FLOAT, kernel.name))
+    by_registers = limits.registers // (-(-kernel.registers // 8) * 8 * THREADS)
+    by_shared = limits.shared // (kernel.shared + RESERVED_SHARED)
+    blocks = min(by_registers, by_shared, limits.threads // THREADS)
+    loads = max(sum("ld.global.v4" in line for line in loop) for loop in sample_loops(ptx["80"].read_text()))
+    in_flight = blocks * THREADS * loads * 16
+    record_property("bytes", in_flight)
+    assert in_flight >= MIN_IN_FLIGHT, (kernel, by_registers, by_shared, loads)
+
+
 def test_a_sample_costs_few_instructions(ptx, record_property):
-    listing = ptx["80"].read_text()
-    loops = [loop for loop in inner_loops(listing, FUSED_FLOAT) if any("ld.global.v4" in line for line in loop)]
-    assert len(loops) == 1, "one loop over the samples"
-    samples = sum("ld.global.v4" in line for line in loops[0]) / 4  # four corners each
-    record_property("instructions", len(loops[0]) / samples)
-    assert len(loops[0]) / samples <= MAX_INSTRUCTIONS, "\n".join(loops[0])
-    assert not any(re.match(r"(div|rem|cvt)\.", line) for line in loops[0])
+    for loop in sample_loops(ptx["80"].read_text()):
+        samples = sum("ld.global.v4" in line for line in loop) / 4  # four corners each
+        record_property("instructions", len(loop) / samples)
+        assert len(loop) / samples <= MAX_INSTRUCTIONS, "\n".join(loop)
+        assert not any(re.match(r"(div|rem|cvt)\.", line) for line in loop)
 
 
 def find_nvdisasm() -> str | None:

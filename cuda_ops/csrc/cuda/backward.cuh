@@ -115,7 +115,7 @@ SPARSE4D_DEVICE void add_weight_gradient(S* target, S part, int group_packs, int
 // grid: batch x anchors blocks of kThreads. grad_weights and grad_location start as zeros; grad_features, zeros of the
 // compute type, may be null.
 template <typename T, typename Locations, int kWidth>
-__global__ void __launch_bounds__(kThreads, 2) backward_kernel(const Arguments a, const LevelMaps maps) {
+__global__ void __launch_bounds__(kThreads, 4) backward_kernel(const Arguments a, const LevelMaps maps) {
   using S = Compute<T>;
   __shared__ SharedVisits<S> visits;
   __shared__ SharedArray<Corners<S>, kTile> samples;

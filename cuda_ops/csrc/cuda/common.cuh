@@ -12,7 +12,7 @@
 namespace sparse4d {
 namespace SPARSE4D_TARGET {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 128;
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int kMaxMaps = 128;  // cameras x levels; travel as a kernel argument, so no copy and no synchronisation
