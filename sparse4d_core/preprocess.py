@@ -3,7 +3,8 @@
     camera image ──scale, crop, flip, rotate──► uint8 at network size ──normalize──► float32 planes
 
 The geometry is that of the published models (Sparse4D, nuScenes): Pillow's bicubic filter, the new size truncated to
-whole pixels, the lower part kept. `device_preprocess.py` does the same on a GPU, to the last grey level.
+whole pixels, the lower part kept. `inference/device/device_preprocess.py` does the same on a GPU, to the
+last grey level.
 """
 
 from __future__ import annotations

@@ -20,16 +20,19 @@ VZ_BOX = 9  # column of a decoded box: vertical velocity
 
 def decode(output: ModelOutput, config: Sparse4DConfig) -> list[Detections]:
     """Detections of every sample of the batch, see :func:`decode_instances`."""
+    return detections_of(best_of(output, config), config.score_threshold, config.class_names)
+
+
+def best_of(output: ModelOutput, config: Sparse4DConfig) -> BestInstances:
+    """The best boxes of the last layer, on the device."""
     num = config.num_anchors  # noisy queries behind them are no detections
     quality = output.quality[-1]
-    return decode_instances(
+    return best_instances(
         output.class_logits[-1][:, :num],
         output.anchors[-1][:, :num],
         None if quality is None else quality[:, :num],
         output.instance_ids,
         config.num_output,
-        config.score_threshold,
-        config.class_names,
     )
 
 
@@ -65,10 +68,7 @@ def decode_instances(
         score_threshold: rows whose class score is below it are left out.
         class_names: of the logits.
     """
-    best = best_instances(class_logits, anchor, quality, ids, num_output)
-    kept = ~(best.class_scores < (-1.0 if score_threshold is None else score_threshold))  # NaN stays, for the check
-    kept = kept if best.order is None else kept.gather(1, best.order)
-    return _to_arrays(best, kept, quality is not None, class_names)
+    return detections_of(best_instances(class_logits, anchor, quality, ids, num_output), score_threshold, class_names)
 
 
 @dataclass(frozen=True)
@@ -107,13 +107,18 @@ def best_instances(
     return BestInstances(boxes, scores, labels, class_scores, rows, ids, order)
 
 
-def _to_arrays(best: BestInstances, kept: Tensor, with_quality: bool, class_names: tuple[str, ...]) -> list[Detections]:
-    """One transfer to the host, then plain arrays per sample."""
+def detections_of(
+    best: BestInstances, score_threshold: float | None, class_names: tuple[str, ...] = CLASS_NAMES
+) -> list[Detections]:
+    """One transfer to the host, then plain arrays per sample; without the rows whose class score is below the
+    threshold."""
+    kept = ~(best.class_scores < (-1.0 if score_threshold is None else score_threshold))  # NaN stays, for the check
+    kept = kept if best.order is None else kept.gather(1, best.order)
     columns = {
         "boxes": best.boxes,
         "scores": best.scores,
         "labels": best.labels,
-        "class_scores": best.class_scores if with_quality else None,
+        "class_scores": None if best.order is None else best.class_scores,
         "ids": best.ids,
     }
     present = {name: column for name, column in columns.items() if column is not None}

@@ -15,9 +15,7 @@ import torch
 from ..checkpoint.file import CheckpointFile, read_checkpoint
 from ..checkpoint.published import find_weights_if_any
 from ..checkpoint.weights import load_file
-from ..compiled import Compiled
 from ..config import Sparse4DConfig, preset
-from ..device_preprocess import preprocess_on_device
 from ..model_io import ModelInput
 from ..network.sparse4d import SceneReset, Sparse4D
 from ..network.state import TemporalState
@@ -26,12 +24,14 @@ from ..resize import RESIZED_PART, Resize
 from ..types import Detections, Frame, Tracks
 from .artefact import Artefact
 from .artefact_checks import check_backend, check_cameras, check_format, check_model, check_weights
-from .cuda_graph import Step, StepGraph
-from .decode import decode, published
-from .image_encoder import ImageEncoder, fast_precision
+from .decode import best_of, detections_of, published
+from .device.compiled import Compiled
+from .device.cuda_graph import Step, StepGraph
+from .device.device_preprocess import preprocess_on_device
+from .device.stage_clock import StageClock
+from .image_encoder import ImageEncoder, fast_precision, products_in
 from .memories import JITTER, MEMORIES, Keeping, Memories, State, known_ids, memory_age
 from .shared_ids import share_ids
-from .stage_clock import StageClock
 from .tracking import track, tracked_rows
 
 Precision = Literal["float32", "bfloat16", "float16", "auto"]
@@ -74,8 +74,9 @@ class Pipeline:
     Args:
         model: in evaluation mode and on its device from here on.
         trained: False if the weights are random.
-        precision: of the image encoder (an artefact has its own); what is behind the encoder stays float32. "auto":
-            bfloat16 on a processor that computes in it, else float32; the attribute says which.
+        precision: of the image encoder (an artefact has its own); what is behind the encoder stays float32, on a GPU
+            with products of matrices in TF32 where the encoder is below float32. "auto": bfloat16 on a processor that
+            computes in it, else float32; the attribute says which.
         compile: run the image encoder through torch.compile; on a GPU preprocessing and decoder as well, and the whole
             network as one CUDA graph.
         temporal_stride: seconds from the frame that a memory is of to the frame that takes it up, as in training
@@ -266,16 +267,18 @@ class Pipeline:
             clock.mark("network")
         else:
             if self._graph is not None:
-                output, new_state = self._graph(inputs, usable)
+                best, new_state = self._graph(inputs, usable)
                 clock.mark("network")
             else:
                 features = self._encoder(inputs.images)
                 clock.mark("backbone")
-                output, new_state = self.model.decode_usable(features, inputs, usable, clean=clean)
+                with products_in(self.precision):
+                    output, new_state = self.model.decode_usable(features, inputs, usable, clean=clean)
                 clock.mark("decoder")
-            if known is not None:
-                output.instance_ids = known_ids(output.instance_ids, known)
-            detections = decode(output, self.config)[0]
+                best = best_of(output, self.config)
+            if known is not None and best.ids is not None:
+                best = replace(best, ids=known_ids(best.ids, known))
+            detections = detections_of(best, self.config.score_threshold, self.config.class_names)[0]
         check_finite(detections)
         detections = published(detections, self.config)
         if self._several:
@@ -310,10 +313,11 @@ class Pipeline:
 
     def _network(self, inputs: ModelInput, state: TemporalState) -> Step:
         """What the graph captures; a batch of one is of one scene or of none, so nothing has to be separated."""
-        decode = (
-            self._decode if self._settled(state) else self.model.decode_usable
-        )  # a scene's first frame: not worth it
-        return decode(self._encoder(inputs.images), inputs, state)
+        decode = self._decode if self._settled(state) else self.model.decode_usable  # first frames: not worth compiling
+        features = self._encoder(inputs.images)
+        with products_in(self.precision):
+            output, new_state = decode(features, inputs, state)
+        return best_of(output, self.config), new_state
 
     def _settled(self, state: TemporalState) -> bool:
         """Whether the state has the shapes that it keeps from here on."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sparse4d_core.benchmark.ring_frames import ring_frames
-from sparse4d_core.inference.cuda_graph import StepGraph, cuda_capture
+from sparse4d_core.inference.device.cuda_graph import StepGraph, cuda_capture
 from sparse4d_core.inference.pipeline import Pipeline
 from sparse4d_core.model_io import map_tensors, tensors_of
 

@@ -43,10 +43,21 @@ def targets() -> Targets:
     return Targets.of(boxes, [torch.arange(n) for n in counts], [torch.arange(n) for n in counts])
 
 
+def model_that_decides() -> Sparse4D:
+    """Random weights under which no two instances are alike (of equal ones each device would keep others), confident
+    enough for their boxes to count (`LossConfig.score_threshold`)."""
+    torch.manual_seed(1)
+    model = Sparse4D(MODEL, "clean").train()
+    with torch.no_grad():
+        model.decoder.instance_feature.normal_()
+        for layer in model.decoder.layers:
+            layer.refine.cls_layers[-1].bias += 3
+    return model
+
+
 def step(device: str) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
     """Losses and gradients of the second of two frames, batch 2."""
-    torch.manual_seed(1)
-    model = Sparse4D(MODEL, "clean").train().to(device)
+    model = model_that_decides().to(device)
     objective = TrainingObjective(model, TRAINING)
     random_state = torch.get_rng_state()
     first, second = (collate([preprocess(frame, MODEL)] * 2).to(device) for frame in ring_frames(MODEL, 2, cameras=2))
@@ -62,7 +73,7 @@ def step(device: str) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
 def test_training_step_equals_the_cpu(device):
     losses, gradients = step(device)
     expected_losses, expected_gradients = step("cpu")
-    assert losses.keys() == expected_losses.keys() and len(losses) > 3
+    assert losses.keys() == expected_losses.keys() and min(losses.values()) > 0
     np.testing.assert_allclose(list(losses.values()), list(expected_losses.values()), rtol=2e-3, atol=1e-5)
     assert gradients.keys() == expected_gradients.keys()
     for name, expected in expected_gradients.items():

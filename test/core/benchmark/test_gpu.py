@@ -90,6 +90,7 @@ def test_what_is_timed_and_what_is_not(rehearsal):
     frames = rehearsal.result["parts"]["frames"]["rows"]
     eager = [row for row in frames if row["step"] in ("PyTorch path", "eager")]
     assert len(eager) == 2 and all(row["total_ms"] >= row["decoder_ms"] > 0 for row in eager)
+    assert all(row["ahead_ms"] > 0 for row in eager)
     assert all(row["not_run"] == "needs a GPU: a CUDA graph" for row in frames if row not in eager)
     assert "forward, published design" in rehearsal.text
 

@@ -13,8 +13,8 @@ from torch.utils._pytree import tree_leaves
 
 from sparse4d_core.benchmark.ring_frames import ring_frames
 from sparse4d_core.config import preset
-from sparse4d_core.inference import cuda_graph
-from sparse4d_core.inference.cuda_graph import StepGraph
+from sparse4d_core.inference.device import cuda_graph
+from sparse4d_core.inference.device.cuda_graph import StepGraph
 from sparse4d_core.inference.pipeline import Pipeline
 from sparse4d_core.model_io import tensors_of
 from sparse4d_core.network.sparse4d import Sparse4D

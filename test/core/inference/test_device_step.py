@@ -9,8 +9,8 @@ import pytest
 import torch
 from device_values import NAME, StandInDevice
 
-from sparse4d_core import device_preprocess
 from sparse4d_core.benchmark.ring_frames import ring_frames
+from sparse4d_core.inference.device import device_preprocess
 from sparse4d_core.inference.pipeline import Pipeline
 from sparse4d_core.model_io import tensors_of
 

@@ -7,8 +7,8 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from sparse4d_core.inference import stage_clock
-from sparse4d_core.inference.stage_clock import StageClock
+from sparse4d_core.inference.device import stage_clock
+from sparse4d_core.inference.device.stage_clock import StageClock
 
 
 @pytest.fixture

@@ -18,10 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .compiled import Compiled
-from .config import ImageConfig, Sparse4DConfig
-from .model_io import ModelInput
-from .preprocess import (
+from ...config import ImageConfig, Sparse4DConfig
+from ...model_io import ModelInput
+from ...preprocess import (
     ImageTransform,
     check_frame,
     image_pool,
@@ -29,7 +28,8 @@ from .preprocess import (
     normalization_table,
     test_time_transforms,
 )
-from .types import Frame
+from ...types import Frame
+from .compiled import Compiled
 
 _FRACTION_BITS = 22  # of a coefficient
 _SUPPORT = 2.0  # of the bicubic filter, in pixels of the smaller of the two images

@@ -14,7 +14,7 @@ from golden_data import Golden, golden_parameters
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparse4d_core.config import preset
-from sparse4d_core.device_preprocess import preprocess_on_device
+from sparse4d_core.inference.device.device_preprocess import preprocess_on_device
 from sparse4d_core.model_io import ModelInput
 from sparse4d_core.preprocess import normalize, preprocess
 from sparse4d_core.types import Frame

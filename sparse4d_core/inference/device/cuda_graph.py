@@ -1,4 +1,5 @@
-"""The network of a frame as one CUDA graph: from images and memory to boxes and the next memory, without the host.
+"""The network of a frame as one CUDA graph: from images and memory to the best boxes and the next memory, without the
+host.
 
     inputs, state ──copied into──► fixed tensors ──replayed──► fixed tensors ──cloned──► output, next state
 
@@ -16,12 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..model_io import ModelInput, ModelOutput, map_tensors, tensors_of
-from ..network.state import TemporalState
+from ...model_io import ModelInput, map_tensors, tensors_of
+from ...network.state import TemporalState
+from ..decode import BestInstances
 
 log = logging.getLogger(__name__)
 
-Step = tuple[ModelOutput, TemporalState]
+Step = tuple[BestInstances, TemporalState]
 Replay = Callable[[], None]
 """Runs again what was captured: reads the same tensors, writes the same tensors."""
 Capture = Callable[[Callable[[], Step], torch.device], tuple[Replay, Step]]
