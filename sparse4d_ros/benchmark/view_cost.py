@@ -32,13 +32,12 @@ from sparse4d_core.atomic_write import write_json
 from sparse4d_core.benchmark import machine
 
 from ..bags.box_record import read_box_record
-from ..demo.__main__ import PARAMETERS, DemoOptions, as_node_arguments, prepare_input, prepare_network
+from ..demo.__main__ import DemoOptions, node_arguments, prepare_input, prepare_network
 from ..demo.listener import DiagnosticsListener
 from ..demo.node_run import DRAIN_SECONDS, wait_until_ready
 from ..demo.programs import DemoError, Processes
 from ..demo.report import rate, waits_ms
 from ..middleware import claimed_domain, variables
-from ..share import config_file
 from ..units import NANOSECONDS
 
 WITHOUT, VIEW, BROWSER = "without", "view", "view and browser"
@@ -76,22 +75,21 @@ def measure(options: argparse.Namespace) -> dict[str, list[Turn]]:
     with claimed_domain() as domain, tempfile.TemporaryDirectory() as folder:
         processes = Processes(demo.out / "logs", domain)
         _, bag = prepare_input(demo, processes)
-        node = ["-p", f"model:={demo.model}", *as_node_arguments(prepare_network(demo, processes))]
+        node = node_arguments(demo, prepare_network(demo, processes))
         order = [case for k in range(options.rounds) for case in cases[k % len(cases) :] + cases[: k % len(cases)]]
         for case in tqdm(order, desc="view", unit="turn", file=sys.stderr):
             turns[case].append(_turn(case, node, bag, processes, Path(folder)))
     return turns
 
 
-def _turn(case: str, parameters: list[str], bag: Path, processes: Processes, folder: Path) -> Turn:
+def _turn(case: str, node: list[str], bag: Path, processes: Processes, folder: Path) -> Turn:
     record, played = folder / "record.jsonl", folder / "played.jsonl"
-    node = ["sparse4d_ros.node", "--ros-args", "--params-file", config_file(PARAMETERS), *parameters]
     recorder = processes.background("recorder", "sparse4d_ros.box_recorder", "--out", record)
     with contextlib.ExitStack() as stack:
         stack.enter_context(variables(processes.middleware))
         listener = stack.enter_context(DiagnosticsListener())
         stack.enter_context(recorder)
-        process = stack.enter_context(processes.background("node", *node))
+        process = stack.enter_context(processes.background("node", "sparse4d_ros.node", *node))
         wait_until_ready(listener, process, processes.log_of("node"))
         watched = {"node": process.pid}
         if case != WITHOUT:

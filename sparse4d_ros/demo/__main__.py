@@ -11,11 +11,10 @@ OUT/bev.png; the figures are in OUT/report.json.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from ..share import PARENT, config_file
 from .integer_step import MODEL, integer_step
 from .node_run import play_to_node
 from .pictures import draw_bev_picture, draw_overlay_video
-from .programs import DemoError, Processes
+from .programs import DemoError, Processes, fingerprint
 from .report import Run, make_report, print_report
 
 # What the bag is made by: it is made anew when one of these changed.
@@ -112,7 +111,7 @@ def prepare_input(options: DemoOptions, processes: Processes) -> tuple[Path, Pat
         "duration": options.duration,
         "rate": options.rate,
         "image_size": list(options.image_size),
-        "made_by": _fingerprint(path for pattern in MAKERS for path in PARENT.glob(pattern)),
+        "made_by": fingerprint(path for pattern in MAKERS for path in PARENT.glob(pattern)),
     }
     if made_with.is_file() and bag.is_dir() and json.loads(made_with.read_text()) == settings:
         return dataset, bag
@@ -148,23 +147,21 @@ def prepare_network(options: DemoOptions, processes: Processes) -> Network:
     return {}
 
 
-def _fingerprint(sources: Iterable[Path]) -> str:
-    """Changes with the files' contents."""
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(sources))).hexdigest()
-
-
 def _play_to_node(options: DemoOptions, bag: Path, network: Network, processes: Processes) -> dict[str, dict[str, str]]:
     """Node, recorder and player as processes; returns the node's last diagnostics."""
-    out = options.out
-    values = ["-p", f"model:={options.model}", *as_node_arguments(network)]
-    values += ["-p", f"checkpoint:={options.checkpoint}"] if options.checkpoint else []
-    values += ["-p", "allow_untrained:=true"] if options.allow_untrained else []
-    node = ["--ros-args", "--params-file", config_file(PARAMETERS), *values]
+    out, node = options.out, node_arguments(options, network)
     return play_to_node(processes, node, bag, out / "online.jsonl", ["--log", out / "played.jsonl"])
 
 
-def as_node_arguments(network: Network) -> list[str]:
-    return [word for name, value in network.items() for word in ("-p", f"{name}:={value}")]
+def node_arguments(options: DemoOptions, network: Network) -> list[str]:
+    """Of the node, after its module's name."""
+    values: dict[str, object] = {"model": options.model, **network}
+    if options.checkpoint:
+        values["checkpoint"] = options.checkpoint
+    if options.allow_untrained:
+        values["allow_untrained"] = "true"
+    given = [word for name, value in values.items() for word in ("-p", f"{name}:={value}")]
+    return ["--ros-args", "--params-file", config_file(PARAMETERS), *given]
 
 
 def _replay(options: DemoOptions, bag: Path, network: Network, processes: Processes) -> None:

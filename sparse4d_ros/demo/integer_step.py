@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from sparse4d_core.checkpoint.published import find_weights
 from sparse4d_core.file_digest import file_sha256
 
 from ..share import PARENT
-from .programs import DemoError, Processes
+from .programs import DemoError, Processes, fingerprint
 
 MODEL = "demo"
 MAKERS = ("sparse4d_core/**/*.py", "cuda_ops/csrc/**/*.*")  # the graph, and the operator in it
@@ -53,15 +52,11 @@ def what_is_missing() -> str | None:
 
 def _digest() -> str:
     """Changes with what the step is made by and of."""
-    digest = hashlib.sha256(file_sha256(find_weights(MODEL)).encode())
-    for name in ("torch", *PACKAGES):
-        try:
-            digest.update(version(name).encode())
-        except PackageNotFoundError:  # not from pip
-            continue
-    for path in sorted(path for pattern in MAKERS for path in PARENT.glob(pattern)):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
+    from sparse4d_core.export.exporter import versions  # torch, as above
+
+    sources = fingerprint(path for pattern in MAKERS for path in PARENT.glob(pattern))
+    parts = [file_sha256(find_weights(MODEL)), sources, str(versions())]
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:12]
 
 
 def _export(out: Path, step: Path, processes: Processes) -> None:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..middleware import isolated, large_messages
 from ..share import PARENT
 
 STOP_SECONDS = 20.0
+
+
+def fingerprint(sources: Iterable[Path]) -> str:
+    """Changes with the files' contents."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(sources))).hexdigest()
 
 
 class DemoError(RuntimeError):

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from sparse4d_core.checkpoint.published import find_weights
 
-from ..demo.__main__ import PARAMETERS, DemoOptions, as_node_arguments, prepare_input, prepare_network
+from ..demo.__main__ import DemoOptions, node_arguments, prepare_input, prepare_network
 from ..demo.programs import Processes
 from ..middleware import claimed_domain, variables
-from ..share import config_file
 
 OUT = Path("out/demo")
 
@@ -31,11 +30,10 @@ def demo_drive(out: Path = OUT) -> Iterator[None]:
     with claimed_domain() as domain:
         processes = Processes(logs, domain)
         _, bag = prepare_input(options, processes)
-        network = as_node_arguments(prepare_network(options, processes))
-        node = ["sparse4d_ros.node", "--ros-args", "--params-file", config_file(PARAMETERS), *network]
+        node = node_arguments(options, prepare_network(options, processes))
         with (
             variables(processes.middleware),
-            processes.background("view_node", *node, "-p", f"model:={options.model}"),
+            processes.background("view_node", "sparse4d_ros.node", *node),
             processes.background("view_player", "sparse4d_ros.bag_player", bag, "--loops", 0),
         ):
             yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from sparse4d_core.export import exporter
 from sparse4d_ros.demo import integer_step as module
 from sparse4d_ros.demo.__main__ import DemoOptions, prepare_network
 from sparse4d_ros.demo.integer_step import integer_step
@@ -39,7 +40,7 @@ def test_it_is_exported_once_and_again_when_something_that_makes_it_changes(tmp_
     assert step == integer_step(tmp_path, programs)
     assert programs.names == [*NAMES, "operator"], "which a folder from elsewhere may lack"
     assert list(tmp_path.iterdir()) == [step]
-    monkeypatch.setattr(module, "version", lambda package: "another")
+    monkeypatch.setattr(exporter, "versions", lambda: {"torch": "another"})
     other = integer_step(tmp_path, programs)
     assert other != step and programs.names[-3:] == NAMES and list(tmp_path.iterdir()) == [other]
 
