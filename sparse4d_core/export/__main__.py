@@ -10,12 +10,13 @@ import sys
 from collections.abc import Sequence
 
 from ..command_line import OK, refuse
-from ..config import PRESETS
+from ..config import PRESETS, preset
 from ..inference.pipeline import Pipeline
 from .exporter import FORMATS, ExportOptions, export_step
 from .frames import keyframes
 from .interface import ANY_NUMBER
 from .proof import TOLERANCES
+from .step import check_exportable
 
 EPILOG = """\
 The folder holds the graph, manifest.json (inputs, outputs, units, differences to PyTorch) and, for onnx, detect.py:
@@ -34,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for noisy in ("torch.onnx", "onnxscript", "onnx_ir"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
+        check_exportable(preset(options.model))  # before weights are asked for
         pipeline = Pipeline.from_preset(
             options.model,
             options.checkpoint,

@@ -212,6 +212,12 @@ def test_combinations_that_do_not_exist(arguments, message, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_v1_is_refused_before_its_weights_are_asked_for(tmp_path, capsys):
+    assert main(["--model", "v1_r101_t1", "--format", "onnx", "--out", str(tmp_path / "out")]) == 2
+    message = capsys.readouterr().err
+    assert "v1 is not exported" in message and "take a v2 or v3 preset" in message
+
+
 def test_any_number_of_cameras(pipeline, tmp_path):
     """One file for three and for six."""
     pytest.importorskip("onnxscript", reason="onnxscript is not installed (requirements/export.txt)")
