@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from double_precision import float64_throughout, in_float64
+from golden.double_precision import float64_throughout, in_float64
 from golden_data import Golden, golden_parameters
 from golden_sequence import generated_weights, recorded_input
 
