@@ -10,7 +10,7 @@ import pytest
 from sparse4d_core.data.synthetic.cameras import NUSCENES_RIG
 from sparse4d_core.data.synthetic.dataset_renderer import render_dataset
 from sparse4d_core.evaluation.model_sheet import __main__ as command
-from sparse4d_core.evaluation.model_sheet.every_frame import EveryFrame
+from sparse4d_core.evaluation.model_sheet.every_frame import EveryFrame, Together
 from sparse4d_core.types import Detections, Tracks
 
 parse = command.robustness.parse_arguments
@@ -37,16 +37,33 @@ def test_pairs_and_vertical_velocities_are_counted():
     assert figures["bfloat16_same_ids"] is None
 
 
+def same_ids(*frames: tuple[list, list]) -> tuple[float, int]:
+    """Of a scene, float32 and bfloat16 side by side: the share of boxes that keep their id, and how many there are."""
+    counts, together = EveryFrame(), Together()
+    for full, half in frames:
+        counts.compare(boxes(Detections, *full), boxes(Detections, *half), together)
+    counts.end_scene(together)
+    return counts.figures()["bfloat16_same_ids"], counts.compared
+
+
 def test_an_id_is_the_same_where_it_stays_with_the_object():
-    counts, known = EveryFrame(), {}
-    counts.compare(boxes(Detections, (0, 0.9, 1), (9, 0.8, 2)), boxes(Detections, (0.1, 0.9, 1), (9, 0.8, 7)), known)
-    assert counts.figures()["bfloat16_same_ids"] == 1  # a new object's number is free
-    counts.compare(boxes(Detections, (1, 0.9, 1), (9, 0.8, 2)), boxes(Detections, (1, 0.9, 4), (9, 0.8, 7)), known)
-    assert counts.figures()["bfloat16_same_ids"] == 0.75  # it changed
-    counts.compare(boxes(Detections, (1, 0.9, 1)), boxes(Detections, (3, 0.9, 1)), known)
-    assert counts.figures()["bfloat16_same_ids"] == 0.6  # it is not there
-    counts.compare(boxes(Detections, (1, 0.2, 5)), boxes(Detections), known)
-    assert counts.compared == 5
+    first = [(0, 0.9, 1), (9, 0.8, 2)], [(0.1, 0.9, 1), (9, 0.8, 7)]
+    assert same_ids(first) == (1, 2), "a new object's number is free"
+    changed = [(1, 0.9, 1), (9, 0.8, 2)], [(1, 0.9, 4), (9, 0.8, 7)]
+    assert same_ids(first, changed) == (0.75, 4)
+    gone = [(1, 0.9, 1)], [(3, 0.9, 1)]
+    assert same_ids(first, changed, gone) == (0.6, 5)
+    unsure = [(1, 0.2, 5)], []
+    assert same_ids(first, changed, gone, unsure) == (0.6, 5)
+
+
+def test_two_objects_are_never_one():
+    """What has the wrong number for a moment at first has its own later; a number counts for one object alone."""
+    swapped = [(0, 0.9, 1), (9, 0.8, 2)], [(0, 0.9, 2), (9, 0.8, 1)]
+    usual = [(0, 0.9, 1), (9, 0.8, 2)], [(0, 0.9, 1), (9, 0.8, 2)]
+    assert same_ids(swapped, usual, usual) == (4 / 6, 6)
+    merged = [(0, 0.9, 1), (9, 0.8, 2)], [(0, 0.9, 1), (9, 0.8, 1)]
+    assert same_ids(merged, merged) == (0.5, 4)
 
 
 def test_the_command_writes_the_sheet(tmp_path, monkeypatch):
