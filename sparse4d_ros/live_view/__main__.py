@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import logging
 import math
+import os
 import signal
 import sys
 import threading
@@ -35,6 +36,7 @@ from .recorded_source import RecordedSource
 from .scene import NothingToSaveError, Scene
 
 HOST, PORT = "127.0.0.1", 8080
+NICE_INCREMENT = 15  # the node's threads have 0, unless its worker_nice_increment says more: whoever looks on waits
 SAVE = "write a file that any browser plays: a recorded run at once and whole; else, at the end, the last 60 s"
 MISSING = "viser is not installed; it makes the page: pip install viser==1.1.0 (pinned in requirements/view.txt)"
 
@@ -121,6 +123,7 @@ def live(scene: Scene, rig: Rig, detector: str, words: Sequence[str]) -> Iterato
     """Fills the scene from the topics, in threads of its own."""
     from .live_source import LiveSource
 
+    os.nice(NICE_INCREMENT)  # this thread, and those that it starts from here on
     rclpy.init(args=list(words), signal_handler_options=rclpy.SignalHandlerOptions.NO)
     node = rclpy.create_node("live_view")
     source = LiveSource(node, scene, rig, detector)
