@@ -84,6 +84,10 @@ tolerances are those that the recordings state, with their sources in the tests.
 `deformable_aggregation` reach 800, where float32 numbers are 6e-5 apart; there a few roundings at that magnitude are
 allowed, and the definition is compared in float64 as well.
 
+Roundings differ between processors. Where one turns the sign of an L1 distance or the slope of a ReLU, a gradient
+jumps: arrays of `losses_*` that are off for that reason, two of a file at most, are compared with the same step in
+float64 (`test/golden/test_golden_losses.py`).
+
 Exact, and not in the table: names, order, shapes, types and trainability of every entry of `state_dict_*.json`
 (`test/core/checkpoint/test_checkpoint.py`, `test/core/network/test_backbones.py`), and every value of `configs.json`
 (`test/core/test_models.py`, `test/core/training/test_schedule.py`).

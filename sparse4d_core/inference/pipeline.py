@@ -272,7 +272,7 @@ class Pipeline:
             else:
                 features = self._encoder(inputs.images)
                 clock.mark("backbone")
-                with products_in(self.precision):
+                with products_in(self.precision, self.device):
                     output, new_state = self.model.decode_usable(features, inputs, usable, clean=clean)
                 clock.mark("decoder")
                 best = best_of(output, self.config)
@@ -315,7 +315,7 @@ class Pipeline:
         """What the graph captures; a batch of one is of one scene or of none, so nothing has to be separated."""
         decode = self._decode if self._settled(state) else self.model.decode_usable  # first frames: not worth compiling
         features = self._encoder(inputs.images)
-        with products_in(self.precision):
+        with products_in(self.precision, self.device):
             output, new_state = decode(features, inputs, state)
         return best_of(output, self.config), new_state
 

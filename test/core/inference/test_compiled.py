@@ -75,11 +75,27 @@ def test_a_compiler_that_fails_is_said_once_and_loses_nothing(monkeypatch, caplo
     ]
 
 
-def test_products_are_lowered_with_the_encoder_and_only_then():
-    products = torch.backends.cuda.matmul
-    before = products.allow_tf32
-    for precision, lowered in (("float32", before), ("float16", True), ("bfloat16", True)):
-        with pytest.raises(KeyError), products_in(precision):
+@pytest.fixture
+def products():
+    """The process's settings for products of matrices, exact at first."""
+    settings = torch.backends.cuda.matmul
+    before, settings.allow_tf32 = settings.allow_tf32, False
+    yield settings
+    settings.allow_tf32 = before
+
+
+def test_products_are_lowered_with_the_encoder_on_gpus_and_only_then(products):
+    for device, precision, lowered in (
+        ("cuda", "float32", False),
+        ("cuda", "float16", True),
+        ("cuda", "bfloat16", True),
+        ("cpu", "bfloat16", False),
+    ):
+        with pytest.raises(KeyError), products_in(precision, torch.device(device)):
             assert products.allow_tf32 is lowered
             raise KeyError
-        assert products.allow_tf32 is before
+        assert products.allow_tf32 is False
+    products.allow_tf32 = True  # whoever has it so, keeps it
+    with products_in("float16", torch.device("cuda")):
+        assert products.allow_tf32
+    assert products.allow_tf32
