@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import pathlib
 import statistics
 import tempfile
@@ -37,10 +38,9 @@ def ceiling_facts(device: str) -> dict[str, float]:
     """What the device reads from its second-level cache and from its memory at most, in 1e9 bytes a second.
 
     Raises:
-        RuntimeError: there is no nvcc, or it failed.
+        BuildError: there is no nvcc, or it failed.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        return read_ceilings(compile_apart(READ_KERNEL, pathlib.Path(folder), _architecture(device)), device)
+    return read_ceilings(_library(READ_KERNEL, device), device)
 
 
 def operator_rows(device: str, quick: bool) -> list[Row]:
@@ -106,9 +106,7 @@ def _published(workload: Workload, device: str, quick: bool) -> Row:
         return {"operation": name, "not_run": "needs a GPU"}
     inputs = make_inputs(workload, 0, torch.float32, device)
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            library = compile_apart(PUBLISHED_KERNEL, pathlib.Path(folder), _architecture(device))
-            run, output = published_forward(library, inputs)
+        run, output = published_forward(_library(PUBLISHED_KERNEL, device), inputs)
     except RuntimeError as error:
         return {"operation": name, "not_run": str(error)}
     run()
@@ -116,10 +114,11 @@ def _published(workload: Workload, device: str, quick: bool) -> Row:
     return _timed((name, run), device, quick)
 
 
-def _architecture(device: str) -> str:
-    """Of the GPU, as in "90"."""
+def _library(name: str, device: str) -> ctypes.CDLL:
+    """A kernel of the benchmark, compiled for this GPU; once it is loaded its file may go."""
     major, minor = torch.cuda.get_device_capability(device)
-    return f"{major}{minor}"
+    with tempfile.TemporaryDirectory() as folder:
+        return compile_apart(name, pathlib.Path(folder), f"{major}{minor}")
 
 
 def frame_rows(device: str, quick: bool) -> list[Row]:

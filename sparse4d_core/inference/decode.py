@@ -18,11 +18,6 @@ from .duplicates import without_duplicates
 VZ_BOX = 9  # column of a decoded box: vertical velocity
 
 
-def decode(output: ModelOutput, config: Sparse4DConfig) -> list[Detections]:
-    """Detections of every sample of the batch, see :func:`decode_instances`."""
-    return detections_of(best_of(output, config), config.score_threshold, config.class_names)
-
-
 def best_of(output: ModelOutput, config: Sparse4DConfig) -> BestInstances:
     """The best boxes of the last layer, on the device."""
     num = config.num_anchors  # noisy queries behind them are no detections
@@ -45,32 +40,6 @@ def published(found: Detections, config: Sparse4DConfig) -> Detections:
     return found if config.min_separation is None else without_duplicates(found, config.min_separation)
 
 
-def decode_instances(
-    class_logits: Tensor,
-    anchor: Tensor,
-    quality: Tensor | None = None,
-    ids: Tensor | None = None,
-    num_output: int = 300,
-    score_threshold: float | None = None,
-    class_names: tuple[str, ...] = CLASS_NAMES,
-) -> list[Detections]:
-    """The `num_output` best boxes of every sample.
-
-    With ids every instance gives one box, of its best class; without, every (instance, class) pair may give one.
-    With quality the scores are multiplied by the probability of centerness and sorted again, and `class_scores` keeps
-    the scores before that *in their old order* (published behaviour; the tracking threshold relies on it).
-
-    Args:
-        class_logits: [B, A, classes].
-        anchor: [B, A, 11] anchor states.
-        quality: [B, A, 2] (centerness, yawness) logits.
-        ids: [B, A] int64.
-        score_threshold: rows whose class score is below it are left out.
-        class_names: of the logits.
-    """
-    return detections_of(best_instances(class_logits, anchor, quality, ids, num_output), score_threshold, class_names)
-
-
 @dataclass(frozen=True)
 class BestInstances:
     """The M best boxes of every sample, best first, as tensors."""
@@ -87,7 +56,18 @@ class BestInstances:
 def best_instances(
     class_logits: Tensor, anchor: Tensor, quality: Tensor | None, ids: Tensor | None, num_output: int
 ) -> BestInstances:
-    """Arguments as of :func:`decode_instances`. Tensors alone: this part can be exported."""
+    """The `num_output` best boxes of every sample. Tensors alone: this part can be captured and exported.
+
+    With ids every instance gives one box, of its best class; without, every (instance, class) pair may give one.
+    With quality the scores are multiplied by the probability of centerness and sorted again, and `class_scores` keeps
+    the scores before that *in their old order* (published behaviour; the tracking threshold relies on it).
+
+    Args:
+        class_logits: [B, A, classes].
+        anchor: [B, A, 11] anchor states.
+        quality: [B, A, 2] (centerness, yawness) logits.
+        ids: [B, A] int64.
+    """
     scores = class_logits.sigmoid()
     if ids is not None:
         best, classes = scores.max(-1)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -27,24 +25,6 @@ def fast_precision(device: str | torch.device) -> Literal["float32", "bfloat16"]
 def multiplies_integers() -> bool:
     """Whether this processor has instructions for sums of 8-bit products (x86's VNNI), as int8 needs to be fast."""
     return any(has is True and "vnni" in name for name, has in torch.cpu.get_capabilities().items())
-
-
-@contextlib.contextmanager
-def products_in(precision: str, device: torch.device) -> Iterator[None]:
-    """Inside, matrices of float32 are multiplied in TF32 on GPUs that have it, unless the precision is float32.
-
-    It has the 10 bits of float16's mantissa and float32's range; sums are float32. In the decoder, where coordinates
-    are added and not multiplied, NDS became 0.8539 instead of 0.8536 (emulated; demo, eight unseen scenes).
-    """
-    products = torch.backends.cuda.matmul
-    if device.type != "cuda" or precision == "float32" or products.allow_tf32:
-        yield
-        return
-    products.allow_tf32 = True
-    try:
-        yield
-    finally:
-        products.allow_tf32 = False
 
 
 class ImageEncoder(nn.Module):

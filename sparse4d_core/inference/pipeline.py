@@ -28,8 +28,9 @@ from .decode import best_of, detections_of, published
 from .device.compiled import Compiled
 from .device.cuda_graph import Step, StepGraph
 from .device.device_preprocess import preprocess_on_device
+from .device.products import products_in
 from .device.stage_clock import StageClock
-from .image_encoder import ImageEncoder, fast_precision, products_in
+from .image_encoder import ImageEncoder, fast_precision
 from .memories import JITTER, MEMORIES, Keeping, Memories, State, known_ids, memory_age
 from .shared_ids import share_ids
 from .tracking import track, tracked_rows
@@ -276,7 +277,7 @@ class Pipeline:
                     output, new_state = self.model.decode_usable(features, inputs, usable, clean=clean)
                 clock.mark("decoder")
                 best = best_of(output, self.config)
-            if known is not None and best.ids is not None:
+            if known is not None:
                 best = replace(best, ids=known_ids(best.ids, known))
             detections = detections_of(best, self.config.score_threshold, self.config.class_names)[0]
         check_finite(detections)

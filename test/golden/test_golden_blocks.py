@@ -15,7 +15,7 @@ from torch import Tensor
 from cuda_ops import flatten_maps
 from sparse4d_core.config import AggregationConfig, AnchorEncoderConfig
 from sparse4d_core.geometry import elapsed, project, project_anchors
-from sparse4d_core.inference.decode import decode_instances
+from sparse4d_core.inference.decode import best_instances, detections_of
 from sparse4d_core.model_io import ModelInput
 from sparse4d_core.network.aggregation import (
     CameraFeatures,
@@ -265,15 +265,14 @@ def check_depthrw(case: Case) -> None:
 
 def check_dec(case: Case) -> None:
     inputs = case if "cls" in case else Case(case.data, "dec")  # v1, v2: all cases share their inputs
-    found = decode_instances(
+    best = best_instances(
         inputs["cls"],
         inputs["box"],
         inputs["quality"] if "quality" in inputs else None,
         inputs["instance_id"] if "instance_id" in inputs else None,
         case.args["num_output"],
-        case.args.get("score_threshold"),
     )
-    for b, detections in enumerate(found):
+    for b, detections in enumerate(detections_of(best, case.args.get("score_threshold"))):
         names = {"boxes": "boxes_3d", "scores": "scores_3d", "labels": "labels_3d"}
         names |= {"class_scores": "cls_scores", "ids": "instance_ids"}
         for ours, theirs in names.items():

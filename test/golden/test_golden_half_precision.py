@@ -13,7 +13,7 @@ import torch
 from golden_data import Golden, golden_parameters
 from golden_sequence import recorded_input, recorded_model
 
-from sparse4d_core.inference.decode import decode
+from sparse4d_core.inference.decode import best_of, detections_of
 from sparse4d_core.inference.image_encoder import ImageEncoder
 
 FEATURES, SCORE = 0.02, 0.005  # seen: 0.011 of a level's largest value, 0.004
@@ -30,6 +30,7 @@ def test_golden(golden, file, precision):
     full, half = (ImageEncoder(model, dtype)(inputs.images) for dtype in (torch.float32, getattr(torch, precision)))
     errors = [float((h - f).abs().max() / f.abs().max()) for f, h in zip(full, half, strict=True)]
     assert all(0 < error <= FEATURES for error in errors), errors
-    expected, actual = (decode(model.decode_features(maps, inputs)[0], model.config) for maps in (full, half))
+    best = (best_of(model.decode_features(maps, inputs)[0], model.config) for maps in (full, half))
+    expected, actual = (detections_of(boxes, model.config.score_threshold) for boxes in best)
     for one, other in zip(expected, actual, strict=True):
         assert np.abs(one.scores - other.scores).max() <= SCORE, "sorted scores"

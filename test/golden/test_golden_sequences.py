@@ -21,7 +21,7 @@ from golden_sequence import (
     recorded_model,
 )
 
-from sparse4d_core.inference.decode import decode
+from sparse4d_core.inference.decode import best_of, detections_of
 from sparse4d_core.model_io import ModelInput, ModelOutput
 from sparse4d_core.network.sparse4d import Sparse4D
 from sparse4d_core.network.state import TemporalState
@@ -86,7 +86,8 @@ class SequenceCheck:
 
     def frame(self, frame: int, output: ModelOutput, old: TemporalState | None, new: TemporalState, timestamp) -> None:
         key = f"{self.prefix}f{frame}_"
-        detections = decode(output, recorded_config(self.data))
+        config = recorded_config(self.data)
+        detections = detections_of(best_of(output, config), config.score_threshold)
         orders = [self.row_order(key, b, output, old, timestamp) for b in range(len(detections))]
         self.raw(key, output, np.stack(orders))
         for b, found in enumerate(detections):

@@ -16,7 +16,7 @@ from sparse4d_core.config import preset
 from sparse4d_core.inference.device import device_preprocess
 from sparse4d_core.inference.device.compiled import Compiled
 from sparse4d_core.inference.device.device_preprocess import preprocess_on_device
-from sparse4d_core.inference.image_encoder import products_in
+from sparse4d_core.inference.device.products import products_in
 from sparse4d_core.inference.pipeline import Pipeline
 from sparse4d_core.model_io import tensors_of
 
