@@ -60,7 +60,10 @@ class ResNet(nn.Module):
         return [self.layer1, self.layer2, self.layer3, self.layer4]
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.bn1(self.conv1(x))
+        # ReLU and maximum change places exactly, gradients too. In training it is cheaper behind the pooling, on a
+        # quarter of the numbers; in inference it costs nothing inside the convolution.
+        x = self.relu(self.maxpool(x)) if self.training else self.maxpool(self.relu(x))
         outputs = []
         for stage in self.stages:
             for block in stage:

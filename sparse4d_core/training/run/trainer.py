@@ -89,7 +89,9 @@ class Trainer:
         self.forward = self.objective
         if processes.world_size > 1:
             devices = [processes.device] if processes.device.type == "cuda" else None
-            self.forward = DistributedDataParallel(self.objective, device_ids=devices, broadcast_buffers=False)
+            self.forward = DistributedDataParallel(
+                self.objective, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
         self.optimizer = make_optimizer(self.model, config.optimizer)
         self.scaler = torch.amp.GradScaler(
             processes.device.type, config.schedule.loss_scale, enabled=settings.precision == "float16"

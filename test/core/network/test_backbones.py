@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 from dataclasses import replace
@@ -311,6 +312,29 @@ def test_frozen_parts_stay_frozen_in_training():
     assert not any(p.requires_grad for norm in norms for p in norm.parameters())
     assert not any(p.requires_grad for p in backbone.layer1.parameters())
     assert backbone.layer2[0].conv1.weight.requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_pooling_before_the_relu_changes_nothing(dtype):
+    """In training, to the last bit: outputs, running statistics, gradients. Ties and negative windows included."""
+    torch.manual_seed(0)
+    backbone = build_backbone(SMALL).to(dtype).train()
+    x = torch.randint(-2, 3, (2, 3, 8, 12)).to(dtype)  # plain areas, so that windows hold several equal maxima
+    x = x.repeat_interleave(8, -1).repeat_interleave(8, -2)
+    stem = [copy.deepcopy(module) for module in (backbone.conv1, backbone.bn1, backbone.relu, backbone.maxpool)]
+    for module in (stem[0], backbone.conv1):
+        module.weight.data = module.weight.data.sign()
+    reached: list[torch.Tensor] = []
+    backbone.layer1[0].register_forward_pre_hook(lambda module, inputs: reached.append(inputs[0]))
+    backbone(x)
+    expected = nn.Sequential(*stem)(x)
+    assert 0.02 < (expected == 0).double().mean() < 0.9
+    assert torch.equal(reached[0], expected)
+    along = torch.randn_like(expected)
+    reached[0].backward(along)
+    expected.backward(along)
+    assert torch.equal(backbone.conv1.weight.grad, stem[0].weight.grad) and stem[0].weight.grad.any()
+    assert all(torch.equal(a, b) for a, b in zip(backbone.bn1.buffers(), stem[1].buffers(), strict=True))
 
 
 @pytest.mark.parametrize("kind", ["resnet", "vovnet"])
