@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -73,20 +74,26 @@ def test_golden(golden, file, case):
     data = Golden(golden, file)
     objective = recorded_objective(data)
     config = objective.model.config
-    exact, arbitrated = ExactSteps(data), 0
+    exact, arbitrated = functools.cache(functools.partial(exact_gradients, data)), 0
     for frame, targets, result in steps(data, objective):
         check_noisy_queries(data, f"f{frame}_", result, config.num_anchors)
         check_outputs(data, f"f{frame}_", result, config)
         check_assignments(data, f"f{frame}_", result, targets, objective)
         check_losses(data, f"f{frame}_", result)
-        arbitrated += check_gradients(data, f"f{frame}_", objective.model, lambda frame=frame: exact.gradients(frame))
+        arbitrated += check_gradients(data, f"f{frame}_", objective.model, functools.partial(exact, frame))
     assert arbitrated <= MOST_ARBITRATED
 
 
 def steps(
-    data: Golden, objective: TrainingObjective, number: Callable[[Any], Any] = lambda value: value
+    data: Golden,
+    objective: TrainingObjective,
+    number: Callable[[Any], Any] = lambda value: value,
+    gradients_of: int | None = None,
 ) -> Iterator[tuple[int, Targets, ForwardResult]]:
-    """The recorded steps, each with its gradients in the model; `number` is applied to all that goes in."""
+    """The recorded steps, each with its gradients in the model; `number` is applied to all that goes in.
+
+    gradients_of: the only step whose gradients are computed; None: every one.
+    """
     config = objective.model.config
     state = None
     for frame in sorted(int(key[1:].split("_")[0]) for key in data if key.endswith("_loss_total")):
@@ -95,29 +102,24 @@ def steps(
             history = [PastInput(number(recorded_input(data, past, config))) for past in reversed(range(frame))]
         objective.zero_grad()
         inputs, targets = number(recorded_input(data, frame, config)), number(recorded_targets(data, frame))
-        result = objective(inputs, targets, state, history, draws=number(recorded_draws(data, frame)))
-        torch.stack(list(result.losses.values())).sum().backward()
+        wanted = gradients_of in (None, frame)
+        with torch.set_grad_enabled(wanted):
+            result = objective(inputs, targets, state, history, draws=number(recorded_draws(data, frame)))
+        if wanted:
+            torch.stack(list(result.losses.values())).sum().backward()
         state = result.state
         yield frame, targets, result
 
 
-class ExactSteps:
-    """The same steps in float64, run when they are asked for."""
-
-    def __init__(self, data: Golden):
-        self._data = data
-        self._gradients: dict[int, dict[str, torch.Tensor]] = {}
-
-    def gradients(self, frame: int) -> dict[str, torch.Tensor]:
-        """Of all parameters, by the reference's names."""
-        if not self._gradients:
-            objective = recorded_objective(self._data).double()
-            objective.model.use_plain_operations()
-            with float64_throughout():
-                for number, _, _ in steps(self._data, objective, in_float64):
-                    found = reference_gradients(objective.model)
-                    self._gradients[number] = {name: gradient.clone() for name, gradient in found.items()}
-        return self._gradients[frame]
+def exact_gradients(data: Golden, frame: int) -> dict[str, torch.Tensor]:
+    """Of all parameters in that step, computed in float64; by the reference's names."""
+    objective = recorded_objective(data).double()
+    objective.model.use_plain_operations()
+    with float64_throughout():
+        for number, _, _ in steps(data, objective, in_float64, gradients_of=frame):
+            if number == frame:
+                return reference_gradients(objective.model)
+    raise ValueError(f"frame: {data.name} has no loss of frame {frame}")
 
 
 def check_or_arbitrate(
