@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
+import importlib
 import os
 import pathlib
 import re
@@ -29,7 +30,9 @@ from .gpu_timing import ceiling_facts, frame_rows, operator_rows
 from .machine import describe
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-TESTS = ROOT / "test" / "gpu"
+ON_ANY_DEVICE = ROOT / "test" / "gpu"  # rehearsed on CPUs; of these compute-sanitizer watches SANITIZED
+OF_GPUS = ("test/ops/test_on_gpu.py", "test/ops/test_operator.py", "test/golden/test_golden_deformable_aggregation.py")
+NEEDS_HYPOTHESIS = "test/ops/test_operator.py"  # which a GPU host need not have
 DEVICE_VARIABLE = "SPARSE4D_GPU_DEVICE"  # read by test/gpu/conftest.py
 SANITIZED = "operator and float32"  # tests that compute-sanitizer watches, fifty times slower
 
@@ -51,7 +54,7 @@ def measure(device: str, quick: bool, save: Callable[[dict[str, object]], None])
     }
     jobs: dict[str, Callable[[], Part]] = {
         "build": lambda: build_part(device),
-        "tests": lambda: test_part(device),
+        "tests": lambda: tests_part(device),
         "ceilings": lambda: ceilings_part(device),
         "operator": lambda: {"rows": operator_rows(device, quick)},
         "frames": lambda: {"rows": frame_rows(device, quick)},
@@ -86,14 +89,27 @@ def build_part(device: str) -> Part:
     return {"library": str(library), "architectures": list(library.architectures)}
 
 
-def test_part(device: str, selected: str = "", wrapper: Sequence[str] = ()) -> Part:
-    """Runs test/gpu on the device: counts, and the reasons of failures and of tests that did not run."""
-    if not TESTS.is_dir():
-        return {"status": NOT_RUN, "reason": f"no folder {TESTS}: the tests are in a checkout, not in an installation"}
+def tests_part(device: str) -> Part:
+    """All tests that a GPU runs: counts, and the reasons of failures and of tests that did not run."""
+    names, lacking = list(OF_GPUS), {}
+    try:
+        importlib.import_module("hypothesis")
+    except ModuleNotFoundError:
+        names.remove(NEEDS_HYPOTHESIS)
+        lacking[NEEDS_HYPOTHESIS] = "needs hypothesis: pip install hypothesis"
+    part = run_tests(device, [ON_ANY_DEVICE, *(ROOT / name for name in names)])
+    return part | {"not_run": part.get("not_run", {}) | lacking}
+
+
+def run_tests(device: str, tests: Sequence[pathlib.Path], selected: str = "", wrapper: Sequence[str] = ()) -> Part:
+    """Those of files and folders that are marked for GPUs, on the device."""
+    if not ON_ANY_DEVICE.is_dir():
+        reason = f"no folder {ON_ANY_DEVICE}: the tests are in a checkout, not in an installation"
+        return {"status": NOT_RUN, "reason": reason}
     with tempfile.TemporaryDirectory() as folder:
         report = pathlib.Path(folder) / "report.xml"
         command = [*wrapper, sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
-        command += ["-k", selected, f"--junitxml={report}", str(TESTS)]
+        command += ["-k", selected, f"--junitxml={report}", *map(str, tests)]
         environment = os.environ | {DEVICE_VARIABLE: device, "PYTEST_ADDOPTS": ""}  # the options of a run around it
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
         if not report.is_file():
@@ -124,9 +140,6 @@ def read_report(path: pathlib.Path) -> Part:
     return part
 
 
-test_part.__test__ = False
-
-
 def sanitizer_part(device: str) -> Part:
     """The operator's tests in float32 again, every access to memory watched."""
     if not device.startswith("cuda"):
@@ -134,7 +147,8 @@ def sanitizer_part(device: str) -> Part:
     program = shutil.which("compute-sanitizer")
     if program is None:
         return {"status": NOT_RUN, "reason": "compute-sanitizer is not on PATH; it comes with the CUDA toolkit"}
-    return test_part(device, SANITIZED, [program, "--error-exitcode", "9", "--target-processes", "all"])
+    watched = [program, "--error-exitcode", "9", "--target-processes", "all"]
+    return run_tests(device, [ON_ANY_DEVICE], SANITIZED, watched)
 
 
 def ceilings_part(device: str) -> Part:
