@@ -22,7 +22,7 @@ from ops.paths import CPU_KERNELS
 
 HERE = pathlib.Path(__file__).parent
 PROBLEMS = ["300", "1"]  # number, seed
-SANITIZERS = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+SANITIZERS = ("-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
 def needs(*programs: str) -> pytest.MarkDecorator:
