@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,19 @@ class Processes:
         total = value.detach().clone()
         distributed.all_reduce(total)
         return total / self.world_size
+
+    def averaging_gradients(self, module: nn.Module) -> nn.Module:
+        """The module whose gradients are those of all processes together; itself where there is one."""
+        if self.world_size == 1:
+            return module
+        with warnings.catch_warnings():  # the name that will follow does something else so far (torch 2.13)
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            return DistributedDataParallel(
+                module,
+                device_ids=[self.device] if self.device.type == "cuda" else None,
+                broadcast_buffers=False,
+                gradient_as_bucket_view=True,  # they are not copied to and fro
+            )
 
     def any(self, condition: bool) -> bool:
         """Whether it holds in any process."""

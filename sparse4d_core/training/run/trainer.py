@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from ...checkpoint.weights import save_checkpoint
 from ...data.nuscenes.tables import DatasetError
@@ -86,12 +85,7 @@ class Trainer:
         # Channels last: convolutions are about 1.4 times as fast on CPUs (and faster in half precision on GPUs).
         self.model = model.to(processes.device, memory_format=torch.channels_last).train()
         self.objective = TrainingObjective(self.model, config, settings.precision, processes.average)
-        self.forward = self.objective
-        if processes.world_size > 1:
-            devices = [processes.device] if processes.device.type == "cuda" else None
-            self.forward = DistributedDataParallel(
-                self.objective, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+        self.forward = processes.averaging_gradients(self.objective)
         self.optimizer = make_optimizer(self.model, config.optimizer)
         self.scaler = torch.amp.GradScaler(
             processes.device.type, config.schedule.loss_scale, enabled=settings.precision == "float16"

@@ -196,6 +196,7 @@ def two_processes(tmp_path_factory) -> pathlib.Path:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", tiny_run.__file__]
     run = subprocess.run([*command, str(out)], env=environment, timeout=600, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
+    assert "FutureWarning" not in run.stderr
     return out
 
 
