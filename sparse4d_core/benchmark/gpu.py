@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import datetime
-import importlib
 import os
 import pathlib
 import re
@@ -31,8 +31,12 @@ from .machine import describe
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 ON_ANY_DEVICE = ROOT / "test" / "gpu"  # rehearsed on CPUs; of these compute-sanitizer watches SANITIZED
-OF_GPUS = ("test/ops/test_on_gpu.py", "test/ops/test_operator.py", "test/golden/test_golden_deformable_aggregation.py")
-NEEDS_HYPOTHESIS = "test/ops/test_operator.py"  # which a GPU host need not have
+TESTS = [
+    ON_ANY_DEVICE,
+    ROOT / "test" / "ops" / "test_on_gpu.py",
+    ROOT / "test" / "ops" / "test_operator.py",
+    ROOT / "test" / "golden" / "test_golden_deformable_aggregation.py",
+]
 DEVICE_VARIABLE = "SPARSE4D_GPU_DEVICE"  # read by test/gpu/conftest.py
 SANITIZED = "operator and float32"  # tests that compute-sanitizer watches, fifty times slower
 
@@ -54,7 +58,7 @@ def measure(device: str, quick: bool, save: Callable[[dict[str, object]], None])
     }
     jobs: dict[str, Callable[[], Part]] = {
         "build": lambda: build_part(device),
-        "tests": lambda: tests_part(device),
+        "tests": lambda: run_tests(device, TESTS),
         "ceilings": lambda: ceilings_part(device),
         "operator": lambda: {"rows": operator_rows(device, quick)},
         "frames": lambda: {"rows": frame_rows(device, quick)},
@@ -89,20 +93,9 @@ def build_part(device: str) -> Part:
     return {"library": str(library), "architectures": list(library.architectures)}
 
 
-def tests_part(device: str) -> Part:
-    """All tests that a GPU runs: counts, and the reasons of failures and of tests that did not run."""
-    names, lacking = list(OF_GPUS), {}
-    try:
-        importlib.import_module("hypothesis")
-    except ModuleNotFoundError:
-        names.remove(NEEDS_HYPOTHESIS)
-        lacking[NEEDS_HYPOTHESIS] = "needs hypothesis: pip install hypothesis"
-    part = run_tests(device, [ON_ANY_DEVICE, *(ROOT / name for name in names)])
-    return part | {"not_run": part.get("not_run", {}) | lacking}
-
-
 def run_tests(device: str, tests: Sequence[pathlib.Path], selected: str = "", wrapper: Sequence[str] = ()) -> Part:
-    """Those of files and folders that are marked for GPUs, on the device."""
+    """Those of files and folders that are marked for GPUs, on the device: counts, and the reasons of failures and of
+    tests that did not run."""
     if not ON_ANY_DEVICE.is_dir():
         reason = f"no folder {ON_ANY_DEVICE}: the tests are in a checkout, not in an installation"
         return {"status": NOT_RUN, "reason": reason}
@@ -129,7 +122,7 @@ def read_report(path: pathlib.Path) -> Part:
         if bad is not None:
             failed[name] = (bad.get("message") or "")[:500]
         elif case.find("skipped") is not None:
-            skipped[name] = case.find("skipped").get("message")
+            skipped[name] = reason_of_skip(case.find("skipped"))
         else:
             passed += 1
     part: Part = {"passed": passed, "failed": failed, "not_run": skipped, "status": BROKEN if failed else DONE}
@@ -138,6 +131,13 @@ def read_report(path: pathlib.Path) -> Part:
     elif not passed:
         part |= {"status": BROKEN, "reason": "no test passed"}
     return part
+
+
+def reason_of_skip(skipped: ElementTree.Element) -> str:
+    """Of one test; of a file that could not start, the text holds it: ('FILE', LINE, 'Skipped: REASON')."""
+    if skipped.get("message") != "collection skipped":
+        return skipped.get("message")
+    return ast.literal_eval(skipped.text)[-1].removeprefix("Skipped: ")
 
 
 def sanitizer_part(device: str) -> Part:

@@ -6,6 +6,8 @@ import contextlib
 
 import pytest
 import torch
+
+pytest.importorskip("hypothesis", reason="needs hypothesis: pip install hypothesis")  # GPU hosts may lack it
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
