@@ -9,6 +9,8 @@ import pytest
 import torch
 from golden_data import ERRORS
 
+from cuda_ops.measurement import hardware
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 GOLDEN_FOLDERS = (ROOT.parent / "shared" / "golden", ROOT / "test" / "data" / "golden")  # all; what the repository has
 
@@ -86,7 +88,7 @@ allowed, and the definition is compared in float64 as well.
 
 Roundings differ between processors. Where one turns the sign of an L1 distance or the slope of a ReLU, a gradient
 jumps: arrays of `losses_*` that are off for that reason, two of a file at most, are compared with the same step in
-float64 (`test/golden/test_golden_losses.py`).
+float64 (`test/golden/test_golden_losses.py`). The table is of this processor: {processor}.
 
 Exact, and not in the table: names, order, shapes, types and trainability of every entry of `state_dict_*.json`
 (`test/core/checkpoint/test_checkpoint.py`, `test/core/network/test_backbones.py`), and every value of `configs.json`
@@ -109,4 +111,5 @@ def pytest_sessionfinish(session):
     for file, compared in sorted(files.items()):
         _, key, error, allowed = max(compared)
         rows.append(f"| {file} | {len(compared)} | `{key}` | {error:.2g} | {allowed:.2g} |")
-    (session.config.rootpath / report).write_text(PARITY_HEADER + "\n".join(rows) + "\n")
+    header = PARITY_HEADER.format(processor=hardware("cpu"))
+    (session.config.rootpath / report).write_text(header + "\n".join(rows) + "\n")
