@@ -33,11 +33,10 @@ from sparse4d_core.benchmark import machine
 
 from ..bags.box_record import read_box_record
 from ..demo.__main__ import DemoOptions, node_arguments, prepare_input, prepare_network
-from ..demo.listener import DiagnosticsListener
-from ..demo.node_run import DRAIN_SECONDS, wait_until_ready
+from ..demo.node_run import DRAIN_SECONDS, recorded_node
 from ..demo.programs import DemoError, Processes
 from ..demo.report import rate, waits_ms
-from ..middleware import claimed_domain, variables
+from ..middleware import claimed_domain
 from ..units import NANOSECONDS
 
 WITHOUT, VIEW, BROWSER = "without", "view", "view and browser"
@@ -84,13 +83,8 @@ def measure(options: argparse.Namespace) -> dict[str, list[Turn]]:
 
 def _turn(case: str, node: list[str], bag: Path, processes: Processes, folder: Path) -> Turn:
     record, played = folder / "record.jsonl", folder / "played.jsonl"
-    recorder = processes.background("recorder", "sparse4d_ros.box_recorder", "--out", record)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(variables(processes.middleware))
-        listener = stack.enter_context(DiagnosticsListener())
-        stack.enter_context(recorder)
-        process = stack.enter_context(processes.background("node", "sparse4d_ros.node", *node))
-        wait_until_ready(listener, process, processes.log_of("node"))
+        process, listener = stack.enter_context(recorded_node(processes, node, record))
         watched = {"node": process.pid}
         if case != WITHOUT:
             watched |= stack.enter_context(_view(processes, with_browser=case == BROWSER))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..middleware import variables
@@ -30,6 +31,26 @@ def play_to_node(
     Raises:
         DemoError: a process failed.
     """
+    with recorded_node(processes, node, record) as (_, listener):
+        processes.run("player", "sparse4d_ros.bag_player", bag, *player)
+        listener.wait_until_idle(DRAIN_SECONDS)
+        return listener.last()
+
+
+@contextlib.contextmanager
+def recorded_node(
+    processes: Processes, node: Sequence[object], record: Path
+) -> Iterator[tuple[subprocess.Popen, DiagnosticsListener]]:
+    """A node that is ready for images, what listens to its diagnostics, and a recorder of what it publishes.
+
+    Args:
+        processes: their environment and logs: node, recorder.
+        node: the node's arguments.
+        record: file for what is published.
+
+    Raises:
+        DemoError: a process failed.
+    """
     with (
         variables(processes.middleware),
         DiagnosticsListener() as listener,
@@ -37,9 +58,7 @@ def play_to_node(
         processes.background("node", "sparse4d_ros.node", *node) as process,
     ):
         wait_until_ready(listener, process, processes.log_of("node"))
-        processes.run("player", "sparse4d_ros.bag_player", bag, *player)
-        listener.wait_until_idle(DRAIN_SECONDS)
-        return listener.last()
+        yield process, listener
 
 
 def wait_until_ready(listener: DiagnosticsListener, process: subprocess.Popen, log: Path) -> None:
