@@ -27,8 +27,8 @@ class Plugin:
     """A library for one runtime."""
 
     name: str
-    option: str  # of the build command
-    headers_option: str  # the same, which takes the folder of the runtime's headers
+    build_arguments: str  # of `python -m cuda_ops.build`
+    headers_option: str  # of it, takes the folder of the runtime's headers
     header: str  # that must lie there
     folders: tuple[str, ...]  # of csrc, that it is made of
     sources: tuple[str, ...]
@@ -63,7 +63,7 @@ def plugin_library(plugin: Plugin) -> pathlib.Path | None:
 
 
 def build_command(plugin: Plugin) -> str:
-    return f"python -m cuda_ops.build {plugin.option}"
+    return f"python -m cuda_ops.build {plugin.build_arguments}"
 
 
 def build_plugin(plugin: Plugin, headers: pathlib.Path | None = None) -> pathlib.Path:

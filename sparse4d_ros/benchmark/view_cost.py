@@ -242,9 +242,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DemoError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(
-        f"The demo's drive, six cameras, 10 Hz, {options.rounds} turns of each, on {machine.summary()}\n\n{table(rows)}"
-    )
+    print(f"The demo's drive, six cameras, 10 Hz, turns of each: {options.rounds}, on {machine.summary()}\n")
+    print(table(rows))
     if options.out:
         facts = {"hardware": machine.describe(), "rounds": options.rounds, "seconds_a_scene": options.duration}
         write_json(options.out, facts | {"cases": rows}, indent=1)
