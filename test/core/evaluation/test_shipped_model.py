@@ -16,8 +16,8 @@ SEED = 100_700  # training has 0 to 9,999
 
 @pytest.mark.slow
 def test_shipped_weights_reach_their_figures_on_unseen_scenes(tmp_path):
-    # Many short scenes, for the frames of one show the same few objects: of two trainings the one that was better on four
-    # larger sets of scenes (docs/training.md) was the worse by 0.017 of NDS on the first three of these.
+    # Many short scenes, for the frames of one show the same few objects: of two trainings, the one that was better on
+    # four larger sets of scenes (docs/training.md) was the worse by 0.017 of NDS on the first three of these.
     render_dataset(tmp_path, 8, SEED, duration=3.0, rate=2, rig=NUSCENES_RIG.resized(704, 396))
     pipeline = Pipeline.from_preset("demo")
     assert pipeline.trained
