@@ -103,13 +103,12 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW or Muon; weight decay applies to every trainable parameter, norms, biases and anchors included."""
+    """AdamW; weight decay applies to every trainable parameter, norms, biases and anchors included."""
 
     lr: float = 6e-4
     weight_decay: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
-    muon_momentum: float | None = None  # None: all parameters are AdamW's, as in the published training
     backbone_lr_factor: float = 0.5
     max_grad_norm: float = 25.0
     warmup_iterations: int = 500
@@ -217,8 +216,8 @@ TRAINING_CONFIGS: dict[str, TrainingConfig] = {
             reverse_probability=0.0,
             intervals=(0.1, 0.1, 0.1, 0.2, 0.2, 0.3, 0.4, 0.5, 0.5, 0.5),
         ),
-        optimizer=OptimizerConfig(lr=8e-4, backbone_lr_factor=1.0, warmup_iterations=300, muon_momentum=0.95),
-        schedule=ScheduleConfig(batch_size=8, samples_per_process=4, iterations=4_400, ema_decay=0.998),
+        optimizer=OptimizerConfig(lr=8e-4, backbone_lr_factor=1.0, warmup_iterations=300),
+        schedule=ScheduleConfig(batch_size=8, samples_per_process=4, iterations=6_600, ema_decay=0.998),
         scene_reset="clean",
         activation_checkpointing=False,  # a small model on CPUs: time is dearer than memory
         initial_backbone="random",
