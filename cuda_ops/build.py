@@ -254,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="only compile the CUDA kernels for every architecture into FOLDER (needs nvcc, no GPU): a check",
     )
     parser.add_argument(
-        ONNXRUNTIME.build_arguments,
+        ONNXRUNTIME.option,
         action="store_true",
         help="only compile a custom operator of onnxruntime, for exported steps",
     )

@@ -27,27 +27,26 @@ class Plugin:
     """A library for one runtime."""
 
     name: str
-    build_arguments: str  # of `python -m cuda_ops.build`
-    headers_option: str  # of it, takes the folder of the runtime's headers
+    headers_option: str  # of `python -m cuda_ops.build`, takes the folder of the runtime's headers
     header: str  # that must lie there
     folders: tuple[str, ...]  # of csrc, that it is made of
     sources: tuple[str, ...]
+    option: str = ""  # of `python -m cuda_ops.build`, without headers; "": none builds it without
     check: str = ""  # of csrc: compares the declarations that take the place of the headers with them
     cuda: bool = False
 
 
 ONNXRUNTIME = Plugin(
     "sparse4d_onnxruntime",
-    "--onnxruntime",
     "--onnxruntime-headers",
     "onnxruntime_c_api.h",
     ("cpu", "node", "onnxruntime", "shared"),
     ("onnxruntime/custom_op.cpp", "cpu/generic.cpp", "cpu/avx2.cpp", "cpu/avx512.cpp"),
+    option="--onnxruntime",
     check="onnxruntime/against_headers.cpp",
 )
 TENSORRT = Plugin(
     "sparse4d_tensorrt",
-    "--tensorrt-headers FOLDER",
     "--tensorrt-headers",
     "NvInferRuntime.h",
     ("cuda", "node", "shared", "tensorrt"),
@@ -63,7 +62,7 @@ def plugin_library(plugin: Plugin) -> pathlib.Path | None:
 
 
 def build_command(plugin: Plugin) -> str:
-    return f"python -m cuda_ops.build {plugin.build_arguments}"
+    return f"python -m cuda_ops.build {plugin.option or f'{plugin.headers_option} FOLDER'}"
 
 
 def build_plugin(plugin: Plugin, headers: pathlib.Path | None = None) -> pathlib.Path:

@@ -214,7 +214,7 @@ def test_it_is_built_once_and_appears_whole(tmp_path, monkeypatch, capsys):
     machine = Machine(tmp_path, monkeypatch)
     assert plugin_library(ONNXRUNTIME) is None
     for _ in range(2):
-        assert main([ONNXRUNTIME.build_arguments]) == 0
+        assert main([ONNXRUNTIME.option]) == 0
     library = plugin_library(ONNXRUNTIME)
     assert capsys.readouterr().out.splitlines() == [str(library)] * 2
     (call,) = machine.log.read_text().splitlines()
