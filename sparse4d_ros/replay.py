@@ -146,7 +146,7 @@ OVERRIDES = (
     "sync_slop",
     "torch_threads",
 )
-SWITCHES = ("allow_untrained",)
+SWITCHES = ("allow_untrained", "compile")
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -24,7 +24,7 @@ from ..units import nanoseconds
 from .observer import Observer
 from .streams import CameraStreams
 
-READY_SECONDS = 120.0  # the first start compiles Python and loads torch
+READY_SECONDS = 300.0  # the first start compiles Python and loads torch; on a GPU a minute goes into torch.compile
 SERVICE_SECONDS = 60.0  # configure loads the model
 DETECTOR = "/sparse4d"
 

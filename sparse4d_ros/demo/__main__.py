@@ -34,7 +34,7 @@ from .report import Run, make_report, print_report
 # What the bag is made by: it is made anew when one of these changed.
 MAKERS = ("sparse4d_core/data/**/*.py", "sparse4d_ros/nuscenes_to_rosbag.py", "sparse4d_ros/bags/*.py")
 PARAMETERS = "demo.yaml"  # of config/
-Network = dict[str, object]  # parameters of node and replay: backend and artefact; empty: PyTorch
+Network = dict[str, object]  # parameters of node and replay; empty: PyTorch on the processor
 VERSION = "v1.0-mini"
 
 
@@ -50,6 +50,7 @@ class DemoOptions:
     checkpoint: str = ""  # "": by name
     allow_untrained: bool = False
     backend: str = "auto"  # "torch": no export
+    device: str = "cpu"
     video: bool = True
 
 
@@ -83,7 +84,7 @@ def _run_steps(
         raise DemoError(f"the node gave no boxes for any set; its output is in {processes.log_of('node')}")
     bar.update()
     bar.set_description("the same sets without DDS")
-    _replay(options, bag, network, processes)
+    replay_sets(options, bag, network, processes)
     bar.update()
     bar.set_description("score with the nuScenes devkit")
     notes = {name: diagnostics["inference"][name] for name in ("model", "weights", "precision", "scene_reset")}
@@ -140,6 +141,8 @@ def prepare_input(options: DemoOptions, processes: Processes) -> tuple[Path, Pat
 
 def prepare_network(options: DemoOptions, processes: Processes) -> Network:
     """What computes, as parameters of node and replay."""
+    if options.device != "cpu":  # as docs/deployment.md advises for a GPU
+        return {"device": options.device, "precision": "float16", "compile": True}
     if options.backend == "auto" and options.model == MODEL and not options.checkpoint:
         step = integer_step(options.out, processes)
         if step is not None:
@@ -159,16 +162,20 @@ def node_arguments(options: DemoOptions, network: Network) -> list[str]:
     if options.checkpoint:
         values["checkpoint"] = options.checkpoint
     if options.allow_untrained:
-        values["allow_untrained"] = "true"
-    given = [word for name, value in values.items() for word in ("-p", f"{name}:={value}")]
+        values["allow_untrained"] = True
+    given = [word for name, value in values.items() for word in ("-p", f"{name}:={_yaml(value)}")]
     return ["--ros-args", "--params-file", config_file(PARAMETERS), *given]
 
 
-def _replay(options: DemoOptions, bag: Path, network: Network, processes: Processes) -> None:
+def _yaml(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def replay_sets(options: DemoOptions, bag: Path, network: Network, processes: Processes) -> None:
     """The sets that the node processed, once more without DDS."""
     model = ["--params-file", config_file(PARAMETERS), "--model", options.model, "--checkpoint", options.checkpoint]
     model += ["--allow-untrained"] if options.allow_untrained else []
-    model += [f"--{name}={value}" for name, value in network.items()]
+    model += [f"--{name}" if value is True else f"--{name}={value}" for name, value in network.items()]
     sets = ["--sets", options.out / "online.jsonl", "--record", options.out / "offline.jsonl"]
     processes.run("replay", "sparse4d_ros.replay", bag, *model, *sets)
 
@@ -208,6 +215,11 @@ def parse_arguments(arguments: Sequence[str] | None) -> DemoOptions:
         help="auto exports the demo's own model in 8-bit integers (half a minute, once), where the processor has them "
         "and onnxruntime is installed; torch is PyTorch (%(default)s)",
     )
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        help="cuda or cuda:N: the network on that GPU, by PyTorch in float16, compiled and captured (%(default)s)",
+    )
     parser.add_argument("--no-video", action="store_true", help="skip overlay.mp4")
     options = parser.parse_args(arguments)
     return DemoOptions(
@@ -219,6 +231,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> DemoOptions:
         checkpoint=str(Path(options.checkpoint).resolve()) if options.checkpoint else "",
         allow_untrained=options.allow_untrained,
         backend=options.backend,
+        device=options.device,
         video=not options.no_video,
     )
 

@@ -12,7 +12,7 @@ from ..middleware import variables
 from .listener import DiagnosticsListener
 from .programs import DemoError, Processes
 
-READY_SECONDS = 120.0  # the first start compiles Python and loads torch
+READY_SECONDS = 300.0  # the first start compiles Python and loads torch; on a GPU a minute goes into torch.compile
 DRAIN_SECONDS = 300.0  # after the last image, while sets are in work: the largest models take a minute a frame
 
 
