@@ -8,6 +8,7 @@ from typing import Any
 from sparse4d_core.config import preset
 from sparse4d_core.ego_mask import hidden_colour
 from sparse4d_core.inference.pipeline import Pipeline, refusing_device
+from sparse4d_core.inference.process_settings import limit_threads
 
 from .messages.outgoing import OtherOutput
 from .parameters import NodeParameters
@@ -22,11 +23,15 @@ from .units import nanoseconds
 def load_pipeline(parameters: NodeParameters, rig: Rig) -> Pipeline:
     """The model with its weights, on its device, compiled and captured where asked for.
 
+    From here on the calling thread computes with `torch_threads`, and so must every thread that runs the model: torch
+    compiles for a number of threads, and with another one the first frame waits for seconds while it compiles again.
+
     Raises:
         ValueError: unknown preset, a checkpoint of another model, a device that is not there, or a rig that the model
             does not take.
         FileNotFoundError: no such checkpoint.
     """
+    limit_threads(parameters.torch_threads)
     with refusing_device(parameters.device):
         pipeline = Pipeline.from_preset(
             parameters.model,

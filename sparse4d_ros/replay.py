@@ -25,7 +25,7 @@ from tqdm import tqdm
 from sparse4d_core.command_line import interrupted
 from sparse4d_core.config import preset
 from sparse4d_core.inference.pipeline import Pipeline
-from sparse4d_core.inference.process_settings import keep_freed_memory, limit_threads
+from sparse4d_core.inference.process_settings import keep_freed_memory
 
 from .assembly import load_pipeline
 from .bags.bag_io import BagError
@@ -194,7 +194,6 @@ def run(options: argparse.Namespace) -> str:
             f"tracking-out: model {parameters.model} gives no track ids; take a v3 preset, or leave out --tracking-out"
         )
     keep_freed_memory()
-    limit_threads(parameters.torch_threads)
     rig = load_rig(parameters.rig)
     pipeline = load_pipeline(parameters, rig)
     replay = Replay(options.bag, rig, pipeline, parameters)

@@ -15,7 +15,7 @@ from typing import Any
 
 from sparse4d_core.atomic_write import write_bytes, write_json
 from sparse4d_core.inference.pipeline import Pipeline
-from sparse4d_core.inference.process_settings import keep_freed_memory, limit_threads
+from sparse4d_core.inference.process_settings import keep_freed_memory
 
 from ..assembly import load_pipeline
 from ..parameters import NodeParameters
@@ -89,7 +89,6 @@ class BagRunner:
 
     def __init__(self, task: BagTask):
         keep_freed_memory()
-        limit_threads(task.parameters.torch_threads)
         self._task, self._rig = task, load_rig(task.parameters.rig)
         self._pipeline: Pipeline = load_pipeline(task.parameters, self._rig)
 

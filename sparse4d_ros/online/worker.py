@@ -117,7 +117,7 @@ class Worker:
     def _run(self, stage: Callable[[], None]) -> None:
         """A thread's life."""
         self._be_nice(self._parameters.worker_nice_increment)
-        limit_threads(self._parameters.torch_threads)  # each thread that computes has a team of its own
+        limit_threads(self._parameters.torch_threads)  # of each thread its own; as the model was warmed up
         stage()
 
     def _be_nice(self, increment: int) -> None:

@@ -100,8 +100,9 @@ def decode_raw(message: Any) -> np.ndarray:
 def _through_bridge(rows: np.ndarray, encoding: str) -> np.ndarray:
     try:
         return _BRIDGE.imgmsg_to_cv2(_Packed(rows, encoding), "bgr8")
-    except (CvBridgeError, cv2.error, KeyError) as error:
-        raise ConversionError("image_data", f"image: cv_bridge could not convert {encoding}: {error}") from error
+    except (TypeError, cv2.error, KeyError) as error:  # TypeError: CvBridgeError, and pip's bridge beside OpenCV 5
+        text = f"image: cv_bridge could not convert {encoding} with OpenCV {cv2.__version__}: {error}"
+        raise ConversionError("image_data", text) from error
 
 
 class _Packed:

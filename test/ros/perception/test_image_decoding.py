@@ -14,6 +14,7 @@ from PIL import Image as PillowImage
 pytest.importorskip("cv_bridge")
 from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 
+from sparse4d_ros.perception import image_decoding  # noqa: E402
 from sparse4d_ros.perception.image_decoding import (  # noqa: E402
     ConversionError,
     decode_image,
@@ -286,3 +287,15 @@ def test_not_an_image():
     with pytest.raises(ConversionError, match="expected JPEG or PNG") as caught:
         decode_image(CompressedImage(format="h264", data=b"\0\0\0\1 a video stream"))
     assert caught.value.cause == "encoding"
+
+
+def test_a_bridge_that_does_not_fit_opencv_costs_images_with_the_reason(monkeypatch):
+    """pip's cv_bridge knows the type codes of OpenCV 4; beside OpenCV 5 it takes three channels for many."""
+
+    class Bridge:
+        def imgmsg_to_cv2(self, message, encoding):
+            return np.ndarray((message.height, message.width, 33), np.uint8, message.data)
+
+    monkeypatch.setattr(image_decoding, "_BRIDGE", Bridge())
+    with pytest.raises(ConversionError, match=f"cv_bridge could not convert bgr8 with OpenCV {cv2.__version__}"):
+        decode_image(raw_message(picture(), "bgr8"))
