@@ -34,6 +34,7 @@ from ..bags.submission import write_results
 from ..demo.node_run import play_to_node
 from ..demo.programs import DemoError, Processes
 from ..middleware import claimed_domain
+from ..ros_arguments import parameter_words
 
 PROGRAM = "python -m sparse4d_ros.campaign.recorded_rows"
 ROWS = ("camera_gone_cam_back", "images_lost_20_percent", "camera_stamps_10_ms", "ego_stamps_100_ms", "rate_10_hz")
@@ -142,11 +143,12 @@ class RecordedRows:
         self._processes.run("replay", "sparse4d_ros.replay", bag, *words)
 
     def _play(self, bag: Path, record: Path) -> None:
-        own = {"model": self._options.model, "checkpoint": self._checkpoint, "autostart": "true", "first_id": 0}
+        own = {"model": self._options.model, "checkpoint": self._checkpoint, "autostart": True, "first_id": 0}
         own |= {"image_reliability": "reliable", "camera_info_reliability": "reliable", "image_queue_depth": 20}
-        values = [word for name, value in {**own, **self._parameters}.items() for word in ("-p", f"{name}:={value}")]
         player = ["--wait", 120, "--rate", self._options.play_rate]
-        play_to_node(self._processes, ["--ros-args", *values], bag, record, player)
+        play_to_node(
+            self._processes, ["--ros-args", *parameter_words({**own, **self._parameters})], bag, record, player
+        )
 
     def _score(self, record: Path, truth: Path) -> Score:
         results = record.with_suffix(".results.json")

@@ -17,14 +17,15 @@ from rcl_interfaces.srv import SetParameters
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter
 
+from ..demo.node_run import READY_SECONDS
 from ..demo.programs import Processes
 from ..middleware import variables
 from ..perception.rig import Rig
+from ..ros_arguments import parameter_words
 from ..units import nanoseconds
 from .observer import Observer
 from .streams import CameraStreams
 
-READY_SECONDS = 300.0  # the first start compiles Python and loads torch; on a GPU a minute goes into torch.compile
 SERVICE_SECONDS = 60.0  # configure loads the model
 DETECTOR = "/sparse4d"
 
@@ -103,8 +104,7 @@ class RunningSystem:
         """
         self.observer.forget()
         self._started += 1
-        words = ["--ros-args", "-p", "autostart:=true"]
-        words += [word for name, value in self._parameters.items() for word in ("-p", f"{name}:={_text(value)}")]
+        words = ["--ros-args", *parameter_words({"autostart": True, **self._parameters})]
         background = self.processes.background(f"node_{self._started}", "sparse4d_ros.node", *words)
         self._node_stack = contextlib.ExitStack()
         self.process: subprocess.Popen = self._node_stack.enter_context(background)
@@ -188,8 +188,3 @@ class RunningSystem:
         request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
         result = self.call(SetParameters, "set_parameters", request).results[0]
         return result.successful, result.reason
-
-
-def _text(value: Any) -> str:
-    """As the command line takes a parameter."""
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -24,6 +24,7 @@ from sparse4d_core.checkpoint.published import NoWeightsError, find_weights
 from sparse4d_core.config import PRESETS, preset
 
 from ..middleware import claimed_domain
+from ..ros_arguments import parameter_words
 from ..share import PARENT, config_file
 from .integer_step import MODEL, integer_step
 from .node_run import play_to_node
@@ -163,12 +164,7 @@ def node_arguments(options: DemoOptions, network: Network) -> list[str]:
         values["checkpoint"] = options.checkpoint
     if options.allow_untrained:
         values["allow_untrained"] = True
-    given = [word for name, value in values.items() for word in ("-p", f"{name}:={_yaml(value)}")]
-    return ["--ros-args", "--params-file", config_file(PARAMETERS), *given]
-
-
-def _yaml(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return ["--ros-args", "--params-file", config_file(PARAMETERS), *parameter_words(values)]
 
 
 def replay_sets(options: DemoOptions, bag: Path, network: Network, processes: Processes) -> None:
