@@ -10,8 +10,8 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+import threading
 import traceback
-import warnings
 from collections.abc import Callable, Sequence
 
 import psutil
@@ -19,7 +19,7 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.expand_topic_name import expand_topic_name
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from std_srvs.srv import Trigger
@@ -48,6 +48,7 @@ from .perception.transforms import TransformBuffer
 from .ros_arguments import split_ros_arguments
 
 NODE_NAME = "sparse4d"
+SIGNALS_SEEN = 0.1  # s; while rclpy waits for messages, Python does not handle a signal
 SWITCH_INTERVAL = 0.001  # s; Python's 5 ms would let the worker hold up the callbacks
 
 
@@ -338,7 +339,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check_arguments(own)
     sys.setswitchinterval(SWITCH_INTERVAL)
     keep_freed_memory()
-    rclpy.init(args=words)
+    stop, loaded = threading.Event(), threading.Event()
+
+    def end(*_: object) -> None:
+        """The loading of a model ends at once. After it the node ends between two callbacks, its context still valid:
+        rclpy's native code does not hand on what is raised in the middle of a message, and its own handlers take the
+        context away while the executor and the log still use it."""
+        stop.set()
+        if not loaded.is_set():
+            raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    rclpy.init(args=words, signal_handler_options=rclpy.SignalHandlerOptions.NO)
     try:
         node = DetectorNode()
     except (InvalidParameterTypeException, InvalidParameterValueException) as error:
@@ -349,16 +362,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     executor.add_node(node)
     try:
         node.autostart()
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
+        loaded.set()
+        while not (stop.is_set() or node.exit_status):
+            executor.spin_once(timeout_sec=SIGNALS_SEEN)
+    except KeyboardInterrupt:
         pass
-    except RuntimeError:  # of rclpy, which was interrupted in the middle of taking a message
-        if rclpy.ok():
-            raise
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal and the launch system both send it
-        # rclpy may have been about to take a message: Python would end with a warning that nobody awaited it.
-        warnings.filterwarnings("ignore", "coroutine", RuntimeWarning)
+        loaded.set()  # the terminal and the launch system both send SIGINT
         node.close()
         rclpy.try_shutdown()
     return node.exit_status

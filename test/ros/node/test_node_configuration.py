@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 
 import pytest
-import rclpy
 import torch
 from ops.pretended_machine import Machine
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
@@ -131,21 +131,35 @@ def test_the_node_can_be_stopped_cleaned_up_and_started_again(driver):
     assert driver.run(5) == "ok"
 
 
-@pytest.mark.parametrize("interrupted", [True, False])
-def test_an_interrupt_in_the_middle_of_rclpy_is_no_error_and_anything_else_is(monkeypatch, ros_domain, interrupted):
-    """Ctrl-C while a message is taken: rclpy raises what it could not convert, after it has shut down."""
-
-    def spin(executor):
-        if interrupted:
-            rclpy.shutdown()
-        raise RuntimeError("Unable to convert call argument '0' to Python object")
-
+@pytest.fixture
+def program(monkeypatch, ros_domain):
+    """The program's main(), without what it does to the whole process; signal handlers are put back."""
     monkeypatch.setenv("ROS_DOMAIN_ID", str(ros_domain))
-    monkeypatch.setattr(node.SingleThreadedExecutor, "spin", spin)
-    for name in ("keep_freed_memory", "sys.setswitchinterval", "signal.signal"):  # of the whole process
+    for name in ("keep_freed_memory", "sys.setswitchinterval"):
         monkeypatch.setattr(f"sparse4d_ros.node.{name}", lambda *_: None)
-    if interrupted:
-        assert node.main([]) == 0
-        return
-    with pytest.raises(RuntimeError, match="Unable to convert"):
-        node.main([])
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield node.main
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_loading_of_a_model_at_once(monkeypatch, program, number):
+    loaded = []
+
+    def load(*_):
+        signal.raise_signal(number)
+        loaded.append(True)
+
+    monkeypatch.setattr(node, "load_pipeline", load)
+    assert program(["--ros-args", "-p", "model:=demo", "-p", "autostart:=true"]) == 0
+    assert not loaded
+
+
+def test_an_error_out_of_the_executor_is_no_end_of_the_program(monkeypatch, program):
+    def spin_once(executor, timeout_sec):
+        raise RuntimeError("out of rclpy")
+
+    monkeypatch.setattr(node.SingleThreadedExecutor, "spin_once", spin_once)
+    with pytest.raises(RuntimeError, match="out of rclpy"):
+        program([])

@@ -54,12 +54,37 @@ OUTPUTS = {
 }
 
 
-class Process:
-    """`python -m sparse4d_ros.node` with its log in a file."""
+CONFIGURED = ("--params-file", "config/detector.yaml", "-p", "model:=demo", "-p", "image_reliability:=reliable",
+              "-p", "use_sim_time:=true")  # fmt: skip
+NODE = ("-m", "sparse4d_ros.node")
+# The node is interrupted while rclpy's native code fills in a CameraInfo: Python would raise in the setter.
+INTERRUPTED_NODE = (
+    "-c",
+    """
+import signal, sys
+from sensor_msgs.msg import CameraInfo
+from sparse4d_ros.node import main
 
-    def __init__(self, folder: Path, domain: int, *arguments: str, log: str = "node"):
+def interrupted(message, height, usual=CameraInfo.height):
+    try:
+        signal.raise_signal(signal.SIGINT)
+        usual.fset(message, height)
+    except KeyboardInterrupt:
+        print("in the middle of a message", flush=True)
+        raise
+
+CameraInfo.height = CameraInfo.height.setter(interrupted)
+sys.exit(main())
+""",
+)
+
+
+class Process:
+    """`python -m sparse4d_ros.node`, or another program that runs the node, with its log in a file."""
+
+    def __init__(self, folder: Path, domain: int, *arguments: str, log: str = "node", program: tuple[str, ...] = NODE):
         self.log_file = folder / f"{log}.log"
-        command = [sys.executable, "-m", "sparse4d_ros.node", "--ros-args", *arguments]
+        command = [sys.executable, *program, "--ros-args", *arguments]
         environment = os.environ | {"ROS_DOMAIN_ID": str(domain), "OMP_NUM_THREADS": "1"}
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
@@ -173,8 +198,8 @@ def peer(ros_domain):
 def start(tmp_path, ros_domain):
     started: list[Process] = []
 
-    def start(*arguments: str, log: str = "node") -> Process:
-        started.append(Process(tmp_path, ros_domain, *arguments, log=log))
+    def start(*arguments: str, log: str = "node", program: tuple[str, ...] = NODE) -> Process:
+        started.append(Process(tmp_path, ros_domain, *arguments, log=log, program=program))
         return started[-1]
 
     yield start
@@ -184,8 +209,7 @@ def start(tmp_path, ros_domain):
 
 def test_from_images_to_tracks(start, peer):
     """The command of the README, all outputs, services, live parameters, and a clean end."""
-    overrides = ("model:=demo", "image_reliability:=reliable", "use_sim_time:=true")
-    node = start("--params-file", "config/detector.yaml", *(word for text in overrides for word in ("-p", text)))
+    node = start(*CONFIGURED)
     assert peer.spin_until(lambda: peer.state() == "active"), node.log
     assert peer.spin_until(peer.connected), node.log
     assert "weights: by name" in node.log
@@ -232,6 +256,17 @@ def check_interrupt(node: Process, peer: Peer) -> None:
     assert "sets processed; sets dropped" in node.log.splitlines()[-1]
     for word in ("Traceback", "internal_error", "Failed to publish", "context is invalid"):
         assert word not in node.log
+
+
+def test_an_interrupt_waits_for_the_message_at_hand(start, peer):
+    """rclpy's native code turns an exception out of a message's field into one of its own."""
+    node = start(*CONFIGURED, program=INTERRUPTED_NODE)
+    assert peer.spin_until(lambda: peer.state() == "active"), node.log
+    assert peer.spin_until(lambda: peer.infos[CAMERAS[0]].get_subscription_count()), node.log
+    peer.publish_set(0)
+    assert node.process.wait(PATIENCE) == 0, node.log
+    assert "in the middle of a message" not in node.log
+    assert "sets processed" in node.log.splitlines()[-1]
 
 
 def ids(messages: list[Detection3DArray]) -> set[str]:
