@@ -103,12 +103,13 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW; weight decay applies to every trainable parameter, norms, biases and anchors included."""
+    """AdamW or Muon; weight decay applies to every trainable parameter, norms, biases and anchors included."""
 
     lr: float = 6e-4
     weight_decay: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
+    muon_momentum: float | None = None  # None: all parameters are AdamW's, as in the published training
     backbone_lr_factor: float = 0.5
     max_grad_norm: float = 25.0
     warmup_iterations: int = 500

@@ -23,7 +23,7 @@ from ..batches.loader import BatchLoader
 from ..objective.frame_objective import ForwardResult, TrainingObjective, restart
 from ..schedule import TrainingConfig
 from .journal import Journal
-from .optimizer import learning_rate, make_optimizer, moving_average, set_learning_rate
+from .optimizer import learning_rate, make_optimizers, moving_average, set_learning_rate
 from .processes import Processes
 from .run_state import pack_random_state, pack_state, pack_torch, unpack_random_state, unpack_state, unpack_torch
 from .stop_request import stop_requests
@@ -86,7 +86,7 @@ class Trainer:
         self.model = model.to(processes.device, memory_format=torch.channels_last).train()
         self.objective = TrainingObjective(self.model, config, settings.precision, processes.average)
         self.forward = processes.averaging_gradients(self.objective)
-        self.optimizer = make_optimizer(self.model, config.optimizer)
+        self.optimizers = make_optimizers(self.model, config.optimizer)
         self.scaler = torch.amp.GradScaler(
             processes.device.type, config.schedule.loss_scale, enabled=settings.precision == "float16"
         )
@@ -142,7 +142,7 @@ class Trainer:
         batches = self._read()
         loaded = time.monotonic()
         rate = learning_rate(self.iteration, self.settings.iterations, self.config.optimizer)
-        set_learning_rate(self.optimizer, rate)
+        set_learning_rate(self.optimizers, rate)
         step = self._optimise(batches)
         self.iteration += 1
         if step.finite:
@@ -192,7 +192,8 @@ class Trainer:
 
     def _backward(self, batches: list[Batch]) -> list[ForwardResult]:
         """Gradients of all batches of the iteration, averaged; the streams advance."""
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
         results = []
         temporal = self.model.config.temporal
         for i, batch in enumerate(batches):
@@ -210,14 +211,16 @@ class Trainer:
 
     def _clip(self) -> Tensor:
         """Clips the gradients; returns their norm [] before, on the device."""
-        self.scaler.unscale_(self.optimizer)
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
+        parameters = [p for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]]
         return torch.nn.utils.clip_grad_norm_(parameters, self.config.optimizer.max_grad_norm)
 
     def _update(self, finite: bool) -> None:
         """One step of the weights and their average; none where the gradients are not finite."""
         if finite:
-            self.scaler.step(self.optimizer)
+            for optimizer in self.optimizers:
+                self.scaler.step(optimizer)
             if self.average is not None:
                 self.average.update_parameters(self.model)
         self.scaler.update(self.config.schedule.loss_scale)  # static: it neither grows nor shrinks
@@ -260,7 +263,7 @@ class Trainer:
             "skipped": self.skipped,
             "best": self.best,
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "scaler": self.scaler.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "ranks": ranks,
@@ -271,7 +274,7 @@ class Trainer:
         """Continue from the newest intact checkpoint of the first process's folder; False if there is none.
 
         Raises:
-            ValueError: if it is of another preset, batch size or number of processes.
+            ValueError: if it is of another preset, batch size, number of processes or optimizers.
         """
         content = self.processes.from_first(self.store.newest() if self.processes.is_first else None)
         if content is None:
@@ -285,9 +288,16 @@ class Trainer:
             raise ValueError(
                 f"resume: the run had {len(content['ranks'])} processes, this one has {self.processes.world_size}"
             )
+        states = content.get("optimizers", [])
+        if len(states) != len(self.optimizers):
+            raise ValueError(
+                f"resume: {self.store.folder} has {len(states)} optimizers, this training has {len(self.optimizers)}; "
+                "leave training.optimizer.muon_momentum as it was, or give another --out"
+            )
         self.iteration, self.skipped, self.best = content["iteration"], content["skipped"], content["best"]
         self.model.load_state_dict(content["model"])
-        self.optimizer.load_state_dict(content["optimizer"])
+        for optimizer, state in zip(self.optimizers, states, strict=True):
+            optimizer.load_state_dict(state)
         self.scaler.load_state_dict(content["scaler"])
         if self.average is not None:
             self.average.load_state_dict(content["average"])

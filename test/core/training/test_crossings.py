@@ -14,7 +14,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 from sparse4d_core.model_io import ModelInput
 from sparse4d_core.training.batches.batch import Batch
 from sparse4d_core.training.batches.loader import Streams, make_loader
-from sparse4d_core.training.run.optimizer import make_optimizer
+from sparse4d_core.training.run.optimizer import make_optimizers
 from sparse4d_core.training.run.processes import Processes
 from sparse4d_core.training.run.trainer import Trainer
 from sparse4d_core.training.schedule import GridMaskConfig
@@ -39,7 +39,7 @@ class LidarWorld(tiny_run.TinyWorld):
 def on_device(trainer: Trainer) -> Trainer:
     """Moved as a whole; call it inside of Crossings."""
     to_device(trainer.model)
-    trainer.optimizer = make_optimizer(trainer.model, trainer.config.optimizer)
+    trainer.optimizers = make_optimizers(trainer.model, trainer.config.optimizer)
     trainer.average = None
     trainer.processes = replace(trainer.processes, device=DEVICE)
     return trainer
