@@ -217,8 +217,8 @@ TRAINING_CONFIGS: dict[str, TrainingConfig] = {
             reverse_probability=0.0,
             intervals=(0.1, 0.1, 0.1, 0.2, 0.2, 0.3, 0.4, 0.5, 0.5, 0.5),
         ),
-        optimizer=OptimizerConfig(lr=8e-4, backbone_lr_factor=1.0, warmup_iterations=300),
-        schedule=ScheduleConfig(batch_size=8, samples_per_process=4, iterations=6_600, ema_decay=0.998),
+        optimizer=OptimizerConfig(lr=8e-4, backbone_lr_factor=1.0, warmup_iterations=300, muon_momentum=0.95),
+        schedule=ScheduleConfig(batch_size=8, samples_per_process=4, iterations=5_800, ema_decay=0.998),
         scene_reset="clean",
         activation_checkpointing=False,  # a small model on CPUs: time is dearer than memory
         initial_backbone="random",

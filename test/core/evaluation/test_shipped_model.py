@@ -16,15 +16,17 @@ SEED = 100_700  # training has 0 to 9,999
 
 @pytest.mark.slow
 def test_shipped_weights_reach_their_figures_on_unseen_scenes(tmp_path):
-    render_dataset(tmp_path, 3, SEED, rate=2, rig=NUSCENES_RIG.resized(704, 396))
+    # Many short scenes, for the frames of one show the same few objects: of two trainings, the one that was better on
+    # four larger sets of scenes (docs/training.md) was the worse by 0.017 of NDS on the first three of these.
+    render_dataset(tmp_path, 8, SEED, duration=3.0, rate=2, rig=NUSCENES_RIG.resized(704, 396))
     pipeline = Pipeline.from_preset("demo")
     assert pipeline.trained
     scores = keyframe_scores(pipeline, NuScenesDataset(tmp_path, cache=None), tmp_path)
     print(scores.table())
-    # 0.8428, 0.8219 and 0.8320 on these three scenes. An image encoder in bfloat16, hundreds of times coarser than what
-    # other processors round differently, moved those of earlier weights by 0.0013, 0.0025 and 0.0051.
-    assert scores.detection.nds >= 0.838 and scores.detection.map >= 0.817
-    assert scores.tracking.amota >= 0.826
+    # 0.8708, 0.8534 and 0.8567 on these scenes. An image encoder in bfloat16, hundreds of times coarser than what other
+    # processors round differently, moved those of earlier weights by 0.0013, 0.0025 and 0.0051.
+    assert scores.detection.nds >= 0.866 and scores.detection.map >= 0.848
+    assert scores.tracking.amota >= 0.851
 
 
 def test_the_shipped_file_is_small():

@@ -25,7 +25,7 @@ from sparse4d_core.training.schedule import AugmentationConfig, SamplingConfig, 
 from sparse4d_core.training.starting_model import build_model
 
 SEED = 17
-ITERATIONS = 240  # about 40 s of one core
+ITERATIONS = 200  # about 40 s of one core
 # The demo model with smaller images and fewer instances: two seconds hold 75 boxes, about fifteen in a frame.
 DEMO = preset("demo")
 MODEL = replace(

@@ -57,6 +57,7 @@ def test_a_run_ended_by_sigterm_continues_bit_for_bit(tmp_path, workers):
     end_after(first, 3)
     first.run()
     assert first.iteration == 3 and not (tmp_path / "split" / "model.pt").exists()
+    assert [type(optimizer).__name__ for optimizer in first.optimizers] == ["AdamW", "Muon"]
     second = tiny_trainer(tmp_path / "split", workers=workers)
     assert second.resume() and second.iteration == 3
     second.run()
@@ -130,13 +131,17 @@ def test_a_full_disk_leaves_earlier_checkpoints(tmp_path, monkeypatch):
     assert sorted(os.listdir(tmp_path)) == ["000000001.json", "000000001.pt"]
 
 
-def test_a_checkpoint_of_another_preset_is_refused(tmp_path):
+def test_a_checkpoint_of_another_preset_or_optimizer_is_refused(tmp_path):
     trainer = tiny_trainer(tmp_path, iterations=1)
     trainer.run()
     content = trainer.store.newest()
     trainer.store.save(2, {**content, "preset": "v3_r50"})
     with pytest.raises(ValueError, match="holds a run of v3_r50, this one is demo"):
         tiny_trainer(tmp_path).resume()
+    trainer.store.save(3, content)
+    adamw = replace(tiny_run.TRAINING, optimizer=replace(tiny_run.TRAINING.optimizer, muon_momentum=None))
+    with pytest.raises(ValueError, match="2 optimizers, this training has 1; leave training.optimizer.muon_momentum"):
+        tiny_trainer(tmp_path, training=adamw).resume()
 
 
 def spoil(trainer, iterations: range) -> list[list[str]]:
