@@ -75,6 +75,8 @@ class ClockWatch:
         now_ns = self._arrivals.at(camera, stamp_ns, arrival_ns)
         self._advance(now_ns)
         useless = _useless(stamp_ns, clock.stamp_ns)
+        if not useless and self._leaps(clock, now_ns - stamp_ns):
+            clock.off_images = 0  # late by their transport: they say nothing about the time that begins
         clock.measure(stamp_ns, now_ns, self._active_ns)
         self._move_reference()
         difference_ns = now_ns - stamp_ns - self.reference_ns
@@ -125,6 +127,14 @@ class ClockWatch:
     def say(self, kind: EventKind, camera: str | None, offset_ns: int | None, text: str) -> None:
         """Keeps an event for whoever writes the log."""
         self.events.append(SyncEvent(kind, camera, self.now_ns, offset_ns, text))
+
+    def _leaps(self, clock: CameraClock, delay_ns: int) -> bool:
+        """Whether a clock that was right is far off with its next image: with time, for all that is known yet."""
+        if clock.minimum_ns is None or self.reference_ns is None:
+            return False
+        offset_ns = self.reference_ns - clock.minimum_ns
+        was_right = abs(offset_ns) <= self._tolerance_ns(offset_ns)
+        return was_right and abs(delay_ns - clock.minimum_ns) > self._limits.jump_ns
 
     # ------------------------------------------------------------------------------------------------------- reference
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from random import Random
 
 import camera_streams as streams
 import pytest
@@ -239,6 +240,27 @@ def test_the_first_of_all_images_may_be_the_wrong_one(hours, with_arrivals):
     sync = synchronizer()
     sets = feed(sync, images, with_arrivals)
     assert len(sets) >= 34 and sync.epoch == 0 and sync.quarantined_cameras() == (first,)
+
+
+def at_an_uneven_pace(images: list[Image], seed: int) -> list[Image]:
+    """Played by a busy machine: 3 ms an image, or up to 120 more, and 80 ms a round, on average."""
+    random, now_ns, last, played = Random(seed), EPOCH, 0, []
+    for image in images:
+        now_ns += round(random.expovariate(1 / 3) * MS) + random.randint(20, 120) * MS * (random.random() < 0.4)
+        now_ns += round(random.expovariate(1 / 80) * MS) if image.round > last else 0
+        last = image.round
+        played.append(image._replace(arrival_ns=now_ns))
+    return played
+
+
+@pytest.mark.parametrize("seconds", [-2.0, 600.0], ids=["back", "forward"])
+def test_a_jump_quarantines_no_camera_for_how_its_images_came_before(seconds):
+    """Many were off, when a slow moment came between a camera and the others: that says nothing about the new time."""
+    images = shifted(streams.stream(NUSCENES, 1.5, seed=1), from_s=1.0, stamps_s=seconds)
+    for seed in range(100):
+        sync = synchronizer(missing="skip")
+        assert rounds(feed(sync, at_an_uneven_pace(images, seed))) == list(range(18)), f"seed {seed}"
+        assert "quarantined" not in dict(kinds(sync)), f"seed {seed}"
 
 
 # --- what only looks like a wrong clock -------------------------------------------------------------------------------
