@@ -67,6 +67,7 @@ class DetectorNode(LifecycleNode):
         parameters.declare(self)
         self.statistics = statistics or Statistics()
         self.exit_status = 0  # of a program that runs this node
+        self.takes_long = False  # it builds, loads or compiles: a program that is to end need not wait for that
         self._log = LogThrottle(self.get_logger(), alive=self.context.ok)
         self._gave_up: str | None = None
         self._give_up_signal = self.create_guard_condition(self._on_give_up)
@@ -103,8 +104,7 @@ class DetectorNode(LifecycleNode):
             self._rig = load_rig(values.rig).with_topics(self._expand_topic)
             buffer = TransformBuffer(values.tf_cache)
             self._operator = OperatorBuild(values.device, self.get_logger(), self._publish_components)
-            self._operator.prepare(values.build_operator)
-            self.processor = self._load_processor(values, buffer)
+            self.processor = self._load(values, buffer)
             config = self.processor.pipeline.config
             header = make_header(self._rig.frames.base_frame, self.get_clock().now().nanoseconds)
             labels = to_label_info(config.class_names, config.tracking_threshold, header)
@@ -235,6 +235,15 @@ class DetectorNode(LifecycleNode):
             self.processor.close()
         self._forget_configuration()
 
+    def _load(self, values: parameters.NodeParameters, buffer: TransformBuffer) -> SetProcessor:
+        """Builds the operator, if it is to be built, and loads the model, which may compile it."""
+        self.takes_long = True
+        try:
+            self._operator.prepare(values.build_operator)
+            return self._load_processor(values, buffer)
+        finally:
+            self.takes_long = False
+
     def _load_processor(self, values: parameters.NodeParameters, buffer: TransformBuffer) -> SetProcessor:
         pipeline = load_pipeline(values, self._rig)
         log = self.get_logger()
@@ -339,18 +348,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check_arguments(own)
     sys.setswitchinterval(SWITCH_INTERVAL)
     keep_freed_memory()
-    stop, loaded = threading.Event(), threading.Event()
-
-    def end(*_: object) -> None:
-        """The loading of a model ends at once. After it the node ends between two callbacks, its context still valid:
-        rclpy's native code does not hand on what is raised in the middle of a message, and its own handlers take the
-        context away while the executor and the log still use it."""
-        stop.set()
-        if not loaded.is_set():
-            raise KeyboardInterrupt
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
     rclpy.init(args=words, signal_handler_options=rclpy.SignalHandlerOptions.NO)
     try:
         node = DetectorNode()
@@ -358,17 +355,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rclpy.logging.get_logger(NODE_NAME).fatal(f"parameter refused: {error}")
         rclpy.try_shutdown()
         return 2
+    stop = threading.Event()
+
+    def end(*_: object) -> None:
+        """Between two callbacks, the context still valid: rclpy's native code does not hand on what is raised in the
+        middle of a message, and its own handlers take the context away while the executor and the log still use it."""
+        stop.set()
+        if node.takes_long:
+            raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
         node.autostart()
-        loaded.set()
         while not (stop.is_set() or node.exit_status):
             executor.spin_once(timeout_sec=SIGNALS_SEEN)
     except KeyboardInterrupt:
         pass
     finally:
-        loaded.set()  # the terminal and the launch system both send SIGINT
         node.close()
         rclpy.try_shutdown()
     return node.exit_status

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+import rclpy
 import torch
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from ops.pretended_machine import Machine
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.lifecycle import TransitionCallbackReturn
@@ -143,8 +149,32 @@ def program(monkeypatch, ros_domain):
         signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def asked_to_configure(domain: int) -> Iterator[None]:
+    """By a node elsewhere, again and again."""
+    context, done = rclpy.Context(), threading.Event()
+    rclpy.init(context=context, domain_id=domain)
+    other = rclpy.create_node("other", context=context)
+    client = other.create_client(ChangeState, "/sparse4d/change_state")
+    request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE))
+
+    def ask() -> None:
+        while not done.wait(0.2):
+            if client.service_is_ready():
+                client.call_async(request)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    yield
+    done.set()
+    thread.join()
+    other.destroy_node()
+    rclpy.shutdown(context=context)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_loading_of_a_model_at_once(monkeypatch, program, number):
+@pytest.mark.parametrize("asked", [False, True], ids=["autostart", "service"])
+def test_a_signal_ends_the_loading_of_a_model_at_once(monkeypatch, program, ros_domain, number, asked):
     loaded = []
 
     def load(*_):
@@ -152,7 +182,8 @@ def test_a_signal_ends_the_loading_of_a_model_at_once(monkeypatch, program, numb
         loaded.append(True)
 
     monkeypatch.setattr(node, "load_pipeline", load)
-    assert program(["--ros-args", "-p", "model:=demo", "-p", "autostart:=true"]) == 0
+    with asked_to_configure(ros_domain) if asked else contextlib.nullcontext():
+        assert program(["--ros-args", "-p", "model:=demo", "-p", f"autostart:={not asked}"]) == 0
     assert not loaded
 
 
