@@ -75,7 +75,7 @@ class ClockWatch:
         now_ns = self._arrivals.at(camera, stamp_ns, arrival_ns)
         self._advance(now_ns)
         useless = _useless(stamp_ns, clock.stamp_ns)
-        if not useless and self._leaps(clock, now_ns - stamp_ns):
+        if not useless and self._leaps(camera, now_ns - stamp_ns):
             clock.off_images = 0  # late by their transport: they say nothing about the time that begins
         clock.measure(stamp_ns, now_ns, self._active_ns)
         self._move_reference()
@@ -128,13 +128,12 @@ class ClockWatch:
         """Keeps an event for whoever writes the log."""
         self.events.append(SyncEvent(kind, camera, self.now_ns, offset_ns, text))
 
-    def _leaps(self, clock: CameraClock, delay_ns: int) -> bool:
+    def _leaps(self, camera: str, delay_ns: int) -> bool:
         """Whether a clock that was right is far off with its next image: with time, for all that is known yet."""
-        if clock.minimum_ns is None or self.reference_ns is None:
+        offset_ns = self.offset_ns(camera)
+        if offset_ns is None or abs(offset_ns) > self._tolerance_ns(offset_ns):
             return False
-        offset_ns = self.reference_ns - clock.minimum_ns
-        was_right = abs(offset_ns) <= self._tolerance_ns(offset_ns)
-        return was_right and abs(delay_ns - clock.minimum_ns) > self._limits.jump_ns
+        return abs(delay_ns - self._clocks[camera].minimum_ns) > self._limits.jump_ns
 
     # ------------------------------------------------------------------------------------------------------- reference
 
