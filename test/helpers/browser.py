@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-PATIENCE = 60.0  # s; software rendering on a busy machine
+PATIENCE = 150.0  # s; software rendering on a busy machine
 SETTINGS = (
     "--headless=new", "--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--disable-gpu-sandbox",
     "--no-first-run", "--disable-background-networking", "--hide-scrollbars", "--remote-debugging-port=0",

@@ -24,7 +24,7 @@ from sparse4d_ros.node import DetectorNode
 from sparse4d_ros.online.statistics import Statistics
 
 DEFAULTS = {"model": "demo", "allow_untrained": True, "look_ahead": "always"}
-PATIENCE = 30.0  # s for something that must happen
+PATIENCE = 150.0  # s for something that must happen, on the busiest machine
 
 
 class WatchedPipeline:

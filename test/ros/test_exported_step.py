@@ -80,7 +80,7 @@ def test_node_over_dds_equals_replay(parameters, context, module_domain, tiny_ba
 
 
 def spin_until(executor, condition) -> None:
-    end = time.monotonic() + 4 * PATIENCE
+    end = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < end, "still waiting"
         executor.spin_once(timeout_sec=0.05)

@@ -55,14 +55,14 @@ def observer(module_domain):
     rclpy.init(context=context, domain_id=module_domain)
     node = Node("type_observer", context=context)
     yield node
-    process.communicate(timeout=20)
+    process.communicate(timeout=150)
     node.destroy_node()
     rclpy.shutdown(context=context)
 
 
 @pytest.mark.parametrize("name", HASHES)
 def test_hash_over_the_wire(observer, name):
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 150
     while not (endpoints := observer.get_publishers_info_by_topic(topic(name))):
         assert time.monotonic() < deadline, f"no publisher of {topic(name)} was discovered"
         time.sleep(0.05)

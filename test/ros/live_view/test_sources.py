@@ -25,7 +25,7 @@ from sparse4d_ros.messages.stamps import ns_from_stamp
 from sparse4d_ros.middleware import isolated, variables
 from sparse4d_ros.perception.rig import load_rig
 
-PATIENCE = 60.0  # s
+PATIENCE = 150.0  # s
 RIG = load_rig()
 
 

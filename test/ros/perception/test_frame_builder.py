@@ -26,7 +26,7 @@ MS = 10**6
 CAMERAS = ("cam_front", "cam_back")
 RIG = RigFrames(cameras={camera: camera for camera in CAMERAS})
 BACKWARD = (0.0, 0.0, 1.0, 0.0)  # half a turn about z
-PATIENCE = 30.0  # s
+PATIENCE = 150.0  # s
 
 
 def moving_rig(until: int = 1) -> TransformBuffer:
