@@ -14,8 +14,9 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
+from patience import PATIENCE
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-PATIENCE = 150.0  # s; software rendering on a busy machine
 SETTINGS = (
     "--headless=new", "--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--disable-gpu-sandbox",
     "--no-first-run", "--disable-background-networking", "--hide-scrollbars", "--remote-debugging-port=0",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
+from patience import PATIENCE
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.serialization import serialize_message
@@ -24,7 +25,6 @@ from sparse4d_ros.node import DetectorNode
 from sparse4d_ros.online.statistics import Statistics
 
 DEFAULTS = {"model": "demo", "allow_untrained": True, "look_ahead": "always"}
-PATIENCE = 150.0  # s for something that must happen, on the busiest machine
 
 
 class WatchedPipeline:

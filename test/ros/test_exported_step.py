@@ -10,11 +10,12 @@ import time
 from dataclasses import replace
 
 import pytest
+from patience import PATIENCE
 
 pytest.importorskip("rclpy")
 import rclpy
 from exported_steps import SMALL, exported
-from node_driver import PATIENCE, Driver
+from node_driver import Driver
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
 from importlib import import_module
 
 import pytest
+from patience import PATIENCE
 
 rclpy = pytest.importorskip("rclpy")
 
@@ -50,19 +52,20 @@ def publish(domain: int) -> None:
 @pytest.fixture(scope="module")
 def observer(module_domain):
     """A node in this process that sees the publishers of the other."""
-    process = subprocess.Popen([sys.executable, __file__, str(module_domain)], stdin=subprocess.PIPE)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # with the tests' helpers
+    process = subprocess.Popen([sys.executable, __file__, str(module_domain)], stdin=subprocess.PIPE, env=environment)
     context = Context()
     rclpy.init(context=context, domain_id=module_domain)
     node = Node("type_observer", context=context)
     yield node
-    process.communicate(timeout=150)
+    process.communicate(timeout=PATIENCE)
     node.destroy_node()
     rclpy.shutdown(context=context)
 
 
 @pytest.mark.parametrize("name", HASHES)
 def test_hash_over_the_wire(observer, name):
-    deadline = time.monotonic() + 150
+    deadline = time.monotonic() + PATIENCE
     while not (endpoints := observer.get_publishers_info_by_topic(topic(name))):
         assert time.monotonic() < deadline, f"no publisher of {topic(name)} was discovered"
         time.sleep(0.05)

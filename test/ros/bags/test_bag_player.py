@@ -13,6 +13,7 @@ import time
 from collections import defaultdict
 
 import pytest
+from patience import PATIENCE
 
 pytest.importorskip("rclpy")
 import rclpy
@@ -24,8 +25,6 @@ from rosgraph_msgs.msg import Clock
 from sparse4d_ros.bag_player import PlayOptions, Schedule, message_class, parse_arguments
 from sparse4d_ros.bags.bag_io import open_bag
 from sparse4d_ros.messages.stamps import ns_from_stamp
-
-PATIENCE = 150.0  # s
 
 
 class Listener:

@@ -16,6 +16,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from patience import PATIENCE
 
 pytest.importorskip("rclpy")
 from sparse4d_core.boxes import transform_boxes
@@ -288,7 +289,7 @@ def stop(*processes: subprocess.Popen) -> None:
         process.send_signal(signal.SIGINT)
     for process in processes:
         try:
-            process.wait(20)
+            process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             process.kill()
             raise
@@ -306,8 +307,8 @@ def test_node_and_replay_agree_to_the_last_digit(start, ros_domain, tiny_bag, tm
             while not online.exists():  # the player waits for the node, but nobody for the recorder
                 assert recorder.poll() is None
                 time.sleep(0.05)
-            assert start("bag_player", tiny_bag, "--rate", "0.2", "--wait", 90).wait(150) == 0
-            listener.wait_until_idle(60)
+            assert start("bag_player", tiny_bag, "--rate", "0.2", "--wait", 90).wait(PATIENCE) == 0
+            listener.wait_until_idle(PATIENCE)
         finally:
             stop(node, recorder)
     published = list(read_box_record(online))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from patience import PATIENCE
 
 pytest.importorskip("rclpy")
 pytest.importorskip("viser", reason="viser is not installed: requirements/view.txt")
@@ -112,7 +113,7 @@ def test_a_second_browser_is_not_paused_and_a_closed_one_is_forgotten(page, serv
     with chromium.open_page(server.url, tmp_path) as other:
         other.wait_for_text("LIVE")
         assert "PAUSED" in page.text() and len(server.pages) == 2
-    other_gone = server.wait_for_pages(1, timeout=60.0)
+    other_gone = server.wait_for_pages(1, timeout=PATIENCE)
     assert other_gone and "PAUSED" in page.text()
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from live_scenes import objects, picture
+from patience import PATIENCE
 
 from sparse4d_ros.live_view.health_sample import HealthSample
 from sparse4d_ros.live_view.scene import KEPT_SECONDS, Scene, T_cam_from_base
@@ -106,7 +107,7 @@ def test_a_held_scene_does_not_change(scene):
 def test_a_reader_is_woken(scene):
     revision = scene.revision
     threading.Timer(0.01, scene.add_health, (1.0, HealthSample({}))).start()
-    assert scene.wait_for_change(revision, 30.0)
+    assert scene.wait_for_change(revision, PATIENCE)
     assert not scene.wait_for_change(scene.revision, 0.0)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from patience import PATIENCE
 
 pytest.importorskip("rclpy")
 import rclpy
@@ -25,7 +26,6 @@ from sparse4d_ros.messages.stamps import ns_from_stamp
 from sparse4d_ros.middleware import isolated, variables
 from sparse4d_ros.perception.rig import load_rig
 
-PATIENCE = 150.0  # s
 RIG = load_rig()
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from patience import PATIENCE
 
 pytest.importorskip("rclpy")
 import rclpy
@@ -26,7 +27,6 @@ from sparse4d_ros.write_submission import main as write_submission
 
 SETS = 3  # of the bag: v1 then has a history, v2 and v3 have instances
 SIZE = (176, 99)  # pixels
-PATIENCE = 150.0  # s
 WIDE = [pytest.param(name, marks=[pytest.mark.slow] if "vov99" in name else []) for name in PRESETS]
 
 

@@ -15,6 +15,7 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
+from patience import PATIENCE
 from rcl_interfaces.srv import DescribeParameters, SetParameters
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
@@ -42,7 +43,6 @@ from sparse4d_ros.messages.stamps import ns_from_stamp, stamp_from_ns
 
 pytestmark = pytest.mark.ros
 ROOT = Path(__file__).resolve().parents[3]
-PATIENCE = 150.0  # s, where two nodes start at once beside whatever else the machine does
 OUTPUTS = {
     "detections": Detection3DArray,
     "tracks": Detection3DArray,
@@ -96,7 +96,7 @@ class Process:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
         try:
-            return self.process.wait(20)
+            return self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise
@@ -397,5 +397,5 @@ def test_a_checkpoint_that_is_not_there_leaves_the_process_alive_and_unconfigure
 )
 def test_a_bad_start_up_parameter_ends_the_process_with_the_reason(start, override, reason):
     node = start("-p", override)
-    assert node.process.wait(30) == 2
+    assert node.process.wait(PATIENCE) == 2
     assert reason in node.log and "Traceback" not in node.log

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from patience import PATIENCE
 
 pytest.importorskip("rclpy")
 from nuscenes import NuScenes
@@ -111,5 +112,5 @@ def test_full_size_model_over_dds(bag, replayed, tmp_path, ros_domain):
     finally:
         for process in (node, recorder):
             process.send_signal(signal.SIGINT)
-            process.wait(30)
+            process.wait(PATIENCE)
     assert differences(read_box_record(online), read_box_record(replayed)) == []

@@ -7,7 +7,8 @@ import threading
 
 import pytest
 import rclpy
-from node_driver import PATIENCE, Driver
+from node_driver import Driver
+from patience import PATIENCE
 from rclpy.executors import SingleThreadedExecutor
 from rig_messages import compressed, image_stamps, set_stamp
 
@@ -253,7 +254,7 @@ def test_after_too_many_internal_errors_the_program_ends_with_status_1(make_driv
     spinning.start()
     break_publishing(driver, monkeypatch)
     assert driver.run(0) == "internal_error"
-    spinning.join(30)
+    spinning.join(PATIENCE)
     assert not spinning.is_alive() and driver.node.exit_status == 1
 
 

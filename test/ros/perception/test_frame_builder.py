@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from patience import PATIENCE
 
 pytest.importorskip("rclpy")
 from rig_messages import SIZE, camera_info, raw, transform
@@ -26,7 +27,6 @@ MS = 10**6
 CAMERAS = ("cam_front", "cam_back")
 RIG = RigFrames(cameras={camera: camera for camera in CAMERAS})
 BACKWARD = (0.0, 0.0, 1.0, 0.0)  # half a turn about z
-PATIENCE = 150.0  # s
 
 
 def moving_rig(until: int = 1) -> TransformBuffer:
