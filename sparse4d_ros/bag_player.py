@@ -32,6 +32,8 @@ from rosbags.interfaces import Connection, QosDurability
 from rosgraph_msgs.msg import Clock
 from tqdm import tqdm
 
+from sparse4d_core.interrupts import StopRequest, stop_requests
+
 from .bags.bag_io import BagError, open_bag
 from .messages.stamps import stamp_from_ns
 from .ros_arguments import split_ros_arguments
@@ -110,8 +112,8 @@ class Schedule:
 class BagPlayer:
     """Publishers for the topics of one bag."""
 
-    def __init__(self, node: Node, connections: Sequence[Connection], options: PlayOptions):
-        self._node, self._options = node, options
+    def __init__(self, node: Node, connections: Sequence[Connection], options: PlayOptions, stop: StopRequest):
+        self._node, self._options, self._stop = node, options, stop
         self._types = {c.topic: c.msgtype for c in connections}
         self._publishers: dict[str, Publisher] = {
             c.topic: node.create_publisher(message_class(c.msgtype), c.topic, self._quality_of_service(c))
@@ -139,6 +141,7 @@ class BagPlayer:
 
         Raises:
             NoSubscriberError: none has one in time.
+            KeyboardInterrupt: asked to end.
         """
         awaited = {t: p for t, p in self._publishers.items() if self._types[t].rsplit("/", 1)[1] in AWAITED_TYPES}
         deadline = time.monotonic() + self._options.wait_seconds
@@ -151,11 +154,15 @@ class BagPlayer:
                     )
                 log.warning("%s; playing on. --topics leaves topics out", text)
                 break
-            time.sleep(0.02)
-        time.sleep(SETTLE_SECONDS)
+            self._sleep(0.02)
+        self._sleep(SETTLE_SECONDS)
 
     def play(self, messages: Callable[[], Iterator[tuple[str, int, bytes]]], total: int | None) -> PlayReport:
-        """Publishes all messages `loops` times, each at its time; `total` None: unknown."""
+        """Publishes all messages `loops` times, each at its time; `total` None: unknown.
+
+        Raises:
+            KeyboardInterrupt: asked to end, between two messages.
+        """
         report, start = PlayReport(), time.monotonic()
         played = self._options.log.open("w", encoding="utf-8") if self._options.log else None
         try:
@@ -188,14 +195,19 @@ class BagPlayer:
 
     def _sleep_until(self, due: float, log_ns: int) -> None:
         """Sleeps, and keeps /clock running towards `log_ns` meanwhile."""
+        self._sleep(0.0)  # however late it is, a request to end is heard
         while (left := due - time.monotonic()) > 0:
             if self._clock is None:
-                time.sleep(min(left, 0.5))
+                self._sleep(left)
                 continue
             self._publish_clock(log_ns - int(left * self._options.rate * NANOSECONDS))
-            time.sleep(min(left, 1 / self._options.clock_hz))
+            self._sleep(min(left, 1 / self._options.clock_hz))
         if self._clock is not None:
             self._publish_clock(log_ns)
+
+    def _sleep(self, seconds: float) -> None:
+        if self._stop.wait(seconds):
+            raise KeyboardInterrupt
 
     def _publish_clock(self, now_ns: int) -> None:
         self._clock.publish(serialize_message(Clock(clock=stamp_from_ns(now_ns))))
@@ -216,15 +228,17 @@ def play_bag(bag: str | Path, options: PlayOptions) -> PlayReport:
             if not connections:
                 known = ", ".join(sorted(reader.topics))
                 raise BagError(f"topics: none of {', '.join(options.topics)} is in {bag}; it has {known}")
-            player = BagPlayer(node, connections, options)
-            if options.wait_seconds:
-                player.wait_for_subscribers()
 
             def messages() -> Iterator[tuple[str, int, bytes]]:
                 for connection, log_ns, data in reader.messages(connections=connections):
                     yield connection.topic, log_ns, bytes(data)
 
-            return player.play(messages, sum(c.msgcount for c in connections) or None)
+            # Python does not hand on what a handler raises while rclpy turns a message into bytes.
+            with stop_requests() as stop:
+                player = BagPlayer(node, connections, options, stop)
+                if options.wait_seconds:
+                    player.wait_for_subscribers()
+                return player.play(messages, sum(c.msgcount for c in connections) or None)
     finally:
         node.destroy_node()
 

@@ -9,9 +9,7 @@ cameras it saw) have come. Ends with Ctrl-C or SIGTERM, or when a given number o
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -22,6 +20,8 @@ import rclpy
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+
+from sparse4d_core.interrupts import StopRequest, stop_requests
 
 from .bags.box_record import BoxRecordWriter, SetRecord
 from .bags.message_records import RECORDED, record_from_messages
@@ -75,18 +75,18 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def record(options: argparse.Namespace, done: threading.Event) -> str:
-    """Records until `done`, or until the asked number of sets is there; returns a sentence about the outcome."""
+def record(options: argparse.Namespace, stop: StopRequest) -> str:
+    """Records until asked to end, or until the asked number of sets is there; returns a sentence about the outcome."""
     with BoxRecordWriter(options.out) as file:
 
         def write(record: SetRecord) -> None:
             file.write(record)
             if file.count == options.count:
-                done.set()
+                stop.requested = True
 
         node = BoxRecorder(options.detector, write)
         try:
-            while not done.is_set():
+            while not stop.requested:
                 rclpy.spin_once(node, timeout_sec=0.1)
         except ExternalShutdownException:
             pass
@@ -98,17 +98,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status: 2 for a file that cannot be written."""
     words, own = split_ros_arguments(arguments)
     options = parse_arguments(own)
-    done = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: done.set())
-    rclpy.init(args=words, signal_handler_options=rclpy.SignalHandlerOptions.NO)
-    try:
-        print(record(options, done))
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    finally:
-        rclpy.try_shutdown()
+    with stop_requests() as stop:
+        rclpy.init(args=words, signal_handler_options=rclpy.SignalHandlerOptions.NO)
+        try:
+            print(record(options, stop))
+        except OSError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        finally:
+            rclpy.try_shutdown()
     return 0
 
 

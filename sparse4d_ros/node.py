@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Sequence
 
@@ -25,6 +24,7 @@ from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from std_srvs.srv import Trigger
 
 from sparse4d_core.inference.process_settings import keep_freed_memory
+from sparse4d_core.interrupts import StopRequest
 
 from . import parameters
 from .assembly import load_pipeline, make_frame_builder, make_synchronizer, other_outputs
@@ -32,7 +32,7 @@ from .messages.labels import to_label_info
 from .messages.stamps import make_header
 from .online import watch
 from .online.diagnostics import to_diagnostics
-from .online.health import ComponentHealth, Moment, SetCounts
+from .online.health import ComponentHealth, Moment, SetCounts, keyed
 from .online.image_messages import image_deserializer
 from .online.log_throttle import LogThrottle
 from .online.operator_build import OperatorBuild
@@ -304,7 +304,7 @@ class DetectorNode(LifecycleNode):
             "precision": pipeline.precision,
             "backend": pipeline.backend,
             "memory_mib": _memory_mib(),
-        }
+        } | keyed("subscribers", self.outputs.subscribers())
         verdicts = (self._watch or Watch(self._rig, self._log)).health(self._moment(), facts)
         return [*verdicts, self._operator.health()]
 
@@ -355,12 +355,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rclpy.logging.get_logger(NODE_NAME).fatal(f"parameter refused: {error}")
         rclpy.try_shutdown()
         return 2
-    stop = threading.Event()
+    stop = StopRequest()
 
     def end(*_: object) -> None:
         """Between two callbacks, the context still valid: rclpy's native code does not hand on what is raised in the
         middle of a message, and its own handlers take the context away while the executor and the log still use it."""
-        stop.set()
+        stop.requested = True
         if node.takes_long:
             raise KeyboardInterrupt
 
@@ -370,7 +370,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     executor.add_node(node)
     try:
         node.autostart()
-        while not (stop.is_set() or node.exit_status):
+        while not (stop.requested or node.exit_status):
             executor.spin_once(timeout_sec=SIGNALS_SEEN)
     except KeyboardInterrupt:
         pass

@@ -9,6 +9,8 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 
+from ..bags.message_records import RECORDED
+
 
 class DiagnosticsListener:
     """Keeps the newest status of every component. A context manager; owns rclpy's default context meanwhile."""
@@ -34,10 +36,15 @@ class DiagnosticsListener:
         self._node.destroy_node()
         rclpy.try_shutdown()
 
-    def wait(self, seconds: float) -> bool:
-        """True as soon as the detector is configured: before that it tells at most how far it is."""
+    def wait_until_recorded(self, seconds: float) -> bool:
+        """True as soon as the detector is configured and has met a subscriber of every topic that a record holds: it
+        does not publish what nobody has subscribed to, and a recorder that runs need not be known to it yet."""
         with self._news:
-            return self._news.wait_for(lambda: "inference" in self._statuses, seconds)
+            return self._news.wait_for(self._recorded, seconds)
+
+    def _recorded(self) -> bool:
+        inference = self._statuses.get("inference", {})  # without it the detector tells at most how far it is
+        return all(int(inference.get(f"subscribers.{name}", 0)) for name in RECORDED)
 
     def wait_until_idle(self, seconds: float) -> None:
         """Return once no set is waiting or in the model from one message to the next, or time is up."""

@@ -62,12 +62,12 @@ def recorded_node(
 
 
 def wait_until_ready(listener: DiagnosticsListener, process: subprocess.Popen, log: Path) -> None:
-    """The node publishes diagnostics once it is configured; the player waits for its subscriptions itself.
+    """Until the node is configured and knows the recorder; the player waits for the node's subscriptions itself.
 
     Raises:
         DemoError: it ended, or time is up.
     """
     deadline = time.monotonic() + READY_SECONDS
-    while not listener.wait(1.0):
+    while not listener.wait_until_recorded(1.0):
         if process.poll() is not None or time.monotonic() > deadline:
-            raise DemoError(f"the node did not get ready; its output is in {log}")
+            raise DemoError(f"the node did not get ready, or did not find its recorder; its output is in {log}")

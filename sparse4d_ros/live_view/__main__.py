@@ -16,7 +16,6 @@ import contextlib
 import logging
 import math
 import os
-import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -26,6 +25,7 @@ import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 
 from sparse4d_core.checkpoint.published import NoWeightsError
+from sparse4d_core.interrupts import StopRequest, stop_requests
 
 from ..bags.bag_io import BagError
 from ..bags.box_record import BoxRecordError
@@ -68,8 +68,8 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def run(options: argparse.Namespace, words: Sequence[str], done: threading.Event) -> None:
-    """Serves the page until `done`, or until a recorded run that does not start over is at its end; or saves it.
+def run(options: argparse.Namespace, words: Sequence[str], stop: StopRequest) -> None:
+    """Serves the page until asked to end, or until a recorded run that does not start over is at its end; or saves it.
 
     Args:
         words: the command line with its ROS arguments.
@@ -83,10 +83,10 @@ def run(options: argparse.Namespace, words: Sequence[str], done: threading.Event
     recorded = RecordedSource(options.bag, options.record, rig) if options.bag else None
     if recorded and options.save:
         scene = Scene(rig.names, seconds=math.inf)
-        recorded.load(scene, done)
+        recorded.load(scene, stop)
     else:
         scene = Scene(rig.names)
-        serve(scene, recorded, rig, options, words, done)
+        serve(scene, recorded, rig, options, words, stop)
     if options.save:
         saved = save_page(scene.held(), options.save)
         print(f"{options.save}: {saved.moments} sets, {saved.seconds:.1f} s, {saved.size / 2**20:.1f} MiB", flush=True)
@@ -98,9 +98,9 @@ def serve(
     rig: Rig,
     options: argparse.Namespace,
     words: Sequence[str],
-    done: threading.Event,
+    stop: StopRequest,
 ) -> None:
-    """Shows the recorded run, or without one what the detector publishes, until `done` or the end of the run."""
+    """Shows the recorded run, or without one what the detector publishes, until asked to end or the end of the run."""
     from .browser.web_server import WebServer
 
     with contextlib.ExitStack() as stack:
@@ -113,9 +113,9 @@ def serve(
         server = stack.enter_context(WebServer(scene, options.host, options.port))
         print(f"live view: {server.url}", flush=True)
         if recorded:
-            recorded.play(scene, done, options.rate, options.loops)
+            recorded.play(scene, stop, options.rate, options.loops)
         else:
-            done.wait()
+            stop.wait()
 
 
 @contextlib.contextmanager
@@ -153,11 +153,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     words, own = split_ros_arguments(arguments)
     options = parse_arguments(own)
-    done = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: done.set())
     try:
-        run(options, words, done)
+        with stop_requests() as stop:
+            run(options, words, stop)
     except ModuleNotFoundError as error:
         if error.name != "viser":
             raise

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from sparse4d_core.inference.tracking import worth_showing
+from sparse4d_core.interrupts import StopRequest
 
 from ..bags.box_record import SetRecord, read_box_record
 from ..bags.sets import BagFrames
@@ -44,22 +44,22 @@ class RecordedSource:
         self.unreadable = 0  # images
         self.without_boxes = 0  # sets of the bag that the record does not have
 
-    def load(self, scene: Scene, done: threading.Event | None = None) -> float:
-        """The whole run at once, or what there was until `done`; returns the time of its end (s)."""
+    def load(self, scene: Scene, stop: StopRequest | None = None) -> float:
+        """The whole run at once, or what there was until asked to end; returns the time of its end (s)."""
         time = 0.0
         for pause, synced, frames in self._sets():
-            if done is not None and done.is_set():
+            if stop is not None and stop.requested:
                 break
             time += pause
             self._show(scene, time, synced, frames)
         return time
 
-    def play(self, scene: Scene, done: threading.Event, rate: float = 1.0, loops: int = 1) -> None:
-        """The run in real time, `rate` times as fast; `loops` 0: until `done`."""
+    def play(self, scene: Scene, stop: StopRequest, rate: float = 1.0, loops: int = 1) -> None:
+        """The run in real time, `rate` times as fast; `loops` 0: until asked to end."""
         time, played = 0.0, 0
-        while not done.is_set() and (loops == 0 or played < loops):
+        while not stop.requested and (loops == 0 or played < loops):
             for pause, synced, frames in self._sets():
-                if done.wait(pause / rate):
+                if stop.wait(pause / rate):
                     return
                 time += pause / rate
                 self._show(scene, time, synced, frames)

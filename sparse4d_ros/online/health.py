@@ -232,6 +232,7 @@ def _transform_faults(counter: Mapping[str, int]) -> dict[str, int]:
 
 
 def keyed(prefix: str, counter: Mapping[str, int]) -> dict[str, int]:
+    """`prefix.name` -> number."""
     return {f"{prefix}.{name}": count for name, count in sorted(counter.items())}
 
 

@@ -64,6 +64,10 @@ class Outputs:
             self._node.destroy_lifecycle_publisher(publisher)
         self._node.destroy_publisher(self._labels)
 
+    def subscribers(self) -> dict[str, int]:
+        """How many there are of each topic: what nobody has subscribed to is not made, and nobody gets it later."""
+        return {topic: publisher.get_subscription_count() for topic, publisher in self._publishers.items()}
+
     def publish(self, processed: Processed) -> dict[str, float]:
         """Publishes one set in the base frame, at the set's stamp.
 
@@ -81,7 +85,7 @@ class Outputs:
             self._frames,
             self._buffer,
             self._value("score_threshold"),
-            wanted=[topic for topic, publisher in self._publishers.items() if publisher.get_subscription_count()],
+            wanted=[topic for topic, subscribers in self.subscribers().items() if subscribers],
             others=self._others,
             trails=self._trails,
         )

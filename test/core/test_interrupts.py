@@ -1,4 +1,5 @@
-"""Ctrl-C while a command is loading: one word, no traceback, the status of a process that SIGINT ended."""
+"""Ctrl-C while a command is loading: one word, no traceback, the status of a process that SIGINT ended. Later on: a
+request, whatever the program does at that moment."""
 
 from __future__ import annotations
 
@@ -7,8 +8,12 @@ import pathlib
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from types import FrameType
 
 import pytest
+
+from sparse4d_core.interrupts import stop_requests
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Stands in for a module that takes seconds to load: the interrupt comes at that moment.
@@ -40,3 +45,38 @@ def test_other_errors_and_other_programs_keep_their_traceback(tmp_path):
     assert done.returncode == -signal.SIGINT and "Traceback" in done.stderr and "of mine" in done.stderr
     done = run(tmp_path, "-m", "sparse4d_core.no_such_module")
     assert done.returncode == 1 and "No module named" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_a_request_wherever_the_program_is(number):
+    """At every line that a wait runs through, those of the library among them, a second signal right behind it."""
+    before = signal.getsignal(number)
+    place = 0
+    with stop_requests() as stop:
+        while _signals_at_line(number, place, lambda: stop.wait(0.0)):
+            assert stop.requested and stop.wait(60.0), "the wait is over at once"
+            stop.requested = False
+            place += 1
+    assert place >= 3, "lines of the wait"
+    assert signal.getsignal(number) is before
+
+
+def _signals_at_line(number: int, place: int, run: Callable[[], object]) -> bool:
+    """Whether `run` had that many lines."""
+    lines = 0
+
+    def trace(frame: FrameType, event: str, _: object):
+        nonlocal lines
+        if event == "line":
+            lines += 1
+            if lines == place + 1:
+                signal.raise_signal(number)
+                signal.raise_signal(number)
+        return trace
+
+    sys.settrace(trace)
+    try:
+        run()
+    finally:
+        sys.settrace(None)
+    return lines > place

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...checkpoint.weights import save_checkpoint
 from ...data.nuscenes.tables import DatasetError
+from ...interrupts import stop_requests
 from ...network.sparse4d import Sparse4D
 from ...network.state import TemporalState
 from ..batches.batch import Batch
@@ -26,7 +27,6 @@ from .journal import Journal
 from .optimizer import learning_rate, make_optimizers, moving_average, set_learning_rate
 from .processes import Processes
 from .run_state import pack_random_state, pack_state, pack_torch, unpack_random_state, unpack_state, unpack_torch
-from .stop_request import stop_requests
 from .store import CheckpointStore
 from .validation import Validation
 

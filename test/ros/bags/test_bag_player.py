@@ -164,6 +164,38 @@ def test_an_interrupted_player_ends_quietly(player, tiny_bag, tmp_path, how):
     assert process.returncode == 0 and errors.strip() == f"{tiny_bag}: interrupted"
 
 
+# Interrupted while rclpy turns a message into bytes: what a handler raises there arrives as an error of rclpy's.
+INTERRUPTED = """
+import signal, sys
+from rosgraph_msgs.msg import Clock
+from sparse4d_ros.bag_player import main
+
+def interrupted(message, usual=Clock.clock):
+    try:
+        signal.raise_signal(signal.SIGINT)
+        return usual.fget(message)
+    except KeyboardInterrupt:
+        print("in the middle of a message", flush=True)
+        raise
+
+Clock.clock = Clock.clock.getter(interrupted)
+sys.exit(main())
+"""
+
+
+@pytest.mark.ros
+def test_an_interrupt_waits_for_the_message_at_hand(tiny_bag, ros_domain):
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, tiny_bag, "--wait", "0", "--loops", "0", "--clock"],
+        env={**os.environ, "ROS_DOMAIN_ID": str(ros_domain)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        preexec_fn=_heed_interrupts,
+    )
+    assert (done.returncode, done.stdout, done.stderr.strip()) == (0, "", f"{tiny_bag}: interrupted")
+
+
 @pytest.mark.ros
 def test_bad_bags_and_topics(play, tmp_path, tiny_bag):
     result = play(tmp_path / "nothing")

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import weakref
 from collections import defaultdict
 from dataclasses import replace
@@ -304,9 +303,8 @@ def test_node_and_replay_agree_to_the_last_digit(start, ros_domain, tiny_bag, tm
         recorder = start("box_recorder", "--out", online)
         node = start("node", "--ros-args", "-p", "model:=demo", "-p", "autostart:=true", "-p", "first_id:=0")
         try:
-            while not online.exists():  # the player waits for the node, but nobody for the recorder
-                assert recorder.poll() is None
-                time.sleep(0.05)
+            # The player waits for the node, but nobody for the recorder.
+            assert listener.wait_until_recorded(PATIENCE)
             assert start("bag_player", tiny_bag, "--rate", "0.2", "--wait", 90).wait(PATIENCE) == 0
             listener.wait_until_idle(PATIENCE)
         finally:

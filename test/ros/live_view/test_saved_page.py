@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import threading
 from pathlib import Path
 
 import cv2
@@ -19,6 +18,7 @@ import browser as chromium
 import zstandard
 from live_scenes import objects, picture
 
+from sparse4d_core.interrupts import StopRequest
 from sparse4d_ros.live_view import __main__ as live_view
 from sparse4d_ros.live_view.browser.saved_page import TILE_WH, save_page
 from sparse4d_ros.live_view.browser.stage import VIEWS, Viewpoint
@@ -114,14 +114,14 @@ def test_a_run_that_was_saved_is_not_served(scene, tmp_path, monkeypatch, capsys
         def __init__(self, *_):
             pass
 
-        def load(self, whole: Scene, done: threading.Event) -> None:
-            assert whole.seconds == float("inf") and not done.is_set()
+        def load(self, whole: Scene, stop: StopRequest) -> None:
+            assert whole.seconds == float("inf") and not stop.requested
             whole.add_objects(5.0, objects(0.0, (4, "bus", 0.9, (10.0, 0.0))))
 
     monkeypatch.setattr(live_view, "RecordedSource", Recorded)
     path = tmp_path / "drive.html"
     options = live_view.parse_arguments(["--bag", "bag", "--record", "boxes.jsonl", "--save", str(path)])
-    live_view.run(options, [], threading.Event())
+    live_view.run(options, [], StopRequest())
     assert path.is_file() and f"{path}: 1 sets, 0.0 s" in capsys.readouterr().out
 
 

@@ -14,6 +14,7 @@ import rclpy
 from live_scenes import tracks
 from rclpy.executors import SingleThreadedExecutor
 
+from sparse4d_core.interrupts import StopRequest
 from sparse4d_core.types import Tracks
 from sparse4d_ros.bags.bag_io import open_bag
 from sparse4d_ros.bags.box_record import BoxRecordWriter, SetRecord
@@ -74,13 +75,13 @@ def test_boxes_are_projected_as_the_detector_sees_them(tiny_bag, stamps, record)
 
 
 def test_a_run_that_is_played_can_be_stopped(tiny_bag, record):
-    scene, done = Scene(RIG.names), threading.Event()
+    scene, stop = Scene(RIG.names), StopRequest()
     source = RecordedSource(tiny_bag, record, RIG)
-    player = threading.Thread(target=source.play, args=(scene, done, 50.0, 0))
+    player = threading.Thread(target=source.play, args=(scene, stop, 50.0, 0))
     player.start()
     while scene.wait_for_change(scene.revision, PATIENCE) and scene.moment().objects is None:
         pass
-    done.set()
+    stop.requested = True
     player.join(PATIENCE)
     assert not player.is_alive()
     assert scene.moment().objects.boxes.ids.tolist() == [4]

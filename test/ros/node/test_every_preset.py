@@ -11,7 +11,7 @@ from patience import PATIENCE
 
 pytest.importorskip("rclpy")
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from node_driver import Driver
 from rclpy.lifecycle import TransitionCallbackReturn
 from vision_msgs.msg import Detection3DArray
@@ -19,6 +19,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from sparse4d_core.config import PRESETS, Sparse4DConfig
 from sparse4d_ros.bags.box_record import read_box_record
+from sparse4d_ros.bags.message_records import RECORDED
 from sparse4d_ros.bags.sets import BagFrames
 from sparse4d_ros.demo.__main__ import main as demo
 from sparse4d_ros.demo.listener import DiagnosticsListener, unfinished_sets
@@ -180,9 +181,16 @@ def test_the_demo_waits_for_sets_in_work():
 
 
 @pytest.mark.ros
-def test_the_demo_waits_for_a_node_that_builds_the_operator():
-    """What it publishes on the way is no sign that it is ready."""
+def test_the_demo_waits_until_the_node_is_ready_and_knows_the_recorder():
+    """What it publishes while it builds the operator is no sign of that, and a set for nobody is in no record."""
     listener = DiagnosticsListener()
-    for component, ready in (("operator", False), ("inference", True)):
-        listener._store(DiagnosticArray(status=[DiagnosticStatus(name=f"sparse4d: {component}")]))
-        assert listener.wait(0.0) is ready
+    nobody = dict.fromkeys(RECORDED, 0)
+    for component, subscribers, ready in (
+        ("operator", {}, False),
+        ("inference", nobody, False),
+        ("inference", dict.fromkeys(RECORDED, 1) | {"tracks": 0}, False),
+        ("inference", dict.fromkeys(RECORDED, 1), True),
+    ):
+        values = [KeyValue(key=f"subscribers.{name}", value=str(count)) for name, count in subscribers.items()]
+        listener._store(DiagnosticArray(status=[DiagnosticStatus(name=f"sparse4d: {component}", values=values)]))
+        assert listener.wait_until_recorded(0.0) is ready

@@ -317,6 +317,7 @@ def check_diagnostics(peer: Peer) -> None:
     for stage in ("decode_images", "transforms", "preprocess", "backbone", "decoder", "decode", "publish", "intake"):
         assert 0 <= float(inference[f"{stage}_p50"]) <= float(inference[f"{stage}_p99"])
     assert float(inference["arrival_to_publish_p99"]) > 0
+    assert inference["subscribers.detections"] == inference["subscribers.markers"] == "1"
     assert synchronization["images_received"] == synchronization["images_in_sets"] == "24"
     assert "sparse4d: transforms" in latest()
 

@@ -20,7 +20,8 @@ from sparse4d_core.types import Frame
 from sparse4d_ros.bags.box_record import differences, read_box_record
 from sparse4d_ros.bags.sets import BagFrames
 from sparse4d_ros.bags.truth import read_truth
-from sparse4d_ros.middleware import isolated, large_messages
+from sparse4d_ros.demo.listener import DiagnosticsListener
+from sparse4d_ros.middleware import isolated, large_messages, variables
 from sparse4d_ros.nuscenes_to_rosbag import main as convert
 from sparse4d_ros.perception.transforms import quaternion_matrix
 from sparse4d_ros.replay import main as replay
@@ -96,10 +97,11 @@ def test_full_size_model(replayed):
 def test_full_size_model_over_dds(bag, replayed, tmp_path, ros_domain):
     """The photographs played into the node: the boxes are those of the replay."""
     online = tmp_path / "online.jsonl"
-    environment = {**os.environ, **large_messages(), **isolated(ros_domain)}
+    middleware = {**large_messages(), **isolated(ros_domain)}
 
     def start(module: str, *arguments: object) -> subprocess.Popen:
-        return subprocess.Popen([sys.executable, "-m", f"sparse4d_ros.{module}", *map(str, arguments)], env=environment)
+        command = [sys.executable, "-m", f"sparse4d_ros.{module}", *map(str, arguments)]
+        return subprocess.Popen(command, env={**os.environ, **middleware})
 
     recorder = start("box_recorder", "--out", online, "--count", 1)
     # The bag has one set alone: an image that is lost on the way is not made up for.
@@ -107,6 +109,8 @@ def test_full_size_model_over_dds(bag, replayed, tmp_path, ros_domain):
     parameters = ("model:=v3_r50", "allow_untrained:=true", "autostart:=true", "first_id:=0", *reliable)
     node = start("node", "--ros-args", *(word for parameter in parameters for word in ("-p", parameter)))
     try:
+        with variables(middleware), DiagnosticsListener() as listener:
+            assert listener.wait_until_recorded(PATIENCE)
         assert start("bag_player", bag, "--wait", 120).wait(180) == 0
         assert recorder.wait(180) == 0
     finally:
