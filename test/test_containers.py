@@ -74,12 +74,32 @@ def test_files_that_an_image_names_are_in_the_sources(name):
     assert [path for path in named if not (ROOT / path).is_file()] == []
 
 
-def test_compose_starts_programs_that_exist():
+def interpolated(command: str, **variables: str) -> str:
+    """As compose does it: ${NAME}, ${NAME:-without it} and ${NAME:+with it}, which may hold another."""
+    within = re.compile(r"\$\{(\w+)(?::([-+])([^{}]*))?\}")
+
+    def value(match: re.Match) -> str:
+        name, sign, other = match.groups()
+        given = variables.get(name, "")
+        return (other if given else "") if sign == "+" else given or other or ""
+
+    while within.search(command):
+        command = within.sub(value, command)
+    return command
+
+
+@pytest.mark.parametrize(
+    "variables", [{}, {"MODEL": "v3_r50", "CHECKPOINT": "/weights/v3_r50.pth"}], ids=["none", "all"]
+)
+def test_compose_starts_programs_that_exist(variables):
     services = yaml.safe_load(text("compose.yaml"))["services"]
     launch = (ROOT / "launch" / "detector.launch.py").read_text()
-    words = shlex.split(services["detector"]["command"])
+    words = shlex.split(interpolated(services["detector"]["command"], **variables))
     assert words[:4] == ["ros2", "launch", "sparse4d_ros", "detector.launch.py"]
-    assert all(f'("{word.partition(":=")[0]}"' in launch for word in words[4:])
+    arguments = dict(word.split(":=", 1) for word in words[4:])
+    assert all(f'("{name}"' in launch for name in arguments)
+    assert all(arguments.values()), "ros2 launch refuses `name:=`"
+    assert arguments == {name.lower(): value for name, value in variables.items()} or not variables
     assert services.keys() == {"detector", "view", "player"}
     for name in ("view", "player"):
         words = shlex.split(services[name]["command"])
