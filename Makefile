@@ -27,7 +27,7 @@ COLCON_BASES := --base-paths . --build-base $(BUILD)/build
 RESULTS := $(BUILD)/build/sparse4d_ros/pytest.xml
 # Fast DDS 3 (Kilted) reads the first, Fast DDS 2 (Humble, Jazzy) the second.
 PROFILES := $(CURDIR)/config/fastdds_shm.xml
-LARGE_MESSAGES := FASTDDS_DEFAULT_PROFILES_FILE=$(PROFILES) FASTRTPS_DEFAULT_PROFILES_FILE=$(PROFILES)
+LARGE_MESSAGES := FASTDDS_DEFAULT_PROFILES_FILE='$(PROFILES)' FASTRTPS_DEFAULT_PROFILES_FILE='$(PROFILES)'
 
 # Where it is set, every process of the tests compiles the package's sources anew.
 unexport PYTHONDONTWRITEBYTECODE

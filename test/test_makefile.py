@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import shlex
 import shutil
 import subprocess
 
@@ -14,11 +15,11 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
 
-def dry_run(*arguments: str) -> subprocess.CompletedProcess:
+def dry_run(*arguments: str, cwd: pathlib.Path = ROOT) -> subprocess.CompletedProcess:
     """`make -n -B`: every recipe, whatever is there already; as on a machine without a ROS 2 installation."""
     settings = ("ROS_DISTRO", "ROS", "MAKEFLAGS", "MAKELEVEL")
     environment = {name: value for name, value in os.environ.items() if name not in settings}
-    return subprocess.run(["make", "-n", "-B", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
+    return subprocess.run(["make", "-n", "-B", *arguments], cwd=cwd, env=environment, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize(
@@ -50,9 +51,22 @@ def test_a_distribution_without_wheels_is_refused():
 
 def test_measurements_give_every_fast_dds_its_profile():
     (line,) = [line for line in dry_run("bench").stdout.splitlines() if "benchmark.transport" in line]
-    variables = dict(word.split("=", 1) for word in line.split() if "=" in word)
+    variables = dict(word.split("=", 1) for word in shlex.split(line) if "=" in word)
     assert variables.keys() == {"FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"}
     assert {pathlib.Path(path) for path in variables.values()} == {ROOT / "config" / "fastdds_shm.xml"}
+
+
+def test_a_folder_with_a_space_in_its_name(tmp_path):
+    folder = tmp_path / "my robot"
+    folder.mkdir()
+    for name in ("Makefile", "setup.py"):
+        shutil.copy(ROOT / name, folder)
+    for name in ("requirements", "underlay"):
+        shutil.copytree(ROOT / name, folder / name)
+    (line,) = [line for line in dry_run("bench", cwd=folder).stdout.splitlines() if "benchmark.transport" in line]
+    assignments = [word for word in shlex.split(line) if word.partition("=")[0].endswith("_PROFILES_FILE")]
+    profile = str(folder / "config" / "fastdds_shm.xml")
+    assert [word.partition("=")[2] for word in assignments] == [profile, profile]
 
 
 def test_campaigns_leave_what_they_promise():
