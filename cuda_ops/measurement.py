@@ -17,7 +17,7 @@ Run = Callable[[int], object]
 
 def synchronize(device: str) -> None:
     if device.startswith("cuda"):
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
 
 
 def interleaved_medians(runs: Sequence[Run], sets: int, repeats: Sequence[int], device: str = "cpu") -> list[float]:
@@ -42,12 +42,12 @@ def interleaved_medians(runs: Sequence[Run], sets: int, repeats: Sequence[int], 
 def peak_memory(run: Callable[[], object], device: str = "cpu") -> int | None:
     """Largest memory in bytes that `run` needs above what was there before, its result included; None if unknown."""
     if device.startswith("cuda"):
-        torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
         run()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
     reset = pathlib.Path("/proc/self/clear_refs")
     if not reset.exists():
         return None

@@ -93,7 +93,7 @@ class PathRunner:
     @staticmethod
     def peak_memory() -> int | None:
         runner = PathRunner.current
-        return peak_memory(lambda: runner.pipeline.step(runner.frames[-1], runner.state), runner.pipeline.device.type)
+        return peak_memory(lambda: runner.pipeline.step(runner.frames[-1], runner.state), str(runner.pipeline.device))
 
 
 def measure(paths: list[PathOptions], num_frames: int) -> list[dict]:

@@ -158,3 +158,13 @@ def test_peak_memory_measures():
     size = 64 * 2**20
     peak = peak_memory(lambda: torch.ones(size // 4))
     assert peak is None or 0.9 * size < peak < 1.5 * size
+
+
+def test_the_gpu_that_is_measured_is_the_one_that_is_waited_for(monkeypatch):
+    """A fake device: on a machine with several, each call must name the one that was asked for."""
+    asked = []
+    for name in ("synchronize", "memory_allocated", "reset_peak_memory_stats", "max_memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, lambda device=None, name=name: asked.append((name, device)) or 0)
+    interleaved_medians([lambda _: None], 1, [1], "cuda:1")
+    assert peak_memory(lambda: None, "cuda:1") == 0
+    assert len(asked) == 9 and {device for _, device in asked} == {"cuda:1"}
