@@ -66,7 +66,8 @@ def build_command(plugin: Plugin) -> str:
 
 
 def build_plugin(plugin: Plugin, headers: pathlib.Path | None = None) -> pathlib.Path:
-    """Compiles it if that is still to be done: the library.
+    """Compiles it if that is still to be done: the library. What is compiled against headers always is: they may be of
+    another release, or the GPUs others than before.
 
     Args:
         headers: folder of the runtime's headers; for onnxruntime, they are only compared with what is declared here.
@@ -79,7 +80,7 @@ def build_plugin(plugin: Plugin, headers: pathlib.Path | None = None) -> pathlib
         raise BuildError(f"{folder} holds no {plugin.header}; name the folder in which it lies")
     if headers is not None and plugin.check:
         _compare(plugin, headers)
-    present = plugin_library(plugin)
+    present = None if plugin.cuda else plugin_library(plugin)
     if present is not None:
         return present
     target = writable_root() / _folder(plugin) / f"{plugin.name}.so"

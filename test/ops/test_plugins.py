@@ -222,6 +222,19 @@ def test_it_is_built_once_and_appears_whole(tmp_path, monkeypatch, capsys):
     assert [path.name for path in library.parent.iterdir()] == [library.name]
 
 
+def test_what_is_compiled_against_headers_is_compiled_whenever_they_are_named(tmp_path, monkeypatch):
+    """They may be of another release, and the GPUs others."""
+    machine, folder = Machine(tmp_path, monkeypatch), tmp_path / "headers"
+    folder.mkdir()
+    (folder / TENSORRT.header).touch()
+    machine.nvcc()
+    for architectures in ("9.0", "8.6"):
+        monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", architectures)
+        assert main([TENSORRT.headers_option, str(folder)]) == 0
+    first, last = (call for call in machine.calls("nvcc") if "-gencode" in call)
+    assert "code=sm_90" in first and "code=sm_86" in last
+
+
 def test_headers_that_say_something_else_are_refused(tmp_path, monkeypatch, capsys):
     """Nothing is built then. (Those of a compiler that pretends always agree.)"""
     machine, folder = Machine(tmp_path, monkeypatch), tmp_path / "headers"
