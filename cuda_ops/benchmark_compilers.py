@@ -72,7 +72,8 @@ def build_copy(compiler: str, folder: pathlib.Path) -> None:
     """
     shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=shutil.ignore_patterns("_build", "__pycache__"))
     # No library of the user's cache is to be taken for one of this compiler.
-    environment = os.environ | {"CXX": compiler, "XDG_CACHE_HOME": str(folder / "cache")}
+    program = os.path.abspath(shutil.which(compiler))  # it runs in another folder
+    environment = os.environ | {"CXX": program, "XDG_CACHE_HOME": str(folder / "cache")}
     command = [sys.executable, "-m", "cuda_ops.build", "--verbose"]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode != 0:
