@@ -20,6 +20,7 @@ from .library import (
     CSRC,
     LIBRARY_NAME,
     Library,
+    broken_library,
     build_roots,
     built_libraries,
     find_library,
@@ -50,7 +51,8 @@ Progress = Callable[[str], None]
 
 
 def build(progress: Progress | None = None, retry: bool = True) -> Library:
-    """Compiles the kernels if that is still to be done, which takes about a minute.
+    """Compiles the kernels if that is still to be done, which takes about a minute; also in the place of a library that
+    does not load.
 
     CUDA kernels are part of it where torch has CUDA and nvcc is found; if that part fails, a sentence says why and the
     CPU kernels are built alone. The library appears at once and whole; of several builders one works, the others wait.
@@ -68,21 +70,23 @@ def build(progress: Progress | None = None, retry: bool = True) -> Library:
     except BuildError as reason:
         cuda = None
         say(f"without CUDA kernels: {reason}")
-    with contextlib.suppress(LookupError):
-        return _built(cuda, retry)
-    root = writable_root()
-    with _sole_builder(root, say):
+    if broken_library() is None:
         with contextlib.suppress(LookupError):
             return _built(cuda, retry)
-        try:
+    root = writable_root()
+    try:
+        with _sole_builder(root, say):
+            _remove_broken(say)
+            with contextlib.suppress(LookupError):
+                return _built(cuda, retry)
             return _build(root, cuda, say)
-        except OSError as error:
-            raise BuildError(f"{root}: {error}") from error
+    except OSError as error:
+        raise BuildError(f"{root}: {error}") from error
 
 
 def missing(device: str) -> bool:
-    """Whether there are no kernels for tensors on this device, which is there. Nothing is loaded, logged or built."""
-    wanted, library = torch.device(device), find_library()
+    """Whether there are no kernels that load for tensors on this device, which is there. Nothing is built."""
+    wanted, library = torch.device(device), None if broken_library() else find_library()
     if wanted.type != "cuda":
         return wanted.type == "cpu" and library is None
     if (wanted.index or 0) >= torch.cuda.device_count():
@@ -100,6 +104,15 @@ def prepare(device: str = "cpu", progress: Progress | None = None) -> bool:
             progress(f"the kernels cannot be built, the slower PyTorch path is taken: {error}")
     forget_library()
     return kernels_loaded(device)
+
+
+def _remove_broken(say: Progress) -> None:
+    """We are the only builder now, and look again: another may have put a whole one in its place."""
+    forget_library()
+    while (broken := broken_library()) is not None:
+        say(f"{broken.path} does not load; it is built anew")
+        broken.path.unlink()
+        forget_library()
 
 
 def _built(cuda: CudaCompiler | None, retry: bool) -> Library:
@@ -160,8 +173,7 @@ def _cpu_jobs(cxx: str, folder: pathlib.Path) -> dict[str, list[str]]:
 
 def _compile(jobs: dict[str, list[str]], say: Progress) -> list[pathlib.Path]:
     """Runs commands that end with `-o FILE`, as many at once as there are processors ($MAX_JOBS); returns the files."""
-    workers = int(os.environ.get("MAX_JOBS") or len(os.sched_getaffinity(0)))
-    with ThreadPoolExecutor(min(workers, len(jobs))) as pool:
+    with ThreadPoolExecutor(min(_max_jobs(), len(jobs))) as pool:
         runs = {pool.submit(run_compiler, command): name for name, command in jobs.items()}
         try:
             for done, run in enumerate(as_completed(runs), 1):
@@ -173,6 +185,15 @@ def _compile(jobs: dict[str, list[str]], say: Progress) -> list[pathlib.Path]:
     return [pathlib.Path(command[-1]) for command in jobs.values()]
 
 
+def _max_jobs() -> int:
+    given = os.environ.get("MAX_JOBS")
+    if not given:
+        return len(os.sched_getaffinity(0))
+    if not given.isdecimal() or not int(given):
+        raise BuildError(f"MAX_JOBS: expected a whole number of at least 1, got {given!r}")
+    return int(given)
+
+
 def _publish(root: pathlib.Path, link: list[str], architectures: tuple[str, ...], say: Progress) -> Library:
     """Links the library aside, loads it once in a process of its own, and puts it in its place in one step."""
     run_compiler(link)
@@ -180,6 +201,8 @@ def _publish(root: pathlib.Path, link: list[str], architectures: tuple[str, ...]
     _try_out(linked, bool(architectures))
     target = library_folder(root, architectures) / f"{LIBRARY_NAME}.so"
     target.parent.mkdir(parents=True, exist_ok=True)
+    with linked.open("rb") as file:
+        os.fsync(file.fileno())  # or after a power failure the name may be there and the content not
     os.replace(linked, target)
     library = Library(target, architectures)
     say(f"built {target} ({library})")

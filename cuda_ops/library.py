@@ -76,8 +76,12 @@ def library_folder(root: pathlib.Path, architectures: tuple[str, ...]) -> pathli
 
 def build_roots() -> list[pathlib.Path]:
     """Where libraries are looked for and built: the package folder, then the user's cache (read-only installations)."""
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-    return [CSRC.parent / "_build", cache / "sparse4d_ros" / "cuda_ops"]
+    package = CSRC.parent / "_build"
+    try:
+        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    except RuntimeError:  # a user without an account, and without HOME
+        return [package]
+    return [package, cache / "sparse4d_ros" / "cuda_ops"]
 
 
 def built_libraries() -> list[Library]:
@@ -119,6 +123,12 @@ def kernels_loaded(device: torch.device | str = "cpu") -> bool:
 # What torch.compiler.assume_constant_result sets: a trace takes the answer as a constant. The decorator itself imports
 # the whole compiler, seconds and dozens of modules that a program which compiles nothing can do without.
 kernels_loaded._dynamo_marked_constant = True
+
+
+def broken_library() -> Library | None:
+    """The library that is to be used, where it does not load: cut short, or built beside a newer C++ library."""
+    library = find_library()
+    return library if library is not None and _load() is None else None
 
 
 def forget_library() -> None:
@@ -171,8 +181,8 @@ def _load() -> Library | None:
     try:
         torch.ops.load_library(str(library.path))
     except (OSError, RuntimeError) as error:
-        _log.warning("deformable aggregation: %s does not load (%s), using the slow PyTorch path; delete it "
-                     "and run: %s", library.path, error.__cause__ or error, BUILD_COMMAND)  # fmt: skip
+        _log.warning("deformable aggregation: %s does not load (%s), using the slow PyTorch path; run: %s",
+                      library.path, error.__cause__ or error, BUILD_COMMAND)  # fmt: skip
         return None
     return library
 

@@ -30,8 +30,8 @@ class OperatorBuild:
         self._last = f"not compiled for {device}; run: {BUILD_COMMAND}"
 
     def prepare(self, allowed: bool) -> None:
-        """Builds the operator for the device, if it is missing and that is allowed. Whatever fails, a sentence says so,
-        and the slower PyTorch path is taken."""
+        """Builds the operator for the device, if it is missing or does not load, and that is allowed. Whatever fails, a
+        sentence says so, and the slower PyTorch path is taken."""
         if allowed and missing(self._device):
             self._report(f"no compiled operator for {self._device} yet: building it, which takes about a minute, once")
             prepare(self._device, self._report)

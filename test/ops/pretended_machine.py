@@ -50,8 +50,15 @@ class Machine:
         for module in (build, library, plugins, toolchain):
             monkeypatch.setattr(module, "build_roots", lambda: self.roots)
         monkeypatch.setattr(build, "_try_out", lambda *_: None)
+        monkeypatch.setattr(build, "broken_library", self._broken_library)
         monkeypatch.setattr(toolchain.torch.version, "cuda", None)
         self.cxx()
+
+    @staticmethod
+    def _broken_library() -> library.Library | None:
+        """What was made by a compiler counts as whole; nothing of it can be loaded."""
+        found = library.find_library()
+        return found if found is not None and not found.path.read_text() else None
 
     def cxx(self, compile: str = ":", link: str = ":") -> None:
         """A C++ compiler that runs these shell commands before it writes its target."""

@@ -242,6 +242,38 @@ def test_a_library_that_does_not_load_is_not_published(machine):
     assert library.find_library() is None
 
 
+def test_a_library_that_was_cut_short_is_built_anew(machine):
+    made = machine.build()
+    made.path.write_text("")
+    assert build.missing("cpu")
+    assert machine.build() == made and made.path.read_text().startswith("made by") and not build.missing("cpu")
+    assert f"{made.path} does not load; it is built anew" in machine.said
+
+
+def test_a_lock_file_of_somebody_else_costs_the_kernels_and_not_the_node(machine):
+    (machine.roots[0] / f"{library.library_key()}.lock").mkdir(parents=True)  # root could open a file
+    with pytest.raises(BuildError, match=r"package: .*\.lock"):
+        machine.build()
+    build.prepare("cpu", machine.said.append)
+    assert "the slower PyTorch path is taken" in machine.said[-1]
+
+
+@pytest.mark.parametrize("given", ["0", "-2", "many"])
+def test_a_number_of_jobs_that_is_none(machine, given):
+    machine.monkeypatch.setenv("MAX_JOBS", given)
+    with pytest.raises(BuildError, match=f"MAX_JOBS: expected a whole number of at least 1, got '{given}'"):
+        machine.build()
+
+
+def test_without_a_home_folder_the_package_has_the_library(monkeypatch):
+    def nobody():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(library.pathlib.Path, "home", nobody)
+    assert library.build_roots() == [library.CSRC.parent / "_build"]
+
+
 def test_prepare_never_raises(machine):
     (machine.bin / "c++").unlink()
     machine.monkeypatch.setattr(build, "kernels_loaded", lambda device: device == "cuda:1")
@@ -377,6 +409,26 @@ def test_a_read_only_installation_finds_the_library_in_the_users_cache(tmp_path)
         [sys.executable, "-c", code], cwd=tmp_path / "site", env=environment, capture_output=True, text=True
     )
     assert done.stdout.strip() == str(target), done.stderr
+
+
+def test_the_command_mends_a_library_that_does_not_load(tmp_path):
+    """In a copy of the package, with a compiler that copies what was built from the same sources."""
+    package, whole = tmp_path / "cuda_ops", library.find_library().path
+    shutil.copytree(ROOT / "cuda_ops", package, ignore=shutil.ignore_patterns("_build", "__pycache__"))
+    broken = package / "_build" / f"{library.library_key()}-cpu" / whole.name
+    broken.parent.mkdir(parents=True)
+    broken.touch()
+    compiler = tmp_path / "c++"
+    compiler.write_text(f'#!/bin/sh\nfor target; do :; done\ncp "{whole}" "$target"\n')
+    compiler.chmod(0o755)
+    environment = {**os.environ, "CXX": str(compiler), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    code = "import cuda_ops; print(cuda_ops.kernels_loaded())"
+    for words, expected in (
+        (["-m", "cuda_ops.build"], f"{broken} does not load; it is built anew"),
+        (["-c", code], "True"),
+    ):
+        done = subprocess.run([sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0 and expected in done.stdout.splitlines(), done.stdout + done.stderr
 
 
 @pytest.mark.slow
