@@ -32,3 +32,12 @@ def test_a_compiler_that_is_not_there_is_wrong_usage(capsys):
 def test_a_compiler_that_fails_is_named(capsys):
     assert main(["--compilers", "false", "g++"]) == 1
     assert "false cannot build the kernels" in capsys.readouterr().err
+
+
+def test_a_path_is_relative_to_where_the_command_was_called(tmp_path, monkeypatch, capsys):
+    program = tmp_path / "my-compiler"
+    program.write_text("#!/bin/sh\necho 'error: of my own' >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    assert main(["--compilers", "./my-compiler", "g++"]) == 1
+    assert "error: of my own" in capsys.readouterr().err
