@@ -185,7 +185,8 @@ class ClockWatch:
         self._active_ns += min(gap_ns, self._limits.pause_ns)
         if gap_ns > self._limits.pause_ns:
             first = self._gap_ns is None or self.now_ns - self._gap_ns > self._limits.steady_ns
-            self._stall = (self.now_ns, now_ns) if first else None  # one gap after another: the cameras are just slow
+            # One gap after another: the cameras are just slow. Before the first image: nothing was to come.
+            self._stall = (self.now_ns, now_ns) if first and self.reference_ns is not None else None
             self._gap_ns = now_ns
         self.now_ns = now_ns
         for camera, clock in self._clocks.items():
@@ -193,10 +194,12 @@ class ClockWatch:
                 self._fall_silent(camera, clock, now_ns)
 
     def _is_excused(self, stamp_ns: int) -> bool:
-        """Whether the image is late because the receiver stalled when it was to come."""
+        """Whether the image is late because the receiver stalled when it was to come, and catches up now."""
         if self._stall is None:
             return False
         begin_ns, end_ns = self._stall
+        if self.now_ns - end_ns > self._limits.steady_ns:
+            return False  # what waited has come; else a clock that is behind would be excused for as long as it is
         return begin_ns - self._limits.offset_ns < stamp_ns + self.reference_ns < end_ns - self._limits.offset_ns
 
     def _fall_silent(self, camera: str, clock: CameraClock, now_ns: int) -> None:

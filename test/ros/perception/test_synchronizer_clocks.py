@@ -185,6 +185,28 @@ def test_a_lone_camera_has_nobody_to_disagree_with():
     assert kinds(sync) == [("time_jump", None)]
 
 
+@pytest.mark.parametrize("behind", [120, 500])
+@pytest.mark.parametrize("polled_ns", [EPOCH - 600 * SECOND, 1000 * SECOND], ids=["ten_minutes_before", "before_clock"])
+def test_silence_before_the_first_image_excuses_no_clock(polled_ns, behind):
+    """The node was active long before the cameras; or looked at the time before it had one from /clock."""
+    rig = Rig(3, 10.0)
+    sync = synchronizer(rig)
+    sync.poll(polled_ns)
+    feed(sync, bad_clock(streams.offset(-behind * SECOND), rig, start=0.0))
+    (event,) = [event for event in sync.take_events() if event.kind == "quarantined"]
+    assert event.camera == "cam_1" and event.arrival_ns < EPOCH + SECOND
+
+
+@pytest.mark.parametrize("behind", [120, 500])
+def test_a_long_pause_excuses_a_clock_for_a_moment_only(behind):
+    rig = Rig(3, 10.0)
+    images = bad_clock(streams.offset(-behind * SECOND), rig)
+    sync = synchronizer(rig)
+    feed(sync, shifted(images, 2.0, stamps_s=600.0, arrivals_s=600.0))
+    (event,) = [event for event in sync.take_events() if event.kind == "quarantined"]
+    assert event.camera == "cam_1" and event.arrival_ns < EPOCH + 604 * SECOND
+
+
 # --- all cameras ------------------------------------------------------------------------------------------------------
 
 
