@@ -128,6 +128,7 @@ def parse_rig(content: Any) -> Rig:
         values = [getattr(camera, key) for camera in cameras]
         if len(set(values)) != len(values):
             raise RigError(f"cameras: two have the same {key}: {', '.join(values)}")
+    _check_calibrations(cameras)
     base_frame = _text(content.get("base_frame", "base_link"), "base_frame")
     model_frame, T_base_from_model = _model_frame(content.get("model_frame", "lidar_top"))
     frames = RigFrames(
@@ -161,6 +162,18 @@ def _camera(entry: Any, where: str) -> RigCamera:
         rectified=is_rectified(image_topic, setting),
         ego_mask=_text(entry["ego_mask"], f"{where}.ego_mask") if "ego_mask" in entry else None,
     )
+
+
+def _check_calibrations(cameras: tuple[RigCamera, ...]) -> None:
+    """Each needs a CameraInfo of its own; where two images lie in one folder, the default gives both the same topic."""
+    owners: dict[str, str] = {}
+    for camera in cameras:
+        other = owners.setdefault(camera.info_topic, camera.name)
+        if other != camera.name:
+            raise RigError(
+                f"cameras: {other} and {camera.name} have the same info_topic: {camera.info_topic}; "
+                "state each camera's own with `info_topic:`"
+            )
 
 
 def _sibling(image_topic: str) -> str:

@@ -67,6 +67,21 @@ def test_a_model_frame_by_numbers_is_its_pose_in_the_base_frame():
     np.testing.assert_allclose(forward, (10.9, 0.0, 1.8, 1.0), atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    "cameras",
+    [
+        [{"name": n, "image_topic": f"/cams/{n}/compressed"} for n in ("front", "rear")],
+        [{"name": "front", "info_topic": "/cams/camera_info"}, {"name": "rear", "info_topic": "/cams/camera_info"}],
+    ],
+    ids=["by_default", "as_stated"],
+)
+def test_two_cameras_do_not_share_a_calibration(cameras):
+    with pytest.raises(RigError, match="front and rear have the same info_topic: /cams/camera_info; .* `info_topic:`"):
+        parse_rig({"cameras": cameras})
+    cameras[1]["info_topic"] = "/cams/rear/camera_info"
+    assert len({camera.info_topic for camera in parse_rig({"cameras": cameras}).cameras}) == 2
+
+
 GOOD = {
     "base_frame": "base_link",
     "model_frame": {"translation": [0, 0, 1], "rotation_xyzw": [0, 0, 0, 1]},
