@@ -32,12 +32,12 @@ from .messages.labels import to_label_info
 from .messages.stamps import make_header
 from .online import watch
 from .online.diagnostics import to_diagnostics
-from .online.health import ComponentHealth, Moment, SetCounts, keyed
+from .online.health import ComponentHealth, Moment, SetCounts, keyed, recent
 from .online.image_messages import image_deserializer
 from .online.log_throttle import LogThrottle
 from .online.operator_build import OperatorBuild
 from .online.outputs import Outputs
-from .online.statistics import Statistics
+from .online.statistics import Snapshot, Statistics
 from .online.subscriptions import CameraIntake, TransformIntake
 from .online.watch import Watch
 from .online.worker import Worker
@@ -92,7 +92,7 @@ class DetectorNode(LifecycleNode):
         self._worker: Worker | None = None
         self._watch: Watch | None = None
         self._watch_timer = None
-        self._active_since: float | None = None
+        self._at_activation: Snapshot | None = None  # the counters, which are those of the node's whole life
 
     # ------------------------------------------------------------------------------------------------------ lifecycle
 
@@ -132,7 +132,7 @@ class DetectorNode(LifecycleNode):
         self._worker = Worker(
             self, values, self.synchronizer, self.processor, self.outputs, self.statistics, log, self._give_up
         )
-        self._active_since = self.statistics.snapshot().moment
+        self._at_activation = self.statistics.snapshot(percentiles=False)
         self._watch = Watch(rig, log)
         self.look_after_losses()
         self._watch_timer = self._create_timer(watch.PERIOD, self.look_after_losses)
@@ -216,12 +216,13 @@ class DetectorNode(LifecycleNode):
 
     def _log_summary(self) -> None:
         """Last words of an activation."""
-        counts = self.statistics.snapshot()
-        dropped = ", ".join(f"{cause} {n}" for cause, n in sorted(counts.dropped.items())) or "none"
+        counts, before = self.statistics.snapshot(percentiles=False), self._at_activation
+        dropped = ", ".join(f"{cause} {n}" for cause, n in sorted(recent(counts.dropped, before.dropped).items()))
         images = ", ".join(f"{cause} {n}" for cause, n in sorted(self.synchronizer.drops.items()) if n) or "none"
         # Not the node's own logger, which writes to /rosout as well: that may be gone by now.
         summary = rclpy.logging.get_logger(f"{self.get_logger().name}.summary")
-        summary.info(f"{counts.processed} sets processed; sets dropped: {dropped}; images dropped before: {images}")
+        processed = counts.processed - before.processed
+        summary.info(f"{processed} sets processed; sets dropped: {dropped or 'none'}; images dropped before: {images}")
 
     def _release(self) -> None:
         self._stop_intake()
@@ -285,7 +286,11 @@ class DetectorNode(LifecycleNode):
             return Moment(counts, gave_up=self._gave_up)
         intake = self.camera_intake
         return Moment(
-            counts, self._active_since, SetCounts.of(self.synchronizer), intake.camera_status(), intake.uncalibrated
+            counts,
+            self._at_activation.moment,
+            SetCounts.of(self.synchronizer),
+            intake.camera_status(),
+            intake.uncalibrated,
         )
 
     def look_after_losses(self) -> None:

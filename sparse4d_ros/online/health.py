@@ -1,7 +1,7 @@
 """How the node is, judged by what happened lately: two snapshots of its counters in, one verdict per component out.
 
 A verdict is about the time between the snapshots alone, so a fault that is over no longer counts; the counters that
-come with it are those of the node's whole life. No ROS in here.
+come with it are those of the node's whole life (of sets and messages) or of the activation (of images). No ROS in here.
 """
 
 from __future__ import annotations

@@ -83,6 +83,18 @@ def test_the_summary_has_the_name_of_the_node_and_its_namespace(make_driver, cap
     assert "[robot.sparse4d.summary]: 0 sets processed" in capfd.readouterr().err
 
 
+def test_the_summary_counts_what_happened_in_its_activation(make_driver, capfd):
+    driver = make_driver(tf_timeout=0.0).start()
+    outcomes = [driver.run(0), driver.run(1), driver.run(2, poses=False)]
+    driver.node.trigger_deactivate()
+    assert outcomes[:2] == ["ok", "ok"] and outcomes[2].startswith("tf_")
+    assert f"2 sets processed; sets dropped: {outcomes[2]} 1; images" in capfd.readouterr().err
+    driver.activate()
+    assert [driver.run(k) for k in (10, 11, 12)] == ["ok"] * 3
+    driver.node.trigger_deactivate()
+    assert "3 sets processed; sets dropped: none; images dropped before: none" in capfd.readouterr().err
+
+
 def test_a_pause_is_no_error_at_the_next_activation(make_timed, time):
     driver = make_timed().start()
     assert driver.run(0) == "ok"
