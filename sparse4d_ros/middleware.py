@@ -21,33 +21,51 @@ PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES
 
 @contextlib.contextmanager
 def claimed_domain() -> Iterator[int]:
-    """A ROS_DOMAIN_ID that no other process has claimed in this way; given back at the end, whatever happens.
+    """A ROS_DOMAIN_ID that no other process has claimed in this way, of whatever user; given back at the end, whatever
+    happens.
 
     Raises:
-        RuntimeError: all are taken.
+        RuntimeError: all are taken, or another user keeps the files for himself.
     """
     folder = Path(tempfile.gettempdir()) / "sparse4d_ros_domains"
-    folder.mkdir(mode=0o777, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir()
+        folder.chmod(0o1777)  # for all users, whatever the umask; never of a folder that was there
+    refused: OSError | None = None
     # Not the lowest first: what an ended process left in a domain has time to expire.
     start = os.getpid() % len(DOMAINS)
     for domain in [*DOMAINS[start:], *DOMAINS[:start]]:
-        lock = _try_lock(folder / str(domain))
+        try:
+            lock = _try_lock(folder / str(domain))
+        except OSError as error:
+            refused = error
+            continue
         if lock is not None:
             with lock:
                 yield domain
             return
+    if refused is not None:
+        raise RuntimeError(f"no ROS domain can be claimed: {refused}") from refused
     raise RuntimeError(f"no ROS domain left: {DOMAINS[0]} to {DOMAINS[-1]} are all claimed (files in {folder})")
 
 
-def _try_lock(path: Path) -> IO[str] | None:
-    """The locked file; None if it is taken, or belongs to another user."""
+def _try_lock(path: Path) -> IO[bytes] | None:
+    """The locked file; None if it is taken.
+
+    Raises:
+        OSError: it can be neither read nor made.
+    """
     try:
-        file = path.open("a")
-    except OSError:
-        return None
+        file = path.open("rb")  # enough for a lock, and all that is allowed with another user's file
+    except FileNotFoundError:
+        try:
+            file = path.open("xb")
+        except FileExistsError:
+            return None  # another process was faster
+        os.fchmod(file.fileno(), 0o644)  # others have to read it, whatever the umask
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         file.close()
         return None
     return file
