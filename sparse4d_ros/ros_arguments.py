@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -25,7 +27,20 @@ def split_ros_arguments(arguments: Sequence[str] | None) -> tuple[list[str], lis
         raise SystemExit(2) from None
 
 
+class Yaml(str):
+    """A parameter's value as YAML has it, such as somebody wrote it on a command line."""
+
+
 def parameter_words(values: Mapping[str, object]) -> list[str]:
-    """`-p name:=value` of each, to stand behind `--ros-args`; as YAML has it, truth is `true` or `false`."""
-    texts = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in values.items()}
-    return [word for name, text in texts.items() for word in ("-p", f"{name}:={text}")]
+    """`-p name:=value` of each, to stand behind `--ros-args`; truth and texts as YAML writes them, which rcl reads."""
+    return [word for name, value in values.items() for word in ("-p", f"{name}:={_as_yaml(value)}")]
+
+
+def _as_yaml(value: object) -> str:
+    if isinstance(value, Yaml):
+        return str(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str | os.PathLike):  # in quotes: a text may read like a number, or have ` #` or `: ` in it
+        return json.dumps(str(value), ensure_ascii=False)
+    return str(value)

@@ -27,6 +27,7 @@ from sparse4d_core.command_line import interrupted
 
 from ..middleware import claimed_domain
 from ..perception.rig import Rig, load_rig
+from ..ros_arguments import Yaml
 from .growth_verdict import Growth, growth
 from .resources import Sample, take_sample, unexplained
 from .running_system import CampaignError, RunningSystem
@@ -164,7 +165,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status: 1 if the node grows, loses something without a cause, or ends."""
     options = parse_arguments(arguments)
     kinds = tuple(dict.fromkeys(options.images or KINDS))
-    parameters = PARAMETERS | dict(word.split(":=", 1) for word in options.parameter)
+    given = (word.split(":=", 1) for word in options.parameter)
+    parameters = PARAMETERS | {name: Yaml(value) for name, value in given}
     runs: list[Run] = []
     try:
         for kind in kinds:
