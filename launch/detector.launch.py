@@ -11,6 +11,7 @@ instead, and is active again once it has configured. An instance for each of two
 topics of the rig file follow that have no leading slash. Two instances on the same cameras: another name:=.
 """
 
+from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -135,12 +136,22 @@ def _live_view(given: dict[str, str]) -> Node:
 
 def _rig_of_files(given: dict[str, str], detector: str) -> str:
     """The node's parameter `rig` as its files have it; empty: they have none, and the nuScenes rig counts."""
-    rig = ""
+    nodes: dict[str, dict] = {}  # in the order in which rcl meets them: the last that is the detector's counts
     for name in ("params_file", "qos_file"):
         content = yaml.safe_load(Path(given[name]).read_text(encoding="utf-8")) if given[name] else {}
-        for node in ("/**", given["name"], detector):
-            rig = ((content or {}).get(node) or {}).get("ros__parameters", {}).get("rig", rig)
-    return rig
+        for node, parameters in _by_node(content):
+            nodes.setdefault(node, {}).update(parameters)
+    rigs = [nodes[node]["rig"] for node in nodes if node in ("/**", detector) and "rig" in nodes[node]]
+    return rigs[-1] if rigs else ""
+
+
+def _by_node(content: dict | None, above: str = "") -> Iterator[tuple[str, dict]]:
+    """Full names of nodes and their parameters, as rcl reads a file: names may be nested, or lack their first slash."""
+    for key, value in (content or {}).items():
+        if key == "ros__parameters":
+            yield above, value or {}
+        elif isinstance(value, dict):
+            yield from _by_node(value, f"{above}/{str(key).strip('/')}")
 
 
 def _file(name: str, given: dict[str, str]) -> str:

@@ -7,13 +7,15 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import yaml
 from test_packaging import entry_points
 
-pytest.importorskip("rclpy")
+rclpy = pytest.importorskip("rclpy")
 
 from sparse4d_ros import bag_player  # noqa: E402
 from sparse4d_ros.live_view import __main__ as live_view  # noqa: E402
@@ -46,6 +48,51 @@ def test_no_default_overrides_the_parameter_file():
 def test_both_files_have_arguments_of_their_own():
     """replay.launch.py includes the other: one name is one argument."""
     assert defaults("detector").keys() & defaults("replay").keys() == set()
+
+
+def rig_of_files(given: dict[str, str], detector: str) -> str:
+    """The launch file's function; the file as a whole needs a launch system."""
+    tree = ast.parse(FILES["detector"].read_text())
+    names = ("_rig_of_files", "_by_node")
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in names]
+    scope = {"Iterator": Iterator, "Path": Path, "yaml": yaml}
+    exec(compile(ast.Module(functions, []), str(FILES["detector"]), "exec"), scope)
+    return scope["_rig_of_files"](given, detector)
+
+
+@pytest.mark.parametrize("namespace", ["", "robot1"])
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["/**: {ros__parameters: {rig: R}}"],
+        ["sparse4d: {ros__parameters: {rig: R}}"],
+        ["/sparse4d: {ros__parameters: {rig: R}}"],
+        ["/robot1/sparse4d: {ros__parameters: {rig: R}}"],
+        ["robot1/sparse4d: {ros__parameters: {rig: R}}"],
+        ["robot1: {sparse4d: {ros__parameters: {rig: R}}}"],
+        ["robot2: {sparse4d: {ros__parameters: {rig: R}}}"],
+        ["robot1: {sparse4d: {ros__parameters: {rig: R}}}\n/**: {ros__parameters: {rig: S}}"],
+        ["sparse4d: {ros__parameters: {rig: R}}\nrobot1: {sparse4d: {ros__parameters: {model: demo}}}"],
+        ["/**: {ros__parameters: {rig: R}}", "/**: {ros__parameters: {rig: S}}"],
+        ["/**: {ros__parameters: {rig: R}}\nrobot1: {sparse4d: {ros__parameters: {rig: S}}}"],
+        ["/**: {ros__parameters: {rig: R}}\nsparse4d: {ros__parameters: {rig: S}}", "/**: {ros__parameters: {rig: T}}"],
+        ["/**: {ros__parameters: {rig: R}}", "robot1: {sparse4d: {ros__parameters: {model: demo}}}"],
+    ],
+)
+def test_the_live_view_has_the_rig_that_the_node_reads(ros_domain, tmp_path, files, namespace):
+    paths = [tmp_path / f"{k}.yaml" for k in range(len(files))]
+    for path, text in zip(paths, files, strict=True):
+        path.write_text(text)
+    words = ["--ros-args", *(word for path in paths for word in ("--params-file", str(path)))]
+    context = rclpy.Context()
+    rclpy.init(args=words, context=context, domain_id=ros_domain)
+    try:
+        node = rclpy.create_node("sparse4d", namespace=namespace, context=context, start_parameter_services=False)
+        expected = node.declare_parameter("rig", "").value
+        given = {"params_file": str(paths[0]), "qos_file": str(paths[1]) if paths[1:] else "", "name": "sparse4d"}
+        assert rig_of_files(given, node.get_fully_qualified_name()) == expected
+    finally:
+        rclpy.shutdown(context=context)
 
 
 @pytest.mark.parametrize("file", FILES)
