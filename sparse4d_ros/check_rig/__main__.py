@@ -43,11 +43,12 @@ def table(inspection: Inspection) -> str:
 def write(inspection: Inspection, out: Path, ground: float) -> None:
     """The pictures, and everything as JSON."""
     out.mkdir(parents=True, exist_ok=True)
-    if inspection.frame is not None and inspection.mountings:
-        draw_checks(inspection.frame, inspection.T_cam_from_base, ground, out)
+    if inspection.views:
+        draw_checks(inspection.views, ground, out)
         cv2.imwrite(str(out / "plan.png"), draw_plan(inspection.mountings))
     content = {
         "sets": inspection.sets,
+        "unusable": inspection.unusable,
         "mountings": [asdict(one) for one in inspection.mountings],
         "motion_px": {m.camera: {name: m.median(name) for name in m.distances} for m in inspection.motions},
         "findings": [asdict(finding) for finding in inspection.findings],
@@ -85,6 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(table(inspection))
+    for cause, count in inspection.unusable.items():
+        print(f"sets passed over: {count} ({cause})")
     for finding in inspection.findings:
         print(f"! {finding}")
     verdict = f"{len(inspection.findings)} finding(s)" if inspection.findings else "nothing wrong was found"

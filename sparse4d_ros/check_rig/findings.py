@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Finding:
     """Something that is not as it should be."""
 
-    kind: str  # missing_transform, optical_frame, degrees, units, upside_down, direction, swapped, motion, clock
+    kind: str  # missing_transform, optical_frame, degrees, units, upside_down, direction, swapped, motion, clock, ...
     camera: str
     text: str  # what is wrong, by how much, and what to do
 

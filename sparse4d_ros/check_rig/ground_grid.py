@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
-
-from sparse4d_core.types import Frame
 
 from .mounting import Mounting
 
@@ -21,22 +20,29 @@ _GRID_COLOR, _HORIZON_COLOR, _AHEAD_COLOR = (90, 200, 90), (255, 200, 80), (40, 
 _VIEW = 5.0  # m, length of a field of view in the plan
 
 
-def draw_checks(frame: Frame, T_cam_from_base: Sequence[np.ndarray], ground: float, folder: Path) -> list[Path]:
+@dataclass(frozen=True)
+class CameraView:
+    """An image of a camera, and where the camera is."""
+
+    image: np.ndarray  # [H, W, 3] uint8 BGR, undistorted
+    intrinsics: np.ndarray  # [3, 3] of this image, pixels
+    T_cam_from_base: np.ndarray  # [4, 4] metres; axes of this image, which CameraInfo's R may have turned
+    T_base_from_optical: np.ndarray  # [4, 4] metres; as TF has it
+
+
+def draw_checks(views: Mapping[str, CameraView], ground: float, folder: Path) -> list[Path]:
     """An image of each camera: the grid on the ground, the line ahead of the vehicle in orange, the horizon in blue.
 
     Args:
-        frame: images and intrinsics.
-        T_cam_from_base: [4, 4] of each camera.
+        views: by camera.
         ground: height of the ground in the base frame, metres.
         folder: where the pictures go.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for index, name in enumerate(frame.camera_names):
-        if frame.images[index] is None:
-            continue
-        picture = draw_ground(frame.images[index], frame.intrinsics[index], T_cam_from_base[index], ground)
-        path = folder / f"{name}.jpg"
+    for camera, view in views.items():
+        picture = draw_ground(view.image, view.intrinsics, view.T_cam_from_base, ground)
+        path = folder / f"{camera}.jpg"
         cv2.imwrite(str(path), picture)
         written.append(path)
     return written

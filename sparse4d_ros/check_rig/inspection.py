@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +22,11 @@ from ..perception.synchronizer import SyncedSet
 from ..perception.transforms import TransformError
 from ..units import NANOSECONDS
 from .findings import Finding
+from .ground_grid import CameraView
 from .motion import CameraMotion, check_motion, measure_motion
 from .mounting import Mounting, check_directions, check_mounting, mounting
+
+MOST_UNUSABLE = 0.25  # share of the sets; more is a finding
 
 # From the body's axes (x forward, y left, z up) to the optical ones, as the rotation [3, 3] body from optical.
 _BODY_FROM_OPTICAL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
@@ -33,20 +36,23 @@ _BODY_FROM_OPTICAL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.
 class Inspection:
     """What was looked at, and what was found."""
 
-    sets: int = 0
+    sets: int = 0  # that could be used
+    unusable: Counter[str] = field(default_factory=Counter)  # cause -> sets that could not
     mountings: list[Mounting] = field(default_factory=list)
     motions: list[CameraMotion] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
-    frame: Frame | None = None  # the last one, for the pictures
-    T_cam_from_base: list[np.ndarray] = field(default_factory=list)
+    views: dict[str, CameraView] = field(default_factory=dict)  # camera -> its newest image, for the pictures
 
 
 def inspect(bag: str | Path, rig: Rig, count: int, seconds_apart: float) -> Inspection:
     """Checks a rig against the first sets of a bag.
 
+    A set that cannot be used (its time is before the first transform, an image is broken) is passed over; it is a
+    finding if many are like it.
+
     Args:
         rig: as read from its file.
-        count: sets to look at.
+        count: sets to look at; as many unusable ones end the search.
         seconds_apart: between two of them.
 
     Raises:
@@ -57,29 +63,36 @@ def inspect(bag: str | Path, rig: Rig, count: int, seconds_apart: float) -> Insp
     if inspection.findings:
         return inspection
     reader = BagFrames(bag, rig, NodeParameters(missing_camera="mask", distortion="undistort"))
-    frames = []
+    frames: list[Frame] = []
+    errors: dict[str, str] = {}  # cause -> the first one's text
     try:
-        for synced in tqdm(
-            islice(_spaced(reader, seconds_apart), count), desc=Path(bag).name, total=count, unit="set", disable=None
-        ):
-            inspection.sets += 1
-            try:
-                frame, _ = reader.builder.build(synced)
-                poses = [_pose(reader, rig, name, synced) for name in frame.camera_names]
-            except (ConversionError, TransformError) as error:
-                inspection.findings.append(Finding(error.cause, "rig", str(error)))
-                return inspection
-            frames.append(frame)
-            inspection.frame, inspection.T_cam_from_base = frame, [inverse(pose) for pose in poses]
+        with tqdm(desc=Path(bag).name, total=count, unit="set", disable=None) as bar:
+            for synced in _spaced(reader, seconds_apart):
+                try:
+                    frame, _ = reader.builder.build(synced)
+                    views = _views(frame, reader)
+                except (ConversionError, TransformError) as error:
+                    inspection.unusable[error.cause] += 1
+                    errors.setdefault(error.cause, str(error))
+                else:
+                    frames.append(frame)
+                    inspection.views |= views
+                    bar.update()
+                if count in (len(frames), inspection.unusable.total()):
+                    break
     finally:
         reader.builder.close()
+    inspection.sets = len(frames)
+    inspection.findings += _unusable_sets(inspection, errors)
     inspection.findings += _clocks(reader)
-    if not frames:
+    if not frames and not errors:
         inspection.findings.append(
             Finding("no_sets", "rig", f"no complete set in {bag}: images dropped {dict(reader.synchronizer.drops)}")
         )
+    if not frames:
         return inspection
-    _look_at_poses(inspection, poses)
+    inspection.findings += _cameras_without_image(inspection, rig)
+    _look_at_poses(inspection, rig)
     inspection.motions = measure_motion(frames)
     inspection.findings += check_motion(inspection.motions)
     return inspection
@@ -104,19 +117,55 @@ def _spaced(reader: BagFrames, seconds: float) -> Iterator[SyncedSet]:
             yield synced
 
 
-def _pose(reader: BagFrames, rig: Rig, camera: str, synced: SyncedSet) -> np.ndarray:
-    """[4, 4] T_base_from_cam."""
-    return reader.buffer.lookup(rig.frames.base_frame, rig.frames.cameras[camera], synced.stamp_ns).matrix
+def _views(frame: Frame, reader: BagFrames) -> dict[str, CameraView]:
+    """Of the cameras that have an image in the frame.
+
+    Raises:
+        TransformError: TF does not have the base frame, or a camera's pose in it.
+    """
+    frames = reader.rig.frames
+    if frames.T_base_from_model is None:
+        T_model_from_base = reader.buffer.lookup(frames.model_frame, frames.base_frame, frame.stamp_ns).matrix
+    else:
+        T_model_from_base = inverse(frames.T_base_from_model)
+    return {
+        camera: CameraView(
+            image,
+            intrinsics,
+            T_cam_from_model @ T_model_from_base,
+            reader.buffer.lookup(frames.base_frame, frames.cameras[camera], frame.stamp_ns).matrix,
+        )
+        for camera, image, intrinsics, T_cam_from_model in zip(
+            frame.camera_names, frame.images, frame.intrinsics, frame.T_cam_from_model, strict=True
+        )
+        if image is not None
+    }
 
 
-def _look_at_poses(inspection: Inspection, poses: list[np.ndarray]) -> None:
-    frame = inspection.frame
-    for index, (name, pose) in enumerate(zip(frame.camera_names, poses, strict=True)):
-        if frame.images[index] is None:
-            continue
-        found = mounting(name, pose, frame.intrinsics[index], frame.images[index].shape[1])
+def _unusable_sets(inspection: Inspection, errors: Mapping[str, str]) -> Iterator[Finding]:
+    """By cause, if they are many. A few are no matter of the rig: a recording often begins before its first /tf."""
+    unusable = inspection.unusable.total()
+    if unusable > MOST_UNUSABLE * (inspection.sets + unusable):
+        for cause, count in inspection.unusable.items():
+            text = f"{count} of {inspection.sets + unusable} sets cannot be used: {errors[cause]}"
+            yield Finding(cause, "rig", text)
+
+
+def _cameras_without_image(inspection: Inspection, rig: Rig) -> Iterator[Finding]:
+    """What is not seen is not checked. A camera that has a finding already, such as of its clock, needs no second."""
+    named = {finding.camera for finding in inspection.findings}
+    for camera in rig.frames.cameras:
+        if camera not in inspection.views and camera not in named:
+            yield Finding("no_image", camera, f"none of its images is in the {inspection.sets} sets: it is not checked")
+
+
+def _look_at_poses(inspection: Inspection, rig: Rig) -> None:
+    for camera in filter(inspection.views.__contains__, rig.frames.cameras):
+        view = inspection.views[camera]
+        found = mounting(camera, view.T_base_from_optical, view.intrinsics, view.image.shape[1])
+        R = view.T_base_from_optical[:3, :3]
         inspection.mountings.append(found)
-        inspection.findings += check_mounting(found, (pose[:3, :3], pose[:3, :3] @ _BODY_FROM_OPTICAL.T))
+        inspection.findings += check_mounting(found, (R, R @ _BODY_FROM_OPTICAL.T))
     inspection.findings += check_directions(inspection.mountings)
 
 

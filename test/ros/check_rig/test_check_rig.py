@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import yaml
+from scipy.spatial.transform import Rotation
 
 pytest.importorskip("rclpy")
 from sparse4d_core.types import Frame
+from sparse4d_ros.bags.bag_io import create_bag, open_bag, typestore
+from sparse4d_ros.bags.sets import BagFrames
 from sparse4d_ros.check_rig import motion
 from sparse4d_ros.check_rig.__main__ import main
 from sparse4d_ros.check_rig.ground_grid import draw_ground
 from sparse4d_ros.check_rig.motion import check_motion, epipolar_distance, measure_motion
+from sparse4d_ros.messages.stamps import ns_from_stamp
 from sparse4d_ros.perception.rig import default_rig
 
 INTRINSICS = np.array([[300.0, 0, 352], [0, 300, 198], [0, 0, 1]])
@@ -31,6 +37,23 @@ def altered_rig(folder: Path, change) -> str:
     path = folder / "rig.yaml"
     path.write_text(yaml.safe_dump(content))
     return str(path)
+
+
+def altered_bag(bag: Path, folder: Path, change: Callable[[str, int, Any], Any]) -> Path:
+    """The bag with its messages changed: (topic, nanoseconds since the first, message) ► message, or None."""
+    start = None
+    with open_bag(bag) as reader, create_bag(folder) as writer:
+        for connection, log_ns, data in reader.messages():
+            start = log_ns if start is None else start
+            message = typestore().deserialize_cdr(bytes(data), connection.msgtype)
+            changed = change(connection.topic, log_ns - start, message)
+            if changed is not None:
+                writer.write(connection.topic, log_ns, changed)
+    return folder
+
+
+def transform_of(message: Any, child: str) -> list[Any]:
+    return [each.transform for each in message.transforms if each.child_frame_id == child]
 
 
 def check(bag: Path, rig: str, out: Path) -> tuple[int, dict]:
@@ -77,6 +100,94 @@ def test_a_frame_that_tf_does_not_have_is_named(tiny_bag, tmp_path, capsys):
 
     status, content = check(tiny_bag, altered_rig(tmp_path, rename), tmp_path)
     assert status == 1 and "chassis" in content["findings"][0]["text"]
+
+
+def test_a_camera_without_an_image_in_the_last_set_is_checked_all_the_same(tiny_bag, tmp_path):
+    last_ns = [synced.stamp_ns for synced in BagFrames(tiny_bag).sets()][4]
+
+    def lift(topic: str, since_ns: int, message: Any) -> Any:
+        if topic == "/tf_static":
+            for transform in transform_of(message, "cam_back"):
+                transform.translation.z = 50.0
+        return message
+
+    def lift_and_lose(topic: str, since_ns: int, message: Any) -> Any:
+        lost = topic.startswith("/cam_back/image") and abs(ns_from_stamp(message.header.stamp) - last_ns) < 40_000_000
+        return None if lost else lift(topic, since_ns, message)
+
+    found = {}
+    for name, change in (("whole", lift), ("without", lift_and_lose)):
+        bag = altered_bag(tiny_bag, tmp_path / name, change)
+        status = main([str(default_rig()), "--bag", str(bag), "--out", str(tmp_path), "--sets", "3"])
+        content = json.loads((tmp_path / "rig.json").read_text())
+        assert status == 1 and content["sets"] == 3
+        found[name] = [one for one in content["findings"] if one["kind"] == "units"], content["mountings"]
+    assert found["without"] == found["whole"] and found["whole"][0][0]["camera"] == "cam_back"
+
+
+def test_a_camera_that_no_set_could_show_is_named(tiny_bag, tmp_path):
+    """Its one image is in the first set, which is before the first transform; the others come later than is looked."""
+
+    def lose(topic: str, since_ns: int, message: Any) -> Any:
+        no_pose = topic == "/tf" and since_ns < 60_000_000
+        no_image = topic.startswith("/cam_back/image") and 60_000_000 < since_ns < 1_080_000_000
+        return None if no_pose or no_image else message
+
+    bag = altered_bag(tiny_bag, tmp_path / "bag", lose)
+    status = main([str(default_rig()), "--bag", str(bag), "--out", str(tmp_path), "--sets", "4", "--apart", "0"])
+    content = json.loads((tmp_path / "rig.json").read_text())
+    assert status == 1 and kinds(content) == {("no_image", "cam_back")}
+
+
+def test_images_from_before_the_first_transform_are_no_finding(tiny_bag, tmp_path, capsys):
+    """As a recorder leaves them that subscribes to /tf last."""
+
+    def begin_late(topic: str, since_ns: int, message: Any) -> Any:
+        return None if topic == "/tf" and since_ns < 60_000_000 else message
+
+    status, content = check(altered_bag(tiny_bag, tmp_path / "bag", begin_late), str(default_rig()), tmp_path)
+    assert (status, content["findings"]) == (0, []) and len(content["mountings"]) == 6
+    assert content["unusable"] == {"tf_extrapolation_past": 1}
+    assert "sets passed over: 1 (tf_extrapolation_past)" in capsys.readouterr().out
+
+
+def test_sets_that_are_often_unusable_are_a_finding(tiny_bag, tmp_path):
+    images = 0
+
+    def break_every_second(topic: str, since_ns: int, message: Any) -> Any:
+        nonlocal images
+        if topic.startswith("/cam_back/image"):
+            images += 1
+            if images % 2:
+                message.data = message.data[:10]
+        return message
+
+    bag = altered_bag(tiny_bag, tmp_path / "bag", break_every_second)
+    main([str(default_rig()), "--bag", str(bag), "--out", str(tmp_path), "--sets", "2", "--apart", "0"])
+    content = json.loads((tmp_path / "rig.json").read_text())
+    (finding,) = [one for one in content["findings"] if "cannot be used" in one["text"]]
+    assert "cam_back" in finding["text"] and len(content["mountings"]) == 6
+
+
+def test_a_rectification_that_turns_the_image_turns_grid_and_horizon(tiny_bag, tmp_path):
+    """The same pictures of a camera whose optical frame is turned against its rectified images, and told so by R."""
+    R = Rotation.from_euler("x", 6.0, degrees=True)
+
+    def turn(topic: str, since_ns: int, message: Any) -> Any:
+        if topic == "/cam_front/camera_info":
+            message.r = R.as_matrix().ravel()
+        elif topic == "/tf_static":
+            for transform in transform_of(message, "cam_front"):
+                q = transform.rotation
+                q.x, q.y, q.z, q.w = map(float, (Rotation.from_quat([q.x, q.y, q.z, q.w]) * R).as_quat())
+        return message
+
+    pictures = []
+    for name, bag in (("as_it_is", tiny_bag), ("turned", altered_bag(tiny_bag, tmp_path / "bag", turn))):
+        status, _ = check(bag, str(default_rig()), tmp_path / name)
+        assert status == 0
+        pictures.append(cv2.imread(str(tmp_path / name / "cam_front.jpg")).astype(int))
+    assert np.abs(pictures[1] - pictures[0]).mean() < 0.5, "a line in another place is 255 for hundreds of pixels"
 
 
 def test_bad_input(tmp_path, capsys):
