@@ -23,13 +23,13 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 
 from ..messages.detections import detections_from_messages
-from ..messages.incoming import insert_transforms
+from ..messages.incoming import transforms_of
 from ..messages.outgoing import OUTPUTS
+from ..messages.rig_transforms import RigTransforms
 from ..messages.stamps import ns_from_stamp, stamp_of_serialized
 from ..perception.image_decoding import ConversionError
 from ..perception.rig import Rig
 from ..perception.transforms import TransformBuffer, TransformError
-from ..units import NANOSECONDS
 from .health_sample import health_from_message
 from .scene import ObjectSet, Scene
 from .thumbnails import Thumbnails
@@ -37,7 +37,6 @@ from .thumbnails import Thumbnails
 IMAGE_PERIOD = 0.2  # s between two pictures of a camera
 PATIENCE = 0.3  # s that what came in together waits for its poses
 TF_CACHE = 10.0  # s of transforms kept
-TF_JUMP_NS = NANOSECONDS // 2  # further back than this is a bag that starts over
 MAX_HALVES = 20  # sets of which one of two messages is missing
 
 log = logging.getLogger(__name__)
@@ -60,6 +59,7 @@ class LiveSource:
         self._node, self._scene, self._rig, self._detector = node, scene, rig, detector
         self.skipped: Counter[str] = Counter()
         self._buffer = TransformBuffer(TF_CACHE)
+        self._transforms = RigTransforms(rig.frames, self._buffer)
         self._thumbnails = Thumbnails(rig.frames, self._buffer)
         self._news = threading.Condition()
         self._images: dict[str, tuple[float, bytes]] = {}  # camera -> when it came in, serialized image
@@ -118,16 +118,10 @@ class LiveSource:
         ]
 
     def _on_transforms(self, message: TFMessage, static: bool) -> None:
-        if not static and self._jumped(message):
-            self._buffer.clear()
         try:
-            insert_transforms(self._buffer, message, static)
+            self._transforms.take(transforms_of(message), static)
         except TransformError as error:
             self._skip(error.cause, str(error))
-
-    def _jumped(self, message: TFMessage) -> bool:
-        newest = ((self._buffer.newest_ns(t.child_frame_id), ns_from_stamp(t.header.stamp)) for t in message.transforms)
-        return any(known is not None and stamp < known - TF_JUMP_NS for known, stamp in newest)
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         sample = health_from_message(message, self._detector)

@@ -204,6 +204,25 @@ def test_what_a_detector_publishes_is_in_the_scene(graph, tiny_bag, stamps):
     assert T_cam_from_base(moment.objects, moment.images["cam_front"]) is not None
 
 
+def test_frames_of_others_change_no_pose_and_a_bag_that_starts_over_does(graph, stamps):
+    """A gripper's frame has two publishers, of which one is a second behind."""
+    from tf2_msgs.msg import TFMessage
+
+    from sparse4d_ros.campaign.streams import transform
+
+    base, buffer = RIG.frames.base_frame, graph.source._buffer
+    seconds = [stamps[0] + k * 10**9 for k in range(4)]
+    for stamp_ns in seconds:
+        transforms = [transform(RIG.frames.global_frame, base, stamp_ns), transform("gripper", "finger", stamp_ns)]
+        graph.publish("/tf", TFMessage(transforms=transforms), 100)
+        graph.publish("/tf", TFMessage(transforms=[transform("gripper", "finger", stamp_ns - 10**9)]), 100)
+    graph.spin_until(lambda: buffer.newest_ns(base) == seconds[-1])
+    assert graph.source._thumbnails.pose(RIG.frames.global_frame, base, seconds[0]) is not None
+    graph.publish("/tf", TFMessage(transforms=[transform(RIG.frames.global_frame, base, seconds[1])]), 100)
+    graph.spin_until(lambda: buffer.newest_ns(base) == seconds[1])
+    assert graph.source._thumbnails.pose(RIG.frames.global_frame, base, seconds[0]) is None
+
+
 def test_a_model_without_track_ids_shows_its_detections(graph, stamps):
     scene = graph.source._scene
     graph.publish("/diagnostics", diagnostics(track_ids="no (a model of v1 or v2)"))
