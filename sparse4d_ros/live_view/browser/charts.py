@@ -42,9 +42,9 @@ class Chart:
         self._names: list[str] = []
 
     def draw(self, times: np.ndarray, lines: Mapping[str, np.ndarray]) -> None:
-        """Shows lines by name, values [K] over times [K] (s, not above 0)."""
-        if len(times) < 2 or not lines:
-            return
+        """Shows lines by name, values [K] over times [K] (s, not above 0). Without any the plot is empty."""
+        if not lines:
+            times, lines = np.zeros(0), {"": np.zeros(0)}
         if list(lines) != self._names:
             self._names = list(lines)
             colors = [PALETTE[i % len(PALETTE)] for i in range(len(lines))]

@@ -59,6 +59,8 @@ class WebServer:
         with self._changed:
             self._pages[client.client_id] = page
             self._changed.notify_all()
+        if client.client_id not in self._server.get_clients():  # gone while its page was made: nobody else will tell
+            self._on_disconnect(client)
 
     def _on_disconnect(self, client: viser.ClientHandle) -> None:
         with self._changed:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 pytest.importorskip("rclpy")
 pytest.importorskip("viser", reason="viser is not installed: requirements/view.txt")
 
-from sparse4d_ros.live_view.browser.charts import RATE_SECONDS, drop_lines, latency_lines, rates
+from sparse4d_ros.live_view.browser import web_server
+from sparse4d_ros.live_view.browser.charts import RATE_SECONDS, Chart, drop_lines, latency_lines, rates
 from sparse4d_ros.live_view.health_sample import Component, HealthSample, Verdict
+from sparse4d_ros.live_view.scene import Scene
 
 
 def sample(**values: str) -> HealthSample:
@@ -41,3 +45,25 @@ def test_drops_by_cause():
     later = HealthSample({"inference": Component(Verdict.OK, "", {"sets_dropped.tf": "2"}), "synchronization": images})
     _, lines = drop_lines([(-1.0, sample()), (0.0, later)])
     assert {name: line.tolist() for name, line in lines.items()} == {"images late": [0, 4], "sets tf": [0, 2]}
+
+
+def test_a_new_object_or_none_takes_the_place_of_the_one_before():
+    handle = SimpleNamespace()
+    chart = Chart(SimpleNamespace(add_uplot=lambda data, series, **_: handle), "distance m")
+    chart.draw(np.array([-1.0, 0.0]), {"distance": np.array([30.0, 31.0])})
+    for times, values in (([0.0], [7.0]), ([], [])):
+        chart.draw(np.array(times), {"distance": np.array(values)})
+        assert [each.tolist() for each in handle.data] == [times, values]
+    chart.draw(np.array([-1.0, 0.0]), {})
+    assert [len(each) for each in handle.data] == [0, 0] and len(handle.series) == 2
+
+
+def test_the_page_of_a_browser_that_left_while_it_was_made_is_closed(monkeypatch):
+    """Its departure was told before there was a page."""
+    closed = []
+    monkeypatch.setattr(web_server, "Page", lambda client, scene: SimpleNamespace(close=lambda: closed.append(client)))
+    with web_server.WebServer(Scene(()), "127.0.0.1", 0) as server:
+        client = SimpleNamespace(client_id=7)
+        server._on_disconnect(client)
+        server._on_connect(client)
+        assert server.pages == () and closed == [client]
