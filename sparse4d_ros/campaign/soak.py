@@ -84,15 +84,20 @@ def measure(system: RunningSystem, images: str, seconds: float) -> Run:
     Raises:
         CampaignError: the node ends.
     """
-    received = int(system.observer.values("synchronization").get("images_received", 0))
-    before = system.streams.sets
+    published, received = _counts(system)
+    system.streams.paused.clear()
     samples = _watch(system, seconds, images)
-    system.streams.paused.set()
-    published = (system.streams.sets - before) * len(system.rig.cameras)
-    _drain(system)
-    received = int(system.observer.values("synchronization")["images_received"]) - received
+    published, received = (after - before for after, before in zip(_counts(system), (published, received), strict=True))
     lost = unexplained(system.observer)
-    return Run(images, published, max(0, published - received), *lost, growth(samples), tuple(samples))
+    return Run(images, published, published - received, *lost, growth(samples), tuple(samples))
+
+
+def _counts(system: RunningSystem) -> tuple[int, int]:
+    """Images published, and received, so far. The streams pause: what diagnostics tell is up to a second old."""
+    system.streams.paused.set()
+    _drain(system)
+    received = int(system.observer.values("synchronization").get("images_received", 0))
+    return system.streams.sets * len(system.rig.cameras), received
 
 
 def write_rig(images: str, folder: Path) -> Path:
@@ -150,13 +155,14 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def report(runs: Sequence[Run]) -> dict[str, Any]:
-    """Everything measured, and the verdict."""
+def report(runs: Sequence[Run], unfinished: Sequence[str]) -> dict[str, Any]:
+    """Everything measured, and the verdict, which takes all kinds of images."""
     return {
         "date": date.today().isoformat(),
         "hardware": machine.describe(),
         "rate_hz": RATE,
-        "passed": not any(run.problems for run in runs),
+        "passed": not unfinished and not any(run.problems for run in runs),
+        "unfinished": list(unfinished),
         "runs": [asdict(run) | {"problems": run.problems} for run in runs],
     }
 
@@ -169,10 +175,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parameters = PARAMETERS | {name: Yaml(value) for name, value in given}
     runs: list[Run] = []
     try:
-        for kind in kinds:
+        for done, kind in enumerate(kinds):
+            write(runs, kinds[done:], options.out)  # half an hour is not lost with what comes after it
             runs.append(soak(kind, 60 * options.minutes / len(kinds), options.out / kind, parameters))
-            write(runs, options.out)  # half an hour is not lost with what comes after it
             print(f"{kind}: {sentence(runs[-1])}")
+        write(runs, (), options.out)
     except CampaignError as error:
         print(f"error: {error}; logs are in {options.out}", file=sys.stderr)
         return 1
@@ -181,9 +188,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if any(run.problems for run in runs) else 0
 
 
-def write(runs: Sequence[Run], out: Path) -> None:
+def write(runs: Sequence[Run], unfinished: Sequence[str], out: Path) -> None:
     """The report and the picture of the runs so far."""
-    write_json(out / "soak.json", report(runs), indent=1)
+    write_json(out / "soak.json", report(runs, unfinished), indent=1)
+    if not runs:
+        return
     try:
         draw({run.images: run.samples for run in runs}, out / "soak.png")
     except ModuleNotFoundError as error:

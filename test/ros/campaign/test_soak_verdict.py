@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from sparse4d_ros.campaign.resources import Sample, unexplained
 from sparse4d_ros.campaign.running_system import CampaignError
 from sparse4d_ros.campaign.soak import Run, parse_arguments, sentence
 from sparse4d_ros.campaign.soak_picture import draw
+from sparse4d_ros.perception.rig import load_rig
 
 
 def samples(minutes: float, memory, files=lambda t: 20) -> list[Sample]:
@@ -70,6 +73,30 @@ def test_nothing_may_be_lost_without_a_cause():
     assert unexplained(Diagnostics(images_received=63, sets_processed=5)) == (3, 1)
 
 
+def test_images_are_counted_while_the_streams_pause(monkeypatch):
+    """Diagnostics, as old as they are before the streams pause, know of fewer images than the node has received."""
+    received, told = 654, {"images_received": "600"}
+    streams = SimpleNamespace(sets=109, paused=threading.Event())
+
+    def watch(*_):
+        nonlocal received
+        assert not streams.paused.is_set()
+        streams.sets += 100
+        received += 600 - 40
+        return samples(1, lambda t: 600.0)
+
+    def drain(_):
+        assert streams.paused.is_set()
+        told["images_received"] = str(received)
+
+    monkeypatch.setattr(soak, "_watch", watch)
+    monkeypatch.setattr(soak, "_drain", drain)
+    monkeypatch.setattr(soak, "unexplained", lambda observer: (0, 0))
+    observer = SimpleNamespace(values=lambda component: told)
+    run = soak.measure(SimpleNamespace(streams=streams, observer=observer, rig=load_rig()), "raw", 10.0)
+    assert (run.published, run.lost_in_transport) == (600, 40)
+
+
 def test_what_was_measured_is_kept_when_the_next_part_fails(tmp_path, monkeypatch, capsys):
     def fake(kind, seconds, folder, parameters):
         if kind == "jpeg":
@@ -78,9 +105,23 @@ def test_what_was_measured_is_kept_when_the_next_part_fails(tmp_path, monkeypatc
 
     monkeypatch.setattr(soak, "soak", fake)
     assert soak.main(["--minutes", "2", "--out", str(tmp_path)]) == 1
-    (run,) = json.loads((tmp_path / "soak.json").read_text())["runs"]
+    content = json.loads((tmp_path / "soak.json").read_text())
+    assert not content["passed"] and content["unfinished"] == ["jpeg"]
+    (run,) = content["runs"]
     assert run["images"] == "raw" and len(run["samples"]) == 12
     assert "no output" in capsys.readouterr().err
+
+
+def test_nothing_is_passed_before_all_is_done(tmp_path, monkeypatch):
+    def fake(kind, seconds, folder, parameters):
+        assert not json.loads((tmp_path / "soak.json").read_text())["passed"], "also of an earlier run in this folder"
+        return Run(kind, 600, 0, 0, 0, Growth(0.2, 0.0, 0.0), tuple(samples(1, lambda t: 600.0)))
+
+    monkeypatch.setattr(soak, "soak", fake)
+    for _ in range(2):
+        assert soak.main(["--minutes", "2", "--out", str(tmp_path)]) == 0
+        content = json.loads((tmp_path / "soak.json").read_text())
+        assert content["passed"] and content["unfinished"] == [] and len(content["runs"]) == 2
 
 
 def test_the_verdict_names_what_is_wrong(tmp_path):
