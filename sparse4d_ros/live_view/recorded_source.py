@@ -6,11 +6,13 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 
 from sparse4d_core.inference.tracking import worth_showing
 from sparse4d_core.interrupts import StopRequest
 
-from ..bags.box_record import SetRecord, read_box_record
+from ..bags.bag_io import BagError
+from ..bags.box_record import BoxRecordError, SetRecord, read_box_record
 from ..bags.sets import BagFrames
 from ..parameters import NodeParameters
 from ..perception.image_decoding import ConversionError
@@ -21,6 +23,7 @@ from .scene import ObjectSet, Scene
 from .thumbnails import Thumbnails
 
 LONGEST_PAUSE = 2.0  # s; longer silences of the bag are shortened to it
+MOST_BEHIND = 0.5  # s that are made up for after a set that took long; the rest is lost time
 
 log = logging.getLogger(__name__)
 
@@ -45,37 +48,58 @@ class RecordedSource:
         self.without_boxes = 0  # sets of the bag that the record does not have
 
     def load(self, scene: Scene, stop: StopRequest | None = None) -> float:
-        """The whole run at once, or what there was until asked to end; returns the time of its end (s)."""
+        """The whole run at once, or what there was until asked to end; returns the time of its end (s).
+
+        Raises:
+            BagError, BoxRecordError: see `_sets`.
+        """
         time = 0.0
-        for pause, synced, frames in self._sets():
+        for pause, synced, thumbnails in self._sets():
             if stop is not None and stop.requested:
                 break
             time += pause
-            self._show(scene, time, synced, frames)
+            self._show(scene, time, synced, thumbnails)
         return time
 
     def play(self, scene: Scene, stop: StopRequest, rate: float = 1.0, loops: int = 1) -> None:
-        """The run in real time, `rate` times as fast; `loops` 0: until asked to end."""
-        time, played = 0.0, 0
+        """The run in real time, `rate` times as fast; `loops` 0: until asked to end.
+
+        Raises:
+            BagError, BoxRecordError: see `_sets`.
+        """
+        time, due, played = 0.0, monotonic(), 0
         while not stop.requested and (loops == 0 or played < loops):
-            for pause, synced, frames in self._sets():
-                if stop.wait(pause / rate):
+            for pause, synced, thumbnails in self._sets():
+                due = max(due + pause / rate, monotonic() - MOST_BEHIND)
+                if stop.wait(due - monotonic()):
                     return
                 time += pause / rate
-                self._show(scene, time, synced, frames)
+                self._show(scene, time, synced, thumbnails)
             played += 1
 
-    def _sets(self) -> Iterator[tuple[float, SyncedSet, BagFrames]]:
-        """Each set of the bag, and the seconds since the one before."""
-        frames = BagFrames(self.bag, self.rig, NodeParameters(missing_camera="mask"))
-        before: int | None = None
-        for synced in frames.sets():
-            pause = 0.1 if before is None else (synced.stamp_ns - before) / NANOSECONDS
-            yield min(max(pause, 0.0), LONGEST_PAUSE), synced, frames
-            before = synced.stamp_ns
+    def _sets(self) -> Iterator[tuple[float, SyncedSet, Thumbnails]]:
+        """Each set of the bag, the seconds since the one before, and what makes its pictures.
 
-    def _show(self, scene: Scene, time: float, synced: SyncedSet, frames: BagFrames) -> None:
+        Raises:
+            BagError: the bag cannot be read, or (at its end) there was no set.
+            BoxRecordError: at the end: the record has none of the sets.
+        """
+        frames = BagFrames(self.bag, self.rig, NodeParameters(missing_camera="mask"))
         thumbnails = Thumbnails(self.rig.frames, frames.buffer)
+        before: int | None = None
+        sets = with_boxes = 0
+        for synced in frames.sets():
+            sets += 1
+            with_boxes += synced.stamp_ns in self._records
+            pause = 0.1 if before is None else (synced.stamp_ns - before) / NANOSECONDS
+            yield min(max(pause, 0.0), LONGEST_PAUSE), synced, thumbnails
+            before = synced.stamp_ns
+        if not sets:
+            raise BagError(f"bag: no complete set in {self.bag}: images dropped {dict(frames.synchronizer.drops)}")
+        if not with_boxes:
+            raise BoxRecordError(f"{self.record}: has none of the {sets} sets of {self.bag}: is it of another bag?")
+
+    def _show(self, scene: Scene, time: float, synced: SyncedSet, thumbnails: Thumbnails) -> None:
         for camera, (stamp_ns, message) in synced.images.items():
             try:
                 scene.add_image(time, camera, thumbnails.picture(camera, stamp_ns, message, synced.infos.get(camera)))

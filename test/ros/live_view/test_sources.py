@@ -19,6 +19,8 @@ from sparse4d_core.types import Tracks
 from sparse4d_ros.bags.bag_io import open_bag
 from sparse4d_ros.bags.box_record import BoxRecordWriter, SetRecord
 from sparse4d_ros.bags.sets import BagFrames
+from sparse4d_ros.live_view import __main__ as live_view
+from sparse4d_ros.live_view import recorded_source
 from sparse4d_ros.live_view.recorded_source import RecordedSource
 from sparse4d_ros.live_view.scene import Scene, T_cam_from_base
 from sparse4d_ros.live_view.strip import decode
@@ -85,6 +87,56 @@ def test_a_run_that_is_played_can_be_stopped(tiny_bag, record):
     player.join(PATIENCE)
     assert not player.is_alive()
     assert scene.moment().objects.boxes.ids.tolist() == [4]
+
+
+class HandStop(StopRequest):
+    """Its waits take no time but are on the clock, `now`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+
+    def wait(self, seconds: float = 0.0) -> bool:
+        self.now += max(seconds, 0.0)
+        return self.requested
+
+
+@pytest.mark.parametrize(
+    "slow, end",
+    [
+        ({}, 1.5),  # whatever decoding takes, as long as it takes less than the pause
+        ({3: 0.35}, 1.5),  # made up for
+        ({0: 5.0}, 0.1 + 5.0 - 0.5 + 13 * 0.1),  # of that half a second at most
+    ],
+)
+def test_a_run_is_played_in_its_own_time(tiny_bag, stamps, record, monkeypatch, slow, end):
+    source, stop, shown = RecordedSource(tiny_bag, record, RIG), HandStop(), []
+    monkeypatch.setattr(recorded_source, "monotonic", lambda: stop.now, raising=False)
+    make = recorded_source.Thumbnails
+    makers = []
+    monkeypatch.setattr(recorded_source, "Thumbnails", lambda *words: makers.append(make(*words)) or makers[-1])
+
+    def show(scene, time, synced, thumbnails):
+        assert thumbnails is makers[-1]
+        shown.append(stop.now)
+        stop.now += slow.get(len(shown) - 1, 0.06)
+
+    monkeypatch.setattr(source, "_show", show)
+    source.play(Scene(RIG.names), stop)
+    assert len(shown) == len(stamps) and len(makers) == 1, "maps of a lens are made once a pass"
+    assert shown[-1] == pytest.approx(end, abs=1e-6)
+
+
+def test_a_bag_without_a_set_and_a_record_of_another_bag_are_told(tiny_bag, record, tmp_path, monkeypatch, capsys):
+    """Also where the run is to start over for ever."""
+    words = ["--bag", str(tiny_bag), "--record", str(record), "--rate", "50", "--port", "0"]
+    for change, text in (
+        (lambda: monkeypatch.setattr(recorded_source, "read_box_record", lambda path: []), "is it of another bag?"),
+        (lambda: monkeypatch.setattr(BagFrames, "sets", lambda self: iter(())), "no complete set in"),
+    ):
+        change()
+        assert live_view.main(words) == 2
+        assert text in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("width, factor", [(300, 1), (WIDTH, 1), (2 * WIDTH, 2), (1600, 2), (1920, 4), (4000, 8)])
