@@ -82,15 +82,18 @@ def chosen(names: Sequence[str]) -> tuple[Fault, ...]:
     return tuple(known[name] for name in names) or FAULTS
 
 
-def with_own_shared_memory(arguments: Sequence[str]) -> int | None:
-    """Runs the same command with a small /dev/shm of its own, which a fault may fill; None: not possible here."""
+def with_own_shared_memory(arguments: Sequence[str]) -> None:
+    """Turns into the same command with a small /dev/shm of its own, which a fault may fill; returns if it cannot.
+
+    The process stays the same, so that signals come to who started the node.
+    """
     if OWN_SHARED_MEMORY in os.environ or os.geteuid() != 0 or not (shutil.which("unshare") and shutil.which("mount")):
-        return None
+        return
     private = ["unshare", "--mount", "sh", "-c", PRIVATE, "sh"]
     if subprocess.run([*private, "true"], capture_output=True).returncode != 0:
-        return None
+        return
     command = [*private, sys.executable, "-m", "sparse4d_ros.campaign.node_faults", *arguments]
-    return subprocess.run(command, env=os.environ | {OWN_SHARED_MEMORY: "1"}).returncode
+    os.execvpe(command[0], command, os.environ | {OWN_SHARED_MEMORY: "1"})
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -118,9 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.list:
         print("\n".join(f"{fault.name:30} {fault.description}" for fault in faults))
         return 0
-    status = with_own_shared_memory(sys.argv[1:] if arguments is None else arguments)
-    if status is not None:
-        return status
+    with_own_shared_memory(sys.argv[1:] if arguments is None else arguments)
     try:
         outcomes = run_campaign(faults, options.out / "logs")
     except CampaignError as error:

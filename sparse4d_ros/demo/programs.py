@@ -27,7 +27,7 @@ class DemoError(RuntimeError):
 
 
 class Processes:
-    """Starts programs of this package.
+    """Starts programs of this package, and ends them; also where SIGTERM ends us, which interrupts as Ctrl-C does.
 
     Args:
         logs: folder of the log files.
@@ -45,6 +45,8 @@ class Processes:
             "PYTHONPATH": os.pathsep.join(python_path),
             "PYTHONUNBUFFERED": "1",
         }
+        if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:  # which leaves what was started running
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
 
     def log_of(self, name: str) -> Path:
         """Where a step's output goes."""

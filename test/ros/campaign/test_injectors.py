@@ -85,6 +85,20 @@ def test_the_campaign_has_its_own_shared_memory_only_where_it_can(monkeypatch):
     assert node_faults.with_own_shared_memory([]) is None
 
 
+def test_a_campaign_with_its_own_shared_memory_is_the_process_that_was_started(monkeypatch):
+    """A parent in between would get the signals, and leave campaign and node running."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(node_faults.shutil, "which", lambda name: name)
+    monkeypatch.setattr(node_faults.subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 0))
+    monkeypatch.delenv(node_faults.OWN_SHARED_MEMORY, raising=False)
+    turned = []
+    monkeypatch.setattr(os, "execvpe", lambda *words: turned.append(words))
+    node_faults.with_own_shared_memory(["--only", "camera frozen"])
+    ((program, command, environment),) = turned
+    assert program == command[0] == "unshare" and command[-2:] == ["--only", "camera frozen"]
+    assert environment[node_faults.OWN_SHARED_MEMORY] == "1"
+
+
 def test_a_record_must_be_readable_up_to_its_last_line(tmp_path):
     path = tmp_path / "record.jsonl"
     empty = Detections(np.zeros((0, 10)), np.zeros(0), np.zeros(0, np.int64))
