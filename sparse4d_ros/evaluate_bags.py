@@ -10,7 +10,8 @@ annotations is scored by the official devkit as well. Results appear bag by bag,
     OUT/BAG/scores/          submissions and the devkit's summaries, where there is truth
     OUT/fleet.json           all of measured.json, and the bags that could not be used with the reason
 
-Exit status 0: all bags were used, and all criteria hold. 1: a bag failed or a criterion does not hold. 2: wrong usage.
+Exit status 0: all bags were used, and all criteria hold. 1: a bag failed, a bag with annotations
+could not be scored, or a criterion does not hold. 2: wrong usage.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from sparse4d_core.evaluation.tasks.cluster_option import RAY_NEEDS, RAY_OPTION,
 from sparse4d_core.evaluation.tasks.local_workers import ThisMachine
 from sparse4d_core.evaluation.tasks.task_run import Failure, Place
 
-from .bags.bag_task import BagTask
+from .bags.bag_task import NOT_SCORED, BagTask
 from .bags.nuscenes_messages import ANNOTATION_TOPIC
 from .parameters import NodeParameters
 from .replay import OVERRIDES, SWITCHES, parameters_of
@@ -148,6 +149,9 @@ def _conclude(found: dict[Path, Any], criteria: Sequence[Criterion], options: ar
             failed += 1
             continue
         print(summary(bag, result))
+        if NOT_SCORED in result:
+            every.append(TestCase(bag.name, "scored", "error", result[NOT_SCORED]))
+            failed += 1
         outcomes = judge(criteria, flat(result))
         failed += sum(outcome.verdict == "fail" for outcome in outcomes)
         every += cases(bag.name, outcomes)
@@ -168,6 +172,8 @@ def summary(bag: Path, measured: dict[str, Any]) -> str:
         parts.append(f"NDS {measured['detection']['nds']:.4f}, mAP {measured['detection']['map']:.4f}")
     if "tracking" in measured:
         parts.append(f"AMOTA {measured['tracking']['amota']:.4f}, IDS {measured['tracking']['ids']}")
+    if NOT_SCORED in measured:
+        parts.append(f"not scored: {measured[NOT_SCORED]}")
     return f"{bag}: {'; '.join(parts)}"
 
 

@@ -26,6 +26,7 @@ from .bags.nuscenes_messages import ANNOTATION_TOPIC
 from .bags.truth import read_truth
 from .perception.image_decoding import ConversionError
 from .perception.rig import Rig, RigError, load_rig
+from .perception.synchronizer import MissingCameraPolicy
 from .perception.transforms import TransformError
 from .units import nanoseconds
 
@@ -38,8 +39,15 @@ def write_dataset(
     topic: str = ANNOTATION_TOPIC,
     slop: float = 0.06,
     max_gap: float = 2.0,
+    missing: MissingCameraPolicy = "skip",
 ) -> DatasetExporter:
     """Writes the dataset; its folder appears when it is complete. Returns the exporter with its counts.
+
+    Args:
+        topic: of the annotations.
+        slop: seconds between the images of a set.
+        max_gap: seconds of silence that end a scene.
+        missing: `mask` keeps sets that lack cameras, to be scored: trained on is what has an image of each.
 
     Raises:
         BagError: nothing to write, or `out` exists.
@@ -56,7 +64,7 @@ def write_dataset(
         if not truth.annotations:
             raise BagError(f"bag: {bag} has no annotations on {topic}; name their topic with --annotations")
         exporter = DatasetExporter(scratch / out.name, rig, truth, Path(bag).name)
-        exporter.export(bag, nanoseconds(slop), nanoseconds(max_gap))
+        exporter.export(bag, nanoseconds(slop), nanoseconds(max_gap), missing)
         exporter.write_tables(version)
         (scratch / out.name).replace(out)
     finally:

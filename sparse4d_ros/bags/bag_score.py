@@ -16,7 +16,7 @@ from sparse4d_core.types import Detections, Tracks
 from ..perception.rig import Rig
 from ..units import MICROSECOND
 from .box_record import SetRecord
-from .submission import records_of_samples, submissions
+from .submission import sets_of_samples, submissions
 from .truth import Truth
 
 VERSION = "v1.0-mini"
@@ -34,7 +34,7 @@ def score(records: Sequence[SetRecord], truth: Truth, rig: Rig, dataset: Path, o
         DatasetError, ValueError: see `evaluate`.
     """
     known = replace(truth, samples=_samples(truth, dataset))
-    missing = known.samples.keys() - records_of_samples(records, known).keys()
+    missing = known.samples.keys() - sets_of_samples(records, known.samples.keys()).keys()
     empty = [_empty(stamp, rig.frames.base_frame) for stamp in missing]
     writer, _ = submissions([*records, *empty], known, rig.frames.global_frame)
     has_ids = any(record.detections.ids is not None for record in records)

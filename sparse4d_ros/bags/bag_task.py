@@ -14,20 +14,24 @@ from pathlib import Path
 from typing import Any
 
 from sparse4d_core.atomic_write import write_bytes, write_json
+from sparse4d_core.data.nuscenes.tables import DatasetError
 from sparse4d_core.inference.pipeline import Pipeline
 from sparse4d_core.inference.process_settings import keep_freed_memory
 
 from ..assembly import load_pipeline
 from ..parameters import NodeParameters
+from ..perception.image_decoding import ConversionError
 from ..perception.rig import load_rig
+from ..perception.transforms import TransformError
 from ..replay import Replay
 from ..rosbag_to_nuscenes import write_dataset
 from .bag_io import BagError
 from .box_record import SetRecord, to_line
 from .record_statistics import statistics
-from .truth import read_truth
+from .truth import Truth, read_truth
 
 MEASURED = "measured.json"
+NOT_SCORED = "not_scored"  # in MEASURED: why a bag with annotations has no scores
 
 
 @dataclass(frozen=True)
@@ -93,10 +97,10 @@ class BagRunner:
         self._pipeline: Pipeline = load_pipeline(task.parameters, self._rig)
 
     def run(self, bag: Path) -> BagResult:
-        """Replays the bag and measures.
+        """Replays the bag and measures. Annotations that cannot be scored against cost the scores alone.
 
         Raises:
-            BagError, RigError, TransformError, ConversionError, DatasetError: the bag cannot be used.
+            BagError, RigError: the bag cannot be used.
             OSError: such as a full disk.
         """
         replay = Replay(bag, self._rig, self._pipeline, self._task.parameters)
@@ -105,15 +109,27 @@ class BagRunner:
         measured = statistics(records, replay.drops + replay.synchronizer.drops, step_ms)
         truth = read_truth(bag, self._task.annotations)
         if truth.annotations:
-            from .bag_score import VERSION, score  # the devkit, which a bag without annotations does not need
-
-            with tempfile.TemporaryDirectory(prefix="bag-truth-") as scratch:
-                dataset, scores = Path(scratch) / "truth", Path(scratch) / "scores"
-                write_dataset(bag, self._rig, dataset, VERSION, self._task.annotations)
-                measured |= score(records, truth, self._rig, dataset, scores)
-                made = sorted(path for path in scores.rglob("*") if path.is_file())
-                files |= {f"scores/{path.relative_to(scores)}": path.read_bytes() for path in made}
+            try:
+                result = self._score(bag, records, truth)
+            except (BagError, ConversionError, TransformError, DatasetError) as error:
+                measured[NOT_SCORED] = str(error)
+            else:
+                measured |= result.measured
+                files |= result.files
         return BagResult(measured, files)
+
+    def _score(self, bag: Path, records: list[SetRecord], truth: Truth) -> BagResult:
+        """Scores against the sets that the replay makes of the bag: by its slop, with its masked cameras."""
+        from .bag_score import VERSION, score  # the devkit, which a bag without annotations does not need
+
+        parameters = self._task.parameters
+        with tempfile.TemporaryDirectory(prefix="bag-truth-") as scratch:
+            dataset, scores = Path(scratch) / "truth", Path(scratch) / "scores"
+            slop, missing = parameters.sync_slop, parameters.missing_camera
+            write_dataset(bag, self._rig, dataset, VERSION, self._task.annotations, slop, missing=missing)
+            measured = score(records, truth, self._rig, dataset, scores)
+            made = sorted(path for path in scores.rglob("*") if path.is_file())
+            return BagResult(measured, {f"scores/{path.relative_to(scores)}": path.read_bytes() for path in made})
 
 
 def timed(records: Iterable[SetRecord]) -> tuple[list[SetRecord], list[float]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,14 @@ from sparse4d_core.data.nuscenes.tables import Record
 from ..perception.camera_model import camera_model
 from ..perception.image_decoding import JPEG_START, ConversionError, check_complete, decode_image
 from ..perception.rig import Rig
-from ..perception.synchronizer import SyncedSet, Synchronizer
+from ..perception.synchronizer import MissingCameraPolicy, SyncedSet, Synchronizer
 from ..perception.transforms import ExtrapolationFailed, TransformError
 from ..units import MICROSECOND, NANOSECONDS
 from .annotation_records import annotation_record, category_of, is_token, pose_of, problem_of
 from .bag_io import BagError
 from .nuscenes_messages import LIDAR
 from .sets import synchronized_sets
+from .submission import sets_of_samples
 from .truth import Truth
 
 JPEG_QUALITY = 95  # of images that come raw
@@ -49,18 +51,24 @@ class DatasetExporter:
         self.samples = self.boxes = 0
         self.skipped: Counter[str] = Counter()  # cause -> images, sets or boxes that were left out
 
-    def export(self, bag: str | Path, slop_ns: int, max_gap_ns: int) -> None:
-        """Reads the images of the bag, split into scenes where nothing comes for longer than `max_gap_ns`."""
+    def export(self, bag: str | Path, slop_ns: int, max_gap_ns: int, missing: MissingCameraPolicy = "skip") -> None:
+        """Reads the images of the bag, split into scenes where nothing comes for longer than `max_gap_ns`.
+
+        Args:
+            slop_ns, missing: of the synchronizer. What is masked is no record in the tables.
+        """
         incoming = self._out / ".incoming"
         incoming.mkdir(parents=True)
-        for synced in tqdm(self._synchronized(bag, incoming, slop_ns), desc="sets", unit="set", disable=None):
+        for synced in tqdm(self._synchronized(bag, incoming, slop_ns, missing), desc="sets", unit="set", disable=None):
             if self._sets and (synced.stamp_ns - self._sets[-1].stamp_ns > max_gap_ns or self._begins_scene(synced)):
                 self._finish_scene()
             self._sets.append(synced)
         self._finish_scene()
         shutil.rmtree(incoming)
 
-    def _synchronized(self, bag: str | Path, incoming: Path, slop_ns: int) -> Iterator[SyncedSet]:
+    def _synchronized(
+        self, bag: str | Path, incoming: Path, slop_ns: int, missing: MissingCameraPolicy
+    ) -> Iterator[SyncedSet]:
         """Sets whose items are image files in `incoming`."""
 
         def store(camera: str, stamp_ns: int, message: Any) -> Path | None:
@@ -70,7 +78,7 @@ class DatasetExporter:
                 self.skipped[f"image: {error.cause}"] += 1
                 return None
 
-        synchronizer = Synchronizer(self._rig.names, slop_ns, timeout_ns=max(slop_ns, NANOSECONDS // 4))
+        synchronizer = Synchronizer(self._rig.names, slop_ns, max(slop_ns, NANOSECONDS // 4), missing)
         yield from synchronized_sets(bag, self._rig, synchronizer, to_item=store)
         self.skipped.update({f"image: {cause}": n for cause, n in synchronizer.drops.items() if n})
 
@@ -95,7 +103,7 @@ class DatasetExporter:
         self._writer.write(self._out, version)
 
     def _finish_scene(self) -> None:
-        sets, self._sets = self._with_poses(self._sets), []
+        sets, self._sets = self._with_poses(self._with_stamps_of_annotations(self._sets)), []
         keyframes = [s.stamp_ns for s in sets if s.stamp_ns in self._truth.annotations]
         if not keyframes:
             for synced in sets:
@@ -111,6 +119,13 @@ class DatasetExporter:
         self._add_lidar(scene, tokens)
         self._add_annotations(scene, tokens)
         self.samples += len(keyframes)
+
+    def _with_stamps_of_annotations(self, sets: list[SyncedSet]) -> list[SyncedSet]:
+        """A set that lacks its newest image has the stamp of an older one; the scores give it to its sample, too."""
+        annotated = {
+            synced.stamp_ns: stamp for stamp, synced in sets_of_samples(sets, self._truth.annotations.keys()).items()
+        }
+        return [replace(synced, stamp_ns=annotated.get(synced.stamp_ns, synced.stamp_ns)) for synced in sets]
 
     def _with_poses(self, sets: list[SyncedSet]) -> list[SyncedSet]:
         """The sets for which the bag has every transform; before its first and after its last one it has none."""
@@ -160,12 +175,15 @@ class DatasetExporter:
         stamps = np.array(list(tokens))
         for camera in self._rig.cameras:
             channel = camera.name.upper() if camera.name.upper().startswith("CAM_") else f"CAM_{camera.name.upper()}"
-            model = camera_model(sets[0].infos[camera.name], rectified=camera.rectified, name=camera.name)
-            T = self._truth.buffer.lookup(self._rig.frames.base_frame, camera.frame, sets[0].stamp_ns).matrix
+            seen = [synced for synced in sets if camera.name in synced.images]
+            if not seen:
+                continue
+            model = camera_model(seen[0].infos[camera.name], rectified=camera.rectified, name=camera.name)
+            T = self._truth.buffer.lookup(self._rig.frames.base_frame, camera.frame, seen[0].stamp_ns).matrix
             T = T @ inverse(model.T_cam_from_optical)
             calibration = self._writer.add_calibration(scene, channel, *pose_of(T), model.intrinsics.tolist())
             records = []
-            for synced in sets:
+            for synced in seen:
                 nearest = int(stamps[np.abs(stamps - synced.stamp_ns).argmin()])
                 time_ns, path = synced.images[camera.name]
                 key = synced.stamp_ns in tokens

@@ -6,18 +6,23 @@ Online and offline runs are scored through this, from the same kind of record.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 from sparse4d_core.evaluation.results import ResultsWriter
 from sparse4d_core.types import Detections
 
+from ..perception.synced_set import SyncedSet
 from .bag_io import BagError
 from .box_record import BoxRecordError, SetRecord
 from .nuscenes_messages import BASE_FRAME, GLOBAL_FRAME, SAMPLE_TOPIC
 from .truth import Truth, read_truth
 
 STAGGER_NS = 60_000_000  # between the cameras of a set, at most: the synchronizer's default
+
+
+Stamped = TypeVar("Stamped", SetRecord, SyncedSet)
 
 
 def submissions(
@@ -28,7 +33,7 @@ def submissions(
     Raises:
         TransformError: no pose at the stamp of a sample.
     """
-    found = records_of_samples(records, truth)
+    found = sets_of_samples(records, truth.samples.keys())
     writer, empty = ResultsWriter(), Detections([], [], [])
     for stamp_ns, sample in truth.samples.items():
         record = found.get(stamp_ns)
@@ -41,18 +46,18 @@ def submissions(
     return writer, len(truth.samples) - len(found)
 
 
-def records_of_samples(records: Iterable[SetRecord], truth: Truth) -> dict[int, SetRecord]:
-    """Stamp of a sample -> the record of its set. A sample has the stamp of its newest image, and so has its set, or
-    an older one where the cameras that fire last were missing."""
-    found: dict[int, SetRecord] = {}
-    older: dict[int, SetRecord] = {}
-    for record in records:
-        if record.stamp_ns in truth.samples:
-            found[record.stamp_ns] = record
-        elif record.status is not None and record.status.missing:
-            older[record.stamp_ns] = record
+def sets_of_samples(sets: Iterable[Stamped], samples: Collection[int]) -> dict[int, Stamped]:
+    """Stamp of a sample -> its set, or the record of it. A sample has the stamp of its newest image, and so has its
+    set, or an older one where the cameras that fire last were missing."""
+    found: dict[int, Stamped] = {}
+    older: dict[int, Stamped] = {}
+    for one in sets:
+        if one.stamp_ns in samples:
+            found[one.stamp_ns] = one
+        elif one.status is not None and one.status.missing:
+            older[one.stamp_ns] = one
     stamps = sorted(older)
-    for stamp_ns in truth.samples.keys() - found.keys():
+    for stamp_ns in set(samples) - found.keys():
         before = bisect.bisect(stamps, stamp_ns) - 1
         if before >= 0 and stamp_ns - stamps[before] <= STAGGER_NS:
             found[stamp_ns] = older[stamps[before]]
@@ -82,7 +87,7 @@ def write_results(
     truth = read_truth(bag, annotation_topic=None)
     if not truth.samples:
         raise BagError(f"bag: {bag} has no {SAMPLE_TOPIC}; only bags of nuscenes_to_rosbag can be scored")
-    scored = list(records_of_samples(records, truth).values())
+    scored = list(sets_of_samples(records, truth.samples.keys()).values())
     if tracking_out and scored and all(map(_without_ids, scored)):
         raise BoxRecordError(
             "tracking-out: the record has detections without ids (a model of v1 or v2): nothing to track"

@@ -16,9 +16,11 @@ from small_jobs import dying
 
 from sparse4d_core.types import Detections, Tracks
 from sparse4d_ros import evaluate_bags as command
+from sparse4d_ros.bags.bag_io import create_bag, read_messages
 from sparse4d_ros.bags.bag_task import BagTask
 from sparse4d_ros.bags.box_record import SetRecord, differences, read_box_record
 from sparse4d_ros.bags.record_statistics import statistics
+from sparse4d_ros.messages.stamps import ns_from_stamp
 from sparse4d_ros.nuscenes_to_rosbag import main as to_bag
 from sparse4d_ros.replay import Replay
 from sparse4d_ros.share import config_file
@@ -60,6 +62,80 @@ def test_measured_with_and_without_annotations(fleet):
     assert "ids" in scored["tracking"] and "detection" not in unscored
     assert unscored["boxes_per_set"] == scored["boxes_per_set"] and unscored["step_ms"]["median"] > 0
     assert json.loads((fleet / "fleet.json").read_text()).keys() == {str(p) for p in (fleet_bags(fleet))}
+
+
+def altered(bag, out, change):
+    """The bag with every message as `change(topic, log_ns, message)` leaves it; None leaves it out."""
+    with create_bag(out) as writer:
+        for topic, log_ns, message in read_messages(bag):
+            if (changed := change(topic, log_ns, message)) is not None:
+                writer.write(topic, log_ns, changed)
+    return out
+
+
+def last_camera(bag):
+    """Topics of the camera whose images are the newest of their sets begin so."""
+    samples = {log_ns for _, log_ns, _ in read_messages(bag, ["/nuscenes/sample"])}
+    found = {t for t, log_ns, _ in read_messages(bag) if log_ns in samples and t.endswith("/compressed")}
+    (topic,) = found
+    return f"/{topic.split('/')[1]}/"
+
+
+@pytest.mark.parametrize("gone", ["/cam_front/", "the last", "one image"])
+def test_a_bag_that_lacks_a_camera_is_scored_with_masks(bags, tmp_path, gone):
+    """In all its sets, also where their newest images are gone; or in one set, which counts like the others."""
+    prefix = last_camera(bags[0]) if gone == "the last" else "/cam_front/"
+    cut = []
+
+    def change(topic, log_ns, message):
+        if not topic.startswith(prefix):
+            return message
+        if gone == "one image" and (topic.endswith("camera_info") or len(cut) != 1):
+            cut.append(topic) if topic.endswith("compressed") else None
+            return message
+        cut.append(topic)
+        return None
+
+    bag = altered(bags[0], tmp_path / "bag", change)
+    assert command.main(words([bag], tmp_path / "out", "--missing-camera", "mask")) == 0
+    found = measured(tmp_path / "out" / "bag")
+    assert found["sets"] == 3 and found["detection"]["nds"] > 0.05 and "ids" in found["tracking"]
+    results = json.loads((tmp_path / "out" / "bag" / "scores" / "results.json").read_text())["results"]
+    assert len(results) == 3 and all(results.values())
+
+
+def test_a_bag_is_scored_by_the_slop_of_its_run(bags, tmp_path):
+    """A camera that is 80 ms ahead of the last one of its set. The bag has no pose for its first image."""
+
+    def change(topic, log_ns, message):
+        if topic.startswith("/cam_front/"):
+            stamp_ns = ns_from_stamp(message.header.stamp) - 40_000_000
+            message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 10**9)
+        return message
+
+    bag = altered(bags[0], tmp_path / "bag", change)
+    assert command.main(words([bag], tmp_path / "out", "--sync-slop", "0.1")) == 0
+    found = measured(tmp_path / "out" / "bag")
+    assert found["sets"] == 2 and found["detection"]["nds"] > 0.05
+
+
+def test_what_cannot_be_scored_is_measured_all_the_same(bags, fleet, tmp_path, capsys):
+    """Annotations at stamps of no set: the statistics and boxes are kept, and the exit status is 1."""
+
+    def change(topic, log_ns, message):
+        if topic == "/nuscenes/annotations":
+            message.header.stamp.nanosec -= 1
+        return message
+
+    bag = altered(bags[0], tmp_path / "bag", change)
+    out, junit = tmp_path / "out", tmp_path / "junit.xml"
+    assert command.main(words([bag], out, "--criteria", EXAMPLE, "--junit", junit)) == 1
+    found = measured(out / "bag")
+    assert "none of the 3 annotated stamps" in found["not_scored"] and "detection" not in found
+    assert "not scored: bag: none of the 3 annotated stamps" in capsys.readouterr().out
+    assert found["boxes_per_set"] == measured(fleet / "with")["boxes_per_set"]
+    assert len(list(read_box_record(out / "bag" / "boxes.jsonl"))) == 3
+    assert ElementTree.parse(junit).getroot().get("errors") == "1"
 
 
 def fleet_bags(fleet):
