@@ -42,6 +42,7 @@ from .units import NANOSECONDS
 log = logging.getLogger(__name__)
 
 AWAITED_TYPES = ("Image", "CompressedImage", "CameraInfo", "TFMessage")  # what a detector subscribes to
+CLOCK_TOPIC = "/clock"
 DEPTH = 100  # messages kept for retransmission
 SETTLE_SECONDS = 0.3  # a subscriber may learn of its publisher a little later than the publisher of it
 ACKNOWLEDGE_SECONDS = 5.0
@@ -119,7 +120,10 @@ class BagPlayer:
             c.topic: node.create_publisher(message_class(c.msgtype), c.topic, self._quality_of_service(c))
             for c in {c.topic: c for c in connections}.values()  # a bag of several files may have them several times
         }
-        self._clock = node.create_publisher(Clock, "/clock", 1) if options.clock_hz else None
+        own_clock = options.clock_hz and CLOCK_TOPIC not in self._publishers  # two would contradict each other
+        self._clock = node.create_publisher(Clock, CLOCK_TOPIC, 1) if own_clock else None
+        if options.clock_hz and not own_clock:
+            log.warning("clock: the bag has %s itself, which is played instead", CLOCK_TOPIC)
 
     def _quality_of_service(self, connection: Connection) -> QoSProfile:
         """Reliable and volatile, unless the bag has them latched, or best effort is asked for the images."""
@@ -162,16 +166,20 @@ class BagPlayer:
 
         Raises:
             KeyboardInterrupt: asked to end, between two messages.
+            BagError: there is no message.
         """
         report, start = PlayReport(), time.monotonic()
         played = self._options.log.open("w", encoding="utf-8") if self._options.log else None
         try:
             loop = 0
             while loop < self._options.loops or self._options.loops == 0:
+                self._sleep(0.0)  # a request to end is heard where there is no message
                 loop += 1
                 # Without a terminal (under a launch system) a bar would be one endless line.
                 bar = tqdm(messages(), total=total, desc=f"loop {loop}", unit="msg", disable=None)
                 self._play_once(bar, report, played)
+                if not report.published:
+                    raise BagError(f"topics: the bag has no message on {', '.join(sorted(self._publishers))}")
             for publisher in self._publishers.values():
                 publisher.wait_for_all_acked(Duration(seconds=ACKNOWLEDGE_SECONDS))
         finally:
@@ -217,7 +225,7 @@ def play_bag(bag: str | Path, options: PlayOptions) -> PlayReport:
     """Plays a bag in a node of its own; rclpy must be initialised.
 
     Raises:
-        BagError: the bag cannot be read or has none of the topics.
+        BagError: the bag cannot be read, or has none of the topics or no message on them.
         NoSubscriberError: nobody listens.
         KeyboardInterrupt: on the way.
     """
@@ -255,7 +263,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[str, PlayOptions]:
     add("--loops", type=int, default=default.loops, metavar="N", help="0 = for ever (default: %(default)s)")
     add("--topics", nargs="+", default=(), help="publish these topics only")
     add("--clock", dest="clock_hz", type=float, nargs="?", const=100.0, default=0.0, metavar="HZ",
-        help="publish /clock, at 100 Hz unless HZ is given")  # fmt: skip
+        help="publish /clock, at 100 Hz unless HZ is given; a /clock of the bag goes first")  # fmt: skip
     add("--max-gap", type=float, default=default.max_gap, metavar="S",
         help="shorten silences longer than this, in seconds of the bag (default: %(default)s)")  # fmt: skip
     add("--wait", dest="wait_seconds", type=float, default=default.wait_seconds, metavar="S",

@@ -20,10 +20,12 @@ import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
+from rosbags.rosbag2 import StoragePlugin, Writer
 from rosgraph_msgs.msg import Clock
 
-from sparse4d_ros.bag_player import PlayOptions, Schedule, message_class, parse_arguments
-from sparse4d_ros.bags.bag_io import open_bag
+from sparse4d_core.interrupts import StopRequest
+from sparse4d_ros.bag_player import BagPlayer, PlayOptions, Schedule, message_class, parse_arguments
+from sparse4d_ros.bags.bag_io import create_bag, open_bag, read_messages, typestore
 from sparse4d_ros.messages.stamps import ns_from_stamp
 
 
@@ -125,6 +127,56 @@ def test_everything_arrives_as_stored(play, ros_domain, tiny_bag, tmp_path):
 
 def clock_ns(data: bytes) -> int:
     return ns_from_stamp(deserialize_message(data, Clock).clock)
+
+
+@pytest.mark.ros
+def test_the_clock_of_a_bag_is_the_only_one(play, ros_domain, tiny_bag, tmp_path):
+    """A recorded /clock, here an hour behind, is played as it is; --clock adds none of the player's own."""
+    types, sent = typestore().types, []
+    with create_bag(tmp_path / "bag") as writer:
+        for topic, log_ns, message in read_messages(tiny_bag, ["/cam_front/camera_info"]):
+            writer.write(topic, log_ns, message)
+            sent.append(log_ns - 3600 * 10**9)
+            stamp = types["builtin_interfaces/msg/Time"](*divmod(sent[-1], 10**9))
+            writer.write("/clock", log_ns, types["rosgraph_msgs/msg/Clock"](stamp))
+    listener = Listener(
+        {"/cam_front/camera_info": "sensor_msgs/msg/CameraInfo", "/clock": "rosgraph_msgs/msg/Clock"}, ros_domain
+    )
+    try:
+        result = play(tmp_path / "bag", "--clock")
+        listener.until(lambda: clock_ns(listener.received["/clock"][-1]) == sent[-1])
+    finally:
+        listener.close()
+    assert result.returncode == 0 and "the bag has /clock itself" in result.stderr
+    assert [clock_ns(data) for data in listener.received["/clock"]] == sent
+
+
+def bag_of_a_silent_topic(out, topic: str) -> None:
+    """Recorded, but nothing came."""
+    with Writer(out, version=8, storage_plugin=StoragePlugin.MCAP) as writer:
+        writer.add_connection(topic, "std_msgs/msg/String", typestore=typestore())
+
+
+@pytest.mark.ros
+def test_topics_without_a_message_are_named(play, tmp_path):
+    bag_of_a_silent_topic(tmp_path / "bag", "/bumper")
+    result = play(tmp_path / "bag", "--loops", "0", "--topics", "/bumper")
+    assert result.returncode == 2 and "the bag has no message on /bumper" in result.stderr
+
+
+@pytest.mark.ros
+def test_a_request_to_end_is_heard_without_a_message(ros_domain, tmp_path):
+    bag_of_a_silent_topic(tmp_path / "bag", "/bumper")
+    stop, context = StopRequest(), rclpy.Context()
+    stop.requested = True
+    rclpy.init(context=context, domain_id=ros_domain)
+    node = rclpy.create_node("player", context=context)
+    try:
+        with open_bag(tmp_path / "bag") as reader, pytest.raises(KeyboardInterrupt):
+            BagPlayer(node, reader.connections, PlayOptions(), stop).play(lambda: iter([]), None)
+    finally:
+        node.destroy_node()
+        rclpy.shutdown(context=context)
 
 
 @pytest.mark.ros
