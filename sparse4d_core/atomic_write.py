@@ -23,6 +23,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     name work, and the last step is a rename within one file system. A file is on the disk before it is renamed. Missing
     parent folders are made. After an error nothing is left behind; after a power loss the hidden folder is.
 
+    A link stays, and what it points to is replaced. A device or a pipe is written to directly.
+
     Args:
         path: file, whose former content is replaced, or folder, which must be empty or missing (the block makes the
             unfinished one).
@@ -32,14 +34,18 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         OSError: a folder that is not empty stands at `path`; or whatever the block meets, such as a full disk.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.partial-", dir=path.parent) as folder:
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        yield path
+        return
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.partial-", dir=target.parent) as folder:
         unfinished = Path(folder) / path.name
         yield unfinished
         if not unfinished.is_dir():
             with unfinished.open("rb+") as file:
                 os.fsync(file.fileno())
-        os.replace(unfinished, path)
+        os.replace(unfinished, target)
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 
 import pytest
 
@@ -58,6 +59,31 @@ def test_others_may_read_what_the_process_lets_them(tmp_path):
         os.umask(before)
     assert (tmp_path / "log.txt").stat().st_mode & 0o777 == 0o644
     assert (tmp_path / "log.txt").read_bytes() == "é\n".encode()
+
+
+def test_a_pipe_is_written_to(tmp_path):
+    """As a device is: it is not replaced by a file."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_text(path, "new")
+        assert os.read(reader, 100) == b"new"
+    finally:
+        os.close(reader)
+    assert stat.S_ISFIFO(path.stat().st_mode) and names(tmp_path) == ["pipe"]
+
+
+def test_a_link_stays_and_its_target_is_replaced(tmp_path):
+    (tmp_path / "store").mkdir()
+    target, link = tmp_path / "store" / "first.json", tmp_path / "results.json"
+    target.write_text("before")
+    link.symlink_to(target)
+    with atomic_write(link) as unfinished:
+        unfinished.write_text("new")
+        assert unfinished.name == "results.json" and target.read_text() == "before"
+    assert link.is_symlink() and target.read_text() == "new"
+    assert names(tmp_path / "store") == ["first.json"]
 
 
 def test_json_without_a_form_changes_nothing(tmp_path):
