@@ -27,6 +27,7 @@ from .bags.box_record import BoxRecordWriter, SetRecord
 from .bags.message_records import RECORDED, record_from_messages
 from .messages.outgoing import OUTPUTS
 from .messages.stamps import ns_from_stamp
+from .perception.image_decoding import ConversionError
 from .ros_arguments import split_ros_arguments
 
 DEPTH = 100
@@ -46,7 +47,7 @@ class BoxRecorder(Node):
         super().__init__("box_recorder", **options)
         self._on_record = on_record
         self._pending: dict[int, dict[str, Any]] = {}
-        self.incomplete = 0  # sets given up because one of their messages never came
+        self.incomplete = 0  # sets given up: a message never came, or those that came are not of one set
         quality = QoSProfile(depth=DEPTH, reliability=ReliabilityPolicy.RELIABLE)
         for name in RECORDED:
             topic = f"{detector.rstrip('/')}/{name}"
@@ -57,11 +58,28 @@ class BoxRecorder(Node):
         parts = self._pending.setdefault(stamp, {})
         parts[name] = message
         if len(parts) == len(RECORDED):
+            self._give_up_before(stamp)
             del self._pending[stamp]
-            self._on_record(record_from_messages(**parts, received_ns=time.time_ns()))
+            self._record(stamp, parts)
         elif len(self._pending) > MAX_PENDING:
             self._pending.pop(next(iter(self._pending)))
             self.incomplete += 1
+
+    def _give_up_before(self, stamp: int) -> None:
+        """Each topic is in order: what a set that began before this one still lacks was lost. Kept, it would be mixed
+        with messages of another playback, whose stamps are the same."""
+        while (first := next(iter(self._pending))) != stamp:
+            del self._pending[first]
+            self.incomplete += 1
+
+    def _record(self, stamp: int, parts: dict[str, Any]) -> None:
+        try:
+            record = record_from_messages(**parts, received_ns=time.time_ns())
+        except ConversionError as error:
+            self.incomplete += 1
+            self.get_logger().warning(f"set {stamp} is not recorded: {error}")
+        else:
+            self._on_record(record)
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
