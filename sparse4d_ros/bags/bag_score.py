@@ -16,7 +16,7 @@ from sparse4d_core.types import Detections, Tracks
 from ..perception.rig import Rig
 from ..units import MICROSECOND
 from .box_record import SetRecord
-from .submission import sets_of_samples, submissions
+from .submission import have_ids, sets_of_samples, submissions
 from .truth import Truth
 
 VERSION = "v1.0-mini"
@@ -37,7 +37,7 @@ def score(records: Sequence[SetRecord], truth: Truth, rig: Rig, dataset: Path, o
     missing = known.samples.keys() - sets_of_samples(records, known.samples.keys()).keys()
     empty = [_empty(stamp, rig.frames.base_frame) for stamp in missing]
     writer, _ = submissions([*records, *empty], known, rig.frames.global_frame)
-    has_ids = any(record.detections.ids is not None for record in records)
+    has_ids = have_ids(records)
     files = out / "results.json", out / "tracking.json"
     writer.write_detection(files[0])
     if has_ids:

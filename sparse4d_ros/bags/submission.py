@@ -6,7 +6,7 @@ Online and offline runs are scored through this, from the same kind of record.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -88,7 +88,7 @@ def write_results(
     if not truth.samples:
         raise BagError(f"bag: {bag} has no {SAMPLE_TOPIC}; only bags of nuscenes_to_rosbag can be scored")
     scored = list(sets_of_samples(records, truth.samples.keys()).values())
-    if tracking_out and scored and all(map(_without_ids, scored)):
+    if tracking_out and scored and not have_ids(scored):
         raise BoxRecordError(
             "tracking-out: the record has detections without ids (a model of v1 or v2): nothing to track"
         )
@@ -101,5 +101,7 @@ def write_results(
     return f"{len(truth.samples) - missing} of {len(truth.samples)} samples have results"
 
 
-def _without_ids(record: SetRecord) -> bool:
-    return record.detections.ids is None and len(record.tracks.scores) == 0
+def have_ids(records: Sequence[SetRecord]) -> bool:
+    """Whether the model gives ids. A set without boxes looks as if it did, so it counts only where all are such."""
+    told = [record for record in records if len(record.detections.scores)] or records
+    return any(record.detections.ids is not None or len(record.tracks.scores) > 0 for record in told)

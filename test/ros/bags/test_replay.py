@@ -27,7 +27,8 @@ from sparse4d_core.network.sparse4d import Sparse4D
 from sparse4d_core.types import CLASS_NAMES, Detections, Tracks
 from sparse4d_ros import replay as replay_module
 from sparse4d_ros.bags.bag_io import create_bag, read_messages
-from sparse4d_ros.bags.box_record import SetRecord, differences, read_box_record
+from sparse4d_ros.bags.bag_score import score
+from sparse4d_ros.bags.box_record import BoxRecordError, SetRecord, differences, read_box_record
 from sparse4d_ros.bags.sets import BagFrames
 from sparse4d_ros.bags.submission import submissions, write_results
 from sparse4d_ros.bags.truth import read_truth
@@ -240,6 +241,18 @@ def test_the_official_score_of_a_perfect_detector(tiny_dataset, tiny_bag, tmp_pa
     assert tracking["amotp"] < 1e-3 and tracking["ids"] == 0
     assert errors["mATE"] <= 1 - len(found) / len(CLASS_NAMES) + 1e-6  # absent classes count as one
     assert set(json.loads(paths[0].read_text())["results"]) == set(json.loads(paths[1].read_text())["results"])
+
+
+def test_a_set_without_boxes_gives_no_ids_to_those_of_v1_and_v2(tiny_dataset, tiny_bag, tmp_path):
+    """It comes out of its messages with ids, none of them missing."""
+    none = np.empty(0, np.int64)
+    nothing = Tracks(np.empty((0, 10)), np.empty(0), none, ids=none)
+    records = [replace(record, tracks=nothing) for record in annotated_record(tiny_bag)]
+    records[0] = replace(records[0], detections=Detections(nothing.boxes, nothing.scores, none, ids=none))
+    with pytest.raises(BoxRecordError, match="detections without ids"):
+        write_results(records, tiny_bag, None, tmp_path / "tracking.json")
+    assert "tracking" not in score(records, read_truth(tiny_bag), load_rig(), tiny_dataset, tmp_path / "scores")
+    assert not list(tmp_path.rglob("tracking.json"))
 
 
 @pytest.mark.parametrize(
