@@ -93,7 +93,7 @@ def scene_events(
     _check_scene(scene, events, calibrations)
     poses = poses if fault is None else fault.poses(poses)
     events += [_pose_event(time_ns, pose) for time_ns, pose in poses.items()]
-    events += [_static_event(calibrations, time_ns) for time_ns in range(min(poses), max(poses), STATIC_PERIOD_NS)]
+    events += [_static_event(calibrations, time_ns) for time_ns in range(min(poses), max(poses) + 1, STATIC_PERIOD_NS)]
     return sorted(events)
 
 

@@ -19,6 +19,7 @@ from sparse4d_core.data.nuscenes.tables import load_scenes
 from sparse4d_ros import nuscenes_to_rosbag
 from sparse4d_ros.bags import bag_io
 from sparse4d_ros.bags.bag_io import BagError, open_bag, read_messages
+from sparse4d_ros.bags.sets import BagFrames
 from sparse4d_ros.nuscenes_to_rosbag import main, write_scenes
 
 VERSION = "v1.0-mini"
@@ -110,6 +111,19 @@ def test_a_player_that_starts_in_the_middle_gets_the_calibration(tiny_bag):
     ends = max(log_ns for topic, stream in messages.items() if topic.endswith("/compressed") for log_ns, _ in stream)
     assert len(logged) == 2 and max(np.diff([*logged, ends])) <= 1_000_000_000
     assert len({len(message.transforms) for _, message in messages["/tf_static"]}) == 1
+
+
+def test_a_scene_of_one_instant_has_its_calibration(dataset_copy, tmp_path):
+    """All images of one stamp."""
+    sample = min(table(dataset_copy, "sample").values(), key=lambda record: record["timestamp"])
+    kept = [d for d in table(dataset_copy, "sample_data").values() if d["sample_token"] == sample["token"]]
+    data = [record | {"timestamp": sample["timestamp"]} for record in kept if record["is_key_frame"]]
+    for name, records in (("sample", [sample]), ("sample_data", data), ("sample_annotation", [])):
+        (dataset_copy / VERSION / f"{name}.json").write_text(json.dumps(records))
+    assert convert(dataset_copy, tmp_path / "bag") == 0
+    assert len(by_topic(tmp_path / "bag")["/tf_static"]) == 1
+    frames = BagFrames(tmp_path / "bag")
+    assert len(list(frames.frames({sample["timestamp"] * 1000}))) == 1
 
 
 def test_annotations_and_samples(tiny_dataset, tiny_bag):
