@@ -100,7 +100,7 @@ def create_bag(out: str | Path, storage: str = "mcap", force: bool = False) -> I
         force: replace an existing bag (at the end, when the new one is complete).
 
     Raises:
-        BagError: `out` exists and `force` is not set, or exists and is no bag; unknown storage.
+        BagError: `out` exists and `force` is not set, or exists and is no bag, or is a link; unknown storage.
     """
     out = Path(out).absolute()
     if storage not in STORAGE:
@@ -119,7 +119,13 @@ def create_bag(out: str | Path, storage: str = "mcap", force: bool = False) -> I
 
 
 def check_replaceable(out: Path, force: bool) -> None:
-    """Refuse to overwrite a bag without `force`, and anything that is not a bag in any case."""
+    """Refuse to overwrite a bag without `force`, and anything that is not a bag in any case.
+
+    Raises:
+        BagError: says so. A link is refused, too: a folder cannot take its place.
+    """
+    if out.is_symlink():
+        raise BagError(f"out: {out} is a link; name the folder that it points to, {out.readlink()}")
     if not out.exists():
         return
     if not (out / "metadata.yaml").is_file() and not (out.is_dir() and not any(out.iterdir())):

@@ -247,6 +247,9 @@ def test_overwriting(tiny_dataset, tmp_path, capsys):
     (tmp_path / "notes" / "thesis.tex").write_text("years of work")
     assert convert(tiny_dataset, tmp_path / "notes", "--force") == 2
     assert "is not a bag" in capsys.readouterr().err
+    (tmp_path / "link").symlink_to(out)
+    assert convert(tiny_dataset, tmp_path / "link", "--force") == 2
+    assert f"link is a link; name the folder that it points to, {out}" in capsys.readouterr().err
 
 
 def test_unreadable_bags(tiny_bag, tmp_path):
