@@ -247,7 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     try:
         print(run(parse_arguments(arguments)))
-    except (BagError, BoxRecordError, RigError, ValueError, OSError) as error:
+    except (BagError, BoxRecordError, RigError, TransformError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:

@@ -30,7 +30,7 @@ def score(records: Sequence[SetRecord], truth: Truth, rig: Rig, dataset: Path, o
         dataset: the bag as a data set, from `rosbag_to_nuscenes`.
 
     Raises:
-        TransformError: no pose at the stamp of an annotated set.
+        TransformError: see `submissions`.
         DatasetError, ValueError: see `evaluate`.
     """
     known = replace(truth, samples=_samples(truth, dataset))

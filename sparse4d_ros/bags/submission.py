@@ -6,20 +6,26 @@ Online and offline runs are scored through this, from the same kind of record.
 from __future__ import annotations
 
 import bisect
+import logging
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
+
+import numpy as np
 
 from sparse4d_core.evaluation.results import ResultsWriter
 from sparse4d_core.types import Detections
 
 from ..perception.synced_set import SyncedSet
+from ..perception.transforms import ExtrapolationFailed
 from .bag_io import BagError
 from .box_record import BoxRecordError, SetRecord
-from .nuscenes_messages import BASE_FRAME, GLOBAL_FRAME, SAMPLE_TOPIC
+from .nuscenes_messages import GLOBAL_FRAME, SAMPLE_TOPIC
 from .truth import Truth, read_truth
 
 STAGGER_NS = 60_000_000  # between the cameras of a set, at most: the synchronizer's default
+
+log = logging.getLogger(__name__)
 
 
 Stamped = TypeVar("Stamped", SetRecord, SyncedSet)
@@ -28,22 +34,27 @@ Stamped = TypeVar("Stamped", SetRecord, SyncedSet)
 def submissions(
     records: Iterable[SetRecord], truth: Truth, global_frame: str = GLOBAL_FRAME
 ) -> tuple[ResultsWriter, int]:
-    """Results of every sample, and how many samples have no record (they count as empty).
+    """Results of every sample, and how many samples have no record or no pose (they count as empty).
 
     Raises:
-        TransformError: no pose at the stamp of a sample.
+        TransformError: the bag has no poses in the record's frame at all.
     """
     found = sets_of_samples(records, truth.samples.keys())
-    writer, empty = ResultsWriter(), Detections([], [], [])
+    writer, missing = ResultsWriter(), 0
     for stamp_ns, sample in truth.samples.items():
+        detections, tracks, pose = Detections([], [], []), None, np.eye(4)
         record = found.get(stamp_ns)
         if record is None:
-            pose = truth.buffer.lookup(global_frame, BASE_FRAME, stamp_ns).matrix
-            writer.add(sample["token"], empty, None, pose)
+            missing += 1
         else:
-            pose = truth.buffer.lookup(global_frame, record.frame_id, record.stamp_ns).matrix
-            writer.add(sample["token"], record.detections, record.tracks, pose)
-    return writer, len(truth.samples) - len(found)
+            try:
+                pose = truth.buffer.lookup(global_frame, record.frame_id, record.stamp_ns).matrix
+                detections, tracks = record.detections, record.tracks
+            except ExtrapolationFailed as error:
+                missing += 1
+                log.warning("sample %s counts as empty: %s", sample["token"], error)
+        writer.add(sample["token"], detections, tracks, pose)
+    return writer, missing
 
 
 def sets_of_samples(sets: Iterable[Stamped], samples: Collection[int]) -> dict[int, Stamped]:
@@ -83,6 +94,7 @@ def write_results(
     Raises:
         BagError: the bag has no samples.
         BoxRecordError: a tracking submission of a record without ids.
+        TransformError: see `submissions`.
     """
     truth = read_truth(bag, annotation_topic=None)
     if not truth.samples:

@@ -28,7 +28,7 @@ from sparse4d_core.types import CLASS_NAMES, Detections, Tracks
 from sparse4d_ros import replay as replay_module
 from sparse4d_ros.bags.bag_io import create_bag, read_messages
 from sparse4d_ros.bags.bag_score import score
-from sparse4d_ros.bags.box_record import BoxRecordError, SetRecord, differences, read_box_record
+from sparse4d_ros.bags.box_record import BoxRecordError, BoxRecordWriter, SetRecord, differences, read_box_record
 from sparse4d_ros.bags.sets import BagFrames
 from sparse4d_ros.bags.submission import submissions, write_results
 from sparse4d_ros.bags.truth import read_truth
@@ -38,6 +38,7 @@ from sparse4d_ros.parameters import NodeParameters
 from sparse4d_ros.perception.rig import load_rig
 from sparse4d_ros.perception.synced_set import Missing, SetStatus
 from sparse4d_ros.replay import Replay, main
+from sparse4d_ros.write_submission import main as submit
 
 
 @pytest.fixture(scope="module")
@@ -253,6 +254,30 @@ def test_a_set_without_boxes_gives_no_ids_to_those_of_v1_and_v2(tiny_dataset, ti
         write_results(records, tiny_bag, None, tmp_path / "tracking.json")
     assert "tracking" not in score(records, read_truth(tiny_bag), load_rig(), tiny_dataset, tmp_path / "scores")
     assert not list(tmp_path.rglob("tracking.json"))
+
+
+@pytest.fixture
+def bag_posed_late(tiny_bag, tmp_path):
+    """Its transforms begin after the first sample."""
+    samples = [log_ns for _, log_ns, _ in read_messages(tiny_bag, ["/nuscenes/sample"])]
+    with create_bag(tmp_path / "late") as bag:
+        for topic, log_ns, message in read_messages(tiny_bag):
+            if topic != "/tf" or log_ns > samples[0]:
+                bag.write(topic, log_ns, message)
+    return tmp_path / "late"
+
+
+def test_a_sample_without_a_pose_counts_as_empty(tiny_bag, bag_posed_late, tmp_path, capsys, caplog):
+    """In a replay, which has no boxes of it either, and in the record of a node that knew its pose."""
+    out, record = tmp_path / "results.json", tmp_path / "record.jsonl"
+    assert main([str(bag_posed_late), "--model", "demo", "--out", str(out)]) == 0
+    assert "2 of 3 samples have results" in capsys.readouterr().out
+    with BoxRecordWriter(record) as file:
+        for one in annotated_record(tiny_bag):
+            file.write(one)
+    assert submit([str(record), "--bag", str(bag_posed_late), "--out", str(out)]) == 0
+    assert "2 of 3 samples have results" in capsys.readouterr().out and "counts as empty: transform" in caplog.text
+    assert [len(boxes) > 5 for boxes in json.loads(out.read_text())["results"].values()] == [False, True, True]
 
 
 @pytest.mark.parametrize(
