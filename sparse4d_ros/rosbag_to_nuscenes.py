@@ -11,6 +11,7 @@ raw images are written as JPEG. Sets between annotated ones become sweeps.
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 import signal
 import sys
@@ -24,8 +25,7 @@ from .bags.bag_io import BagError
 from .bags.dataset_exporter import DatasetExporter
 from .bags.nuscenes_messages import ANNOTATION_TOPIC
 from .bags.truth import read_truth
-from .perception.image_decoding import ConversionError
-from .perception.rig import Rig, RigError, load_rig
+from .perception.rig import Rig, load_rig
 from .perception.synchronizer import MissingCameraPolicy
 from .perception.transforms import TransformError
 from .units import nanoseconds
@@ -90,7 +90,11 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--max-gap", type=float, default=2.0, help="seconds of silence that end a scene (default: %(default)s)"
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    for name, seconds in (("--slop", options.slop), ("--max-gap", options.max_gap)):
+        if not 0 <= seconds < math.inf:
+            parser.error(f"{name}: expected seconds, 0 or more, got {seconds:g}")
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -107,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.slop,
             options.max_gap,
         )
-    except (BagError, RigError, ConversionError, TransformError, OSError) as error:
+    except (ValueError, TransformError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -56,10 +56,20 @@ class DatasetExporter:
 
         Args:
             slop_ns, missing: of the synchronizer. What is masked is no record in the tables.
+
+        Raises:
+            BagError: stamps come twice.
         """
         incoming = self._out / ".incoming"
         incoming.mkdir(parents=True)
+        seen: set[int] = set()
         for synced in tqdm(self._synchronized(bag, incoming, slop_ns, missing), desc="sets", unit="set", disable=None):
+            if synced.stamp_ns in seen:
+                raise BagError(
+                    f"bag: {bag} has images of stamp {synced.stamp_ns} twice, as where a drive is played again "
+                    "while it is recorded; cut the bag before that"
+                )
+            seen.add(synced.stamp_ns)
             if self._sets and (synced.stamp_ns - self._sets[-1].stamp_ns > max_gap_ns or self._begins_scene(synced)):
                 self._finish_scene()
             self._sets.append(synced)

@@ -44,6 +44,8 @@ def read_truth(bag: str | Path, annotation_topic: str | None = ANNOTATION_TOPIC)
             truth.annotations[ns_from_stamp(message.header.stamp)] = message
         elif topic == SAMPLE_TOPIC:
             sample = json.loads(message.data)
+            if annotation_topic != ANNOTATION_TOPIC:
+                sample.pop("annotations", None)  # what is noted of each box there is of no other topic's boxes
             truth.samples[sample["stamp_ns"]] = sample
         else:
             try:

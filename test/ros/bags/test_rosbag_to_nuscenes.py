@@ -180,6 +180,43 @@ def test_interrupted(tiny_bag, tmp_path, monkeypatch, capsys, how):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("option", ["--slop", "--max-gap"])
+@pytest.mark.parametrize("seconds", ["-1", "nan", "inf"])
+def test_bad_options(tiny_bag, tmp_path, capsys, option, seconds):
+    with pytest.raises(SystemExit) as stop:
+        main([str(tiny_bag), "--out", str(tmp_path / "world"), f"{option}={seconds}"])
+    assert stop.value.code == 2 and f"{option}: expected seconds, 0 or more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fewer", [0, 1])
+def test_annotations_of_another_topic_take_nothing_from_the_original_ones(tiny_dataset, tiny_bag, tmp_path, fewer):
+    """As many boxes as there, or fewer: neither their tokens nor what the lidar saw of them."""
+    with create_bag(tmp_path / "bag") as writer:
+        for topic, log_ns, message in read_messages(tiny_bag):
+            writer.write(topic, log_ns, message)
+            if topic == "/nuscenes/annotations":
+                message.detections = message.detections[fewer:]
+                writer.write("/labels", log_ns, message)
+    out = tmp_path / "world"
+    assert main([str(tmp_path / "bag"), "--out", str(out), "--annotations", "/labels"]) == 0
+    old, new = (
+        {record["token"]: record for record in json.loads((folder / VERSION / "sample_annotation.json").read_text())}
+        for folder in (tiny_dataset, out)
+    )
+    assert new and not old.keys() & new.keys() and {record["num_lidar_pts"] for record in new.values()} == {1}
+
+
+def test_stamps_that_come_again(tiny_bag, tmp_path, capsys):
+    """A recording of a bag that was played in a loop."""
+    with create_bag(tmp_path / "bag") as writer:
+        for loop in range(2):
+            for topic, log_ns, message in read_messages(tiny_bag):
+                writer.write(topic, log_ns + loop * 5 * 10**9, message)
+    assert main([str(tmp_path / "bag"), "--out", str(tmp_path / "world")]) == 2
+    assert "twice, as where a drive is played again" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["bag"]
+
+
 def test_bad_bags(tiny_bag, tmp_path, capsys):
     out = tmp_path / "world"
     assert main([str(tiny_bag), "--out", str(out), "--annotations", "/labels"]) == 2
