@@ -20,30 +20,43 @@ from ..schedule import AugmentationConfig
 
 @dataclass(frozen=True)
 class Augmentation:
-    image: ImageTransform  # the same for all cameras
+    """What was drawn for all cameras alike; the transform that comes of it depends on the size of an image."""
+
+    image: ImageConfig
+    scale: float | None = None  # of images of `image.original_wh`; None: images are treated as outside training
+    bottom_crop: float = 0.0  # share of the rows that the crop leaves out below
+    left_crop: float = 0.0  # share of the columns beside the crop that lie left of it
+    flip: bool = False
+    rotate_deg: float = 0.0
     bev_rotation: float = 0.0  # rad: the world turns by it about the model frame's z axis
 
+    def transform(self, image_wh: tuple[int, int]) -> ImageTransform:
+        """For images of `image_wh` pixels. They get the scale that gives the same content as `image.original_wh`."""
+        if self.scale is None:
+            return test_time_transform(self.image, image_wh)
+        width, height = image_wh
+        input_width, input_height = self.image.input_wh
+        scale = self.scale * max(self.image.original_wh[0] / width, self.image.original_wh[1] / height)
+        new_width, new_height = int(width * scale), int(height * scale)
+        top = int((1 - self.bottom_crop) * new_height) - input_height
+        left = int(self.left_crop * max(0, new_width - input_width))
+        crop = (left, top, left + input_width, top + input_height)
+        return ImageTransform(scale, crop, self.flip, self.rotate_deg)
 
-def draw_augmentation(
-    config: AugmentationConfig, image: ImageConfig, image_wh: tuple[int, int], rng: np.random.RandomState
-) -> Augmentation:
-    """One random augmentation for images of `image_wh` pixels, drawn in the published order.
 
-    The scale range is meant for images of `image.original_wh`; others get the scale that gives the same content.
-    """
+def draw_augmentation(config: AugmentationConfig, image: ImageConfig, rng: np.random.RandomState) -> Augmentation:
+    """One random augmentation, drawn in the published order."""
     if config.scale_range is None:
-        return Augmentation(test_time_transform(image, image_wh))
-    width, height = image_wh
-    input_width, input_height = image.input_wh
-    to_original = max(image.original_wh[0] / width, image.original_wh[1] / height)
-    scale = rng.uniform(*config.scale_range) * to_original
-    new_width, new_height = int(width * scale), int(height * scale)
-    top = int((1 - rng.uniform(*config.bottom_crop_range)) * new_height) - input_height
-    left = int(rng.uniform(0, max(0, new_width - input_width)))
-    flip = bool(config.flip and rng.choice([0, 1]))
-    rotate = rng.uniform(*config.rotation_range_deg)
-    transform = ImageTransform(scale, (left, top, left + input_width, top + input_height), flip, rotate)
-    return Augmentation(transform, rng.uniform(*config.bev_rotation_range))
+        return Augmentation(image)
+    return Augmentation(
+        image,
+        scale=rng.uniform(*config.scale_range),
+        bottom_crop=rng.uniform(*config.bottom_crop_range),
+        left_crop=rng.uniform(),
+        flip=bool(config.flip and rng.choice([0, 1])),
+        rotate_deg=rng.uniform(*config.rotation_range_deg),
+        bev_rotation=rng.uniform(*config.bev_rotation_range),
+    )
 
 
 def cameras_gone(config: AugmentationConfig, cameras: int, step: int, rng: np.random.RandomState) -> frozenset[int]:

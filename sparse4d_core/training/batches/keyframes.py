@@ -56,6 +56,12 @@ def check_trainable(data: NuScenesDataset) -> None:
                 f"has {known}"
             )
         log.warning("classes without an annotation in %s: %s", data.dataroot, ", ".join(absent))
+    blind = data.index.tokens[data.keyframes][(data.index.files[data.keyframes] == "").all(axis=1)]
+    if len(blind):
+        raise DatasetError(
+            f"dataroot: {len(blind)} key frames of {data.dataroot} {data.version} have no image of any camera, the "
+            f"first is {blind[0]}"
+        )
     if missing := data.missing_images():
         raise DatasetError(
             f"dataroot: {len(missing)} of {data.index.files.size} images are missing below {data.dataroot} "

@@ -72,7 +72,7 @@ class TrainingSamples(torch.utils.data.Dataset):
     def __getitem__(self, draw: Draw) -> Batch:
         """A batch of one sample."""
         frame = self._without_some_cameras(draw, self.data.frame(draw.index))
-        augmentation = self._augmentation(draw, frame)
+        augmentation = self._augmentation(draw)
         angle = augmentation.bev_rotation
         distort = PhotometricDistortion(np.random.RandomState([self.seed, draw.position, draw.step, 1]))
         inputs = self._inputs(frame, augmentation, distort)
@@ -100,34 +100,36 @@ class TrainingSamples(torch.utils.data.Dataset):
             past.append(PastInput(inputs, (gap > 0) & (gap <= config.max_time_interval)))
         return tuple(past)
 
-    def _augmentation(self, draw: Draw, frame: Frame) -> Augmentation:
+    def _augmentation(self, draw: Draw) -> Augmentation:
         config = self.training.augmentation
         step = 0 if config.consistent_over_sequence else draw.step
-        height, width = next(image.shape[:2] for image in frame.images if image is not None)
         rng = np.random.RandomState([self.seed, draw.position, step])
-        return draw_augmentation(config, self.model.image, (width, height), rng)
+        return draw_augmentation(config, self.model.image, rng)
 
     def _without_some_cameras(self, draw: Draw, frame: Frame) -> Frame:
-        """The frame as a node hands it on when cameras fall silent: without their images."""
+        """The frame as a node hands it on when cameras fall silent: without their images. One image always stays."""
         config = self.training.augmentation
         if not any(config.cameras_gone):
             return frame
         rng = np.random.RandomState([self.seed, draw.position, 3])
         gone = cameras_gone(config, len(frame.images), draw.step, rng)
-        images = (None if camera in gone else image for camera, image in enumerate(frame.images))
-        return replace(frame, images=tuple(images))
+        images = tuple(None if camera in gone else image for camera, image in enumerate(frame.images))
+        if all(image is None for image in images):  # those that stay have none recorded in this frame
+            return frame
+        return replace(frame, images=images)
 
     def _inputs(self, frame: Frame, augmentation: Augmentation, distort: PhotometricDistortion) -> ModelInput:
         width, height = self.model.image.input_wh
         pixels = np.zeros((len(frame.images), 3, height, width), np.float32)
-        for camera, image in enumerate(frame.images):
-            if image is None:
+        sizes = [None if image is None else (image.shape[1], image.shape[0]) for image in frame.images]
+        transforms = [None if size is None else augmentation.transform(size) for size in sizes]
+        for camera, (image, transform) in enumerate(zip(frame.images, transforms, strict=True)):
+            if transform is None:
                 continue
-            image = augmentation.image.apply(image)
+            image = transform.apply(image)
             if self.training.augmentation.photometric:
                 image = distort(image)
             normalize(image, self.model.image, out=pixels[camera])
-        transforms = [None if image is None else augmentation.image for image in frame.images]
         turned = rotate_world(frame, augmentation.bev_rotation)
         return model_input(turned, transforms, pixels, (width, height))
 

@@ -55,8 +55,8 @@ def check_aug_train(data: Golden) -> None:
     rng = np.random.RandomState(meta["aug_train_seed"])
     config, image = training_config("v3_r50").augmentation, preset("v3_r50").image
     for expected in meta["aug_train_samples"]:
-        drawn = draw_augmentation(config, image, (1600, 900), rng)
-        assert drawn.image == transform_of(expected)
+        drawn = draw_augmentation(config, image, rng)
+        assert drawn.transform((1600, 900)) == transform_of(expected)
         assert drawn.bev_rotation == expected["rotate_3d"]
 
 
@@ -314,3 +314,52 @@ def test_a_camera_that_is_gone_is_what_the_node_masks():
         seen.add(same.index(True))
         assert batch.targets.counts == (3,)  # what only this camera saw is still there
     assert seen == {0, 1}
+
+
+class MixedRig(TinyWorld):
+    """Two cameras whose images differ in size and shape; the second has none in frame 5."""
+
+    def frame(self, i: int) -> Frame:
+        frame, rng = super().frame(i), np.random.default_rng([i, 1])
+        wide, narrow = (rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((216, 384), (96, 128)))
+        return replace(frame, images=(wide, None if i == 5 else narrow))
+
+
+STILL = AugmentationConfig(None, (0, 0), (0, 0), False, (0, 0), photometric=False)
+
+
+@pytest.mark.parametrize("gone", [(0,), (1,)])
+def test_images_of_every_size_are_trained_on_as_they_are_seen_later(gone):
+    """Of a rig with cameras of several sizes, whichever of them are silent."""
+    model = preset("demo")
+    training = replace(TRAINING, augmentation=replace(STILL, cameras_gone=gone))
+    samples = TrainingSamples(MixedRig(), model, training, seed=4)
+    seen = set()
+    for position in range(6):
+        frame = samples.data.frame(2)
+        inputs = samples[Draw(2, 0, 0, position, 3)].inputs
+        silent = (inputs.images[0] == 0).flatten(1).all(1).tolist()
+        images = tuple(None if off else image for off, image in zip(silent, frame.images, strict=True))
+        expected = preprocess(replace(frame, images=images), model)
+        assert torch.equal(inputs.images, expected.images)
+        assert torch.equal(inputs.projection, expected.projection) and torch.equal(inputs.focal, expected.focal)
+        seen.add(tuple(silent))
+    assert seen == ({(False, False)} if gone == (0,) else {(True, False), (False, True)})
+
+
+def test_one_random_draw_shows_the_same_part_of_images_of_any_size():
+    """What is drawn for a sequence is the same for all cameras: a picture of twice the size gives the same view."""
+    config, image = training_config("v3_r50").augmentation, preset("v3_r50").image
+    drawn = draw_augmentation(config, image, np.random.RandomState(5))
+    one, other = drawn.transform((1600, 900)), drawn.transform((800, 450))
+    assert (one.crop, one.flip, one.rotate_deg) == (other.crop, other.flip, other.rotate_deg)
+    assert other.scale == 2 * one.scale
+    assert drawn.transform((640, 480)).kept((640, 480))
+
+
+def test_an_image_stays_where_others_are_not_recorded():
+    """In frame 5 the first camera alone has an image: it is never the one that goes."""
+    training = replace(TRAINING, augmentation=replace(STILL, cameras_gone=(1,)))
+    samples = TrainingSamples(MixedRig(), preset("demo"), training, seed=4)
+    for position in range(6):
+        assert samples[Draw(5, 0, 0, position, 5)].inputs.images[0].flatten(1).any(1).tolist() == [True, False]

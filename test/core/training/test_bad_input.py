@@ -80,6 +80,14 @@ def test_missing_images_are_counted_and_named_before_the_run(world, tmp_path, ca
     assert "2 of 48 images are missing" in said and files[0, 1] in said and files[5, 3] in said
 
 
+def test_a_key_frame_without_any_image_is_named_before_the_run(world, tmp_path, capsys):
+    data = NuScenesDataset(world, cache=None)
+    blind = str(data.index.tokens[3])
+    edit(world, "sample_data", lambda r: r["sample_token"] != blind or "CAM_" not in r["filename"])
+    said = run_command(capsys, "--dataroot", world, "--out", tmp_path / "run")
+    assert f"1 key frames of {world} v1.0-mini have no image of any camera, the first is {blind}" in said
+
+
 def test_boxes_of_zero_size_are_counted_and_not_learned(world):
     _, before = targets(world)
     edit(world, "sample_annotation", lambda r: r.update(size=[1.0, 0.0, 1.0]) if r["num_lidar_pts"] else None)
