@@ -41,7 +41,7 @@ class CheckpointStore:
                 write_json(path.with_suffix(".json"), record)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             raise OSError(f"{path}: checkpoint could not be written ({error}); earlier checkpoints are kept") from error
-        self._remove_old()
+        self._remove_old(path)
         return path
 
     def exists(self) -> bool:
@@ -67,8 +67,11 @@ class CheckpointStore:
             return content
         return None
 
-    def _remove_old(self) -> None:
-        for path in sorted(self.folder.glob("*.pt"))[: -self.keep]:
+    def _remove_old(self, newest: pathlib.Path) -> None:
+        """All but the newest and those before it. Later ones are damaged, as the run went on from an earlier one: they
+        are not counted, and stay for whoever wants to look at them."""
+        earlier = [path for path in sorted(self.folder.glob("*.pt")) if path <= newest]
+        for path in earlier[: -self.keep]:
             path.unlink(missing_ok=True)
             path.with_suffix(".json").unlink(missing_ok=True)
 

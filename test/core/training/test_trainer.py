@@ -116,6 +116,21 @@ def test_damaged_checkpoints_are_passed_over(tmp_path, caplog):
     assert "no readable size" in damage(flipped)
 
 
+def test_what_is_saved_stays_below_damaged_checkpoints(tmp_path):
+    """As in a folder that was copied without the .json files: the run starts anew below its old numbers."""
+    store = CheckpointStore(tmp_path)
+    for iteration in (1000, 2000, 3000):
+        store.save(iteration, {"iteration": iteration})
+    for record in tmp_path.glob("*.json"):
+        record.unlink()
+    assert store.newest() is None
+    for iteration in (50, 100, 150, 200):
+        assert store.save(iteration, {"iteration": iteration}).is_file()
+        assert store.newest()["iteration"] == iteration
+    kept = sorted(path.stem.lstrip("0") for path in tmp_path.glob("*.pt"))
+    assert kept == ["100", "1000", "150", "200", "2000", "3000"]
+
+
 def test_a_full_disk_leaves_earlier_checkpoints(tmp_path, monkeypatch):
     store = CheckpointStore(tmp_path)
     store.save(1, {"iteration": 1})
