@@ -25,7 +25,8 @@ _LAYER = re.compile(r"loss/(.+)_(\d+)")
 def read_log(path: pathlib.Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Name -> iterations [n] and values [n] of all that was reported; events and values not finite are left out.
 
-    After a resumed run some iterations stand twice in the log: the later line counts.
+    After a resumed run some iterations stand twice in the log: the later line counts. A last line without its end, as a
+    power loss leaves it, is passed over.
 
     Raises:
         FileNotFoundError: no log.
@@ -34,7 +35,8 @@ def read_log(path: pathlib.Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     if not path.is_file():
         raise FileNotFoundError(f"run: {path} is missing; expected the folder given to training as --out")
     values: dict[str, dict[int, float]] = defaultdict(dict)
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    whole, _, _ = path.read_text().rpartition("\n")
+    for number, line in enumerate(whole.splitlines(), 1):
         try:
             record = json.loads(line)
         except ValueError as error:

@@ -27,6 +27,7 @@ class Journal:
         if not enabled:
             return
         folder.mkdir(parents=True, exist_ok=True)
+        _cut_torn_line(folder / "log.jsonl")
         self._file = (folder / "log.jsonl").open("a")
         self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
         self._bar = tqdm(initial=start, total=total, unit="it", dynamic_ncols=True)
@@ -75,6 +76,13 @@ class Journal:
             self._bar.close()
             self._tensorboard.close()
             self._file.close()
+
+
+def _cut_torn_line(path: pathlib.Path) -> None:
+    """A power loss can leave half a line at the end of the log; the next one would be glued to it."""
+    if path.is_file():
+        with path.open("rb+") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def _json_number(value: float) -> float | None:

@@ -11,6 +11,7 @@ from sparse4d_core.benchmark import loader_throughput
 from sparse4d_core.data.synthetic.cameras import NUSCENES_RIG
 from sparse4d_core.data.synthetic.dataset_renderer import render_dataset
 from sparse4d_core.training import plot
+from sparse4d_core.training.run.journal import Journal
 
 
 @pytest.fixture
@@ -37,11 +38,25 @@ def test_loss_curves_become_a_small_picture(run, capsys):
     assert (run / "images" / "loss.png").stat().st_size < 100_000
 
 
-@pytest.mark.parametrize(("text", "said"), [("", "no report with a loss"), ("{broken", "line 1 is no JSON")])
+@pytest.mark.parametrize(("text", "said"), [("", "no report with a loss"), ("{broken\n", "line 1 is no JSON")])
 def test_logs_that_cannot_be_drawn_are_named(tmp_path, capsys, text, said):
     (tmp_path / "log.jsonl").write_text(text)
     assert plot.main([str(tmp_path), "--out", str(tmp_path / "loss.png")]) == 2
     assert said in capsys.readouterr().err and not (tmp_path / "loss.png").exists()
+
+
+def test_a_log_torn_by_a_power_loss_is_read_and_goes_on(run):
+    """Half of its last line is lost; before and after the run is resumed it is a log."""
+    log = run / "log.jsonl"
+    log.write_bytes(log.read_bytes()[:-15])
+    assert plot.read_log(log)["loss"][1].tolist() == [0.5, 0.25, 10 / 60]
+    journal = Journal(run, 40, 60)
+    journal.report(60, {"loss": 3.0, "lr": 1e-3})
+    journal.close()
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [record["iteration"] for record in records] == [20, 40, 41, 60, 60]
+    assert plot.read_log(log)["loss"][1].tolist() == [0.5, 0.25, 3.0]
+    assert plot.draw(run, run / "loss.png") == 60
 
 
 def test_loading_is_measured_beside_the_step(tmp_path, capsys):
