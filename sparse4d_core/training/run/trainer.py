@@ -299,7 +299,9 @@ class Trainer:
         for optimizer, state in zip(self.optimizers, states, strict=True):
             optimizer.load_state_dict(state)
         self.scaler.load_state_dict(content["scaler"])
-        if self.average is not None:
+        if self.average is not None and content["average"] is None:  # ema_decay is new: it starts from these weights
+            self.average.module.load_state_dict(content["model"])
+        elif self.average is not None:
             self.average.load_state_dict(content["average"])
         own = content["ranks"][self.processes.rank]
         self.loader.restore(own["loader"])

@@ -159,6 +159,17 @@ def test_a_checkpoint_of_another_preset_or_optimizer_is_refused(tmp_path):
         tiny_trainer(tmp_path, training=adamw).resume()
 
 
+def test_an_average_can_be_switched_on_in_a_resumed_run(tmp_path):
+    """It starts from the weights as they are then, and is what the run leaves."""
+    without = replace(tiny_run.TRAINING, schedule=replace(tiny_run.TRAINING.schedule, ema_decay=0.0))
+    tiny_trainer(tmp_path, iterations=2, training=without).run()
+    trainer = tiny_trainer(tmp_path, iterations=4)
+    assert trainer.resume() and same(trainer.average.module.state_dict(), trainer.model.state_dict())
+    trainer.run()
+    used = torch.load(tmp_path / "model.pt", weights_only=True)["state_dict"]
+    assert same(used, trainer.average.module.state_dict()) and not same(used, trainer.model.state_dict())
+
+
 def spoil(trainer, iterations: range) -> list[list[str]]:
     """Batches of these iterations hold a picture that is not finite; returns the tokens of all batches."""
     take, tokens = trainer.loader.take, []
