@@ -105,7 +105,8 @@ def evaluate(
 
     Raises:
         DatasetError: tables are missing, a scene is unknown, or there is nothing to score or to score against.
-        ValueError: a submission is no nuScenes submission, has a sample twice or one that the data set does not have.
+        ValueError: a submission is no nuScenes submission, has a sample twice or one that the data set does not have,
+            or boxes of classes that the devkit does not score.
         ChildProcessError: a process of the tracking evaluation died.
     """
     dataroot = Path(dataroot)
@@ -119,6 +120,7 @@ def evaluate(
         files = {}
         for name, submission in submissions.items():
             boxes = {token: submission["results"].get(token, []) for token in samples}
+            _check_classes(name, boxes)
             files[name] = view / f"{name}.json"
             write_json(files[name], {"meta": submission["meta"], "results": boxes})
             if not any(boxes.values()):
@@ -155,6 +157,14 @@ def read_submission(path: Path) -> dict[str, Any]:
     if not isinstance(submission, dict) or not {"meta", "results"} <= submission.keys():
         raise ValueError(f"results: {path} has no 'meta' and 'results'; expected a nuScenes submission")
     return submission
+
+
+def _check_classes(name: str, boxes: dict[str, list[dict[str, Any]]]) -> None:
+    """The devkit would end in an assertion that names no class."""
+    scored = {"detection": CLASS_NAMES, "tracking": TRACKED_CLASSES}[name]
+    named = {str(box.get(f"{name}_name")) for group in boxes.values() for box in group}
+    if own := sorted(named.difference(scored)):
+        raise ValueError(f"results: {name} has classes that nuScenes does not score: {', '.join(own)}")
 
 
 class _Twice(Exception):

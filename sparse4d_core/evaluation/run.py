@@ -20,19 +20,18 @@ from ..atomic_write import write_json
 from ..checkpoint.file import read_checkpoint
 from ..checkpoint.published import find_weights_if_any
 from ..command_line import OK, interrupted, refuse
-from ..config import Sparse4DConfig, preset
+from ..config import preset
 from ..data.nuscenes.dataset import NuScenesDataset
 from ..export.manifest import read_manifest
 from ..file_digest import file_sha256
 from ..inference.artefact_checks import BACKENDS, check_backend
 from ..inference.pipeline import as_trained
-from ..types import CLASS_NAMES
 from .devkit_scores import Scores, evaluate
 from .masked_scenes import MaskedScenes
 from .published_figures import differences, table
 from .run_folder import RunFolder
 from .scene_streams import Stream, divide
-from .scored_model import add_model_and_data
+from .scored_model import add_model_and_data, unscored
 from .stream_workers import StreamTask, run_streams
 from .tasks.cluster_option import RAY_NEEDS, RAY_OPTION, connect
 
@@ -154,15 +153,6 @@ def run(options: argparse.Namespace) -> Scores | None:
             options.report, options.dataroot, options.version, results, scores, details, options.against, apart
         )
     return scores
-
-
-def unscored(config: Sparse4DConfig, data: NuScenesDataset) -> str:
-    """Why the devkit cannot score such results; "" where it can."""
-    if not len(data.index.boxes):
-        return "the data set has no annotations"
-    if own := [name for name in config.class_names if name not in CLASS_NAMES]:
-        return f"the model has classes that nuScenes does not score: {', '.join(own)}"
-    return ""
 
 
 def protocol(apart: Sequence[str]) -> str:

@@ -6,10 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.file import read_checkpoint
 from ..checkpoint.published import find_weights
-from ..config import preset
+from ..config import Sparse4DConfig, preset
 from ..data.nuscenes.dataset import NuScenesDataset
 from ..file_digest import file_sha256
+from ..inference.pipeline import as_trained
+from ..types import CLASS_NAMES
 
 
 def add_model_and_data(parser: argparse.ArgumentParser, data: str = "data set in nuScenes format") -> None:
@@ -37,8 +40,23 @@ def trained_weights(options: argparse.Namespace) -> Path:
     return checkpoint
 
 
+def unscored(config: Sparse4DConfig, data: NuScenesDataset) -> str:
+    """Why the devkit cannot score such results; "" where it can."""
+    if not len(data.index.boxes):
+        return "the data set has no annotations"
+    if own := [name for name in config.class_names if name not in CLASS_NAMES]:
+        return f"the model has classes that nuScenes does not score: {', '.join(own)}"
+    return ""
+
+
 def scored_settings(options: argparse.Namespace, checkpoint: Path, data: NuScenesDataset) -> dict[str, Any]:
-    """Model, weights and scenes of a table of scores, for its folder."""
+    """Model, weights and scenes of a table of scores, for its folder.
+
+    Raises:
+        ValueError: the devkit cannot score what the model finds there.
+    """
+    if reason := unscored(as_trained(read_checkpoint(checkpoint), preset(options.model)), data):
+        raise ValueError(f"{checkpoint.name}: cannot be scored: {reason}")
     return {
         "model": preset(options.model).name,
         "checkpoint": checkpoint.name,

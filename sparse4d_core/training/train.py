@@ -16,6 +16,7 @@ from torch import distributed
 from ..command_line import OK, refuse
 from ..config import PRESETS, Sparse4DConfig, preset
 from ..data.nuscenes.dataset import NuScenesDataset
+from ..evaluation.scored_model import unscored
 from ..types import CLASS_NAMES
 from .batches.keyframes import Keyframes, check_trainable
 from .batches.loader import Streams, make_loader
@@ -195,7 +196,7 @@ def make_validation(options: argparse.Namespace, settings: RunSettings) -> Valid
 
     Raises:
         DatasetError: a split without annotations or with images missing.
-        ValueError: an interval of no epoch.
+        ValueError: an interval of no epoch, or scenes or classes that the devkit cannot score.
     """
     if options.validation_split is None:
         return None
@@ -204,6 +205,8 @@ def make_validation(options: argparse.Namespace, settings: RunSettings) -> Valid
     classes = options.preset.class_names
     data = NuScenesDataset(options.dataroot, options.version, split=options.validation_split, classes=classes)
     check_trainable(data)
+    if reason := unscored(options.preset, data):
+        raise ValueError(f"validation-split: {options.validation_split} cannot be scored: {reason}")
     every = options.validation_epochs * settings.epoch_iterations
     return Validation(data, options.out / "validation", every, options.precision)
 

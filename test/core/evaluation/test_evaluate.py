@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from sparse4d_core.atomic_write import write_json
+from sparse4d_core.atomic_write import write_json, write_text
 from sparse4d_core.data.nuscenes.dataset import NuScenesDataset
 from sparse4d_core.data.nuscenes.tables import DatasetError
 from sparse4d_core.data.synthetic.cameras import NUSCENES_RIG
@@ -88,7 +88,10 @@ def test_command_and_its_errors(world, tmp_path, capsys):
 
     assert "scene-0001" in refused(results, "--scenes", "scene-0001")
     assert "no file" in refused(tmp_path / "none.json")
-    results.write_text(results.read_text()[:100])
+    text = results.read_text()
+    write_text(results, text.replace('"car"', '"robot.small"'))
+    assert "detection has classes that nuScenes does not score: robot.small" in refused(results)
+    write_text(results, text[:100])
     assert "complete" in refused(results)
     write_json(results, {"meta": {}, "results": {"unknown": []}})
     assert "unknown" in refused(results)

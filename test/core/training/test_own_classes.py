@@ -13,6 +13,9 @@ from sparse4d_core.data.nuscenes.dataset import NuScenesDataset
 from sparse4d_core.data.synthetic.cameras import NUSCENES_RIG
 from sparse4d_core.data.synthetic.dataset_renderer import render_dataset
 from sparse4d_core.evaluation.keyframe_run import run_keyframes
+from sparse4d_core.evaluation.model_sheet import __main__ as model_sheet
+from sparse4d_core.evaluation.rates import __main__ as rates
+from sparse4d_core.evaluation.robustness import __main__ as robustness
 from sparse4d_core.inference.pipeline import Pipeline
 from sparse4d_core.training import train
 from sparse4d_core.training.schedule import for_classes, training_config
@@ -79,6 +82,24 @@ def test_a_class_that_the_data_does_not_have_is_named_before_the_first_step(worl
     said = capsys.readouterr().err
     assert "class_names: tram: no annotation" in said and "robot.small" in said
     assert not (tmp_path / "run").exists()
+
+
+def test_validation_of_classes_that_are_not_scored_is_refused_before_the_first_step(world, tmp_path, capsys):
+    words = ["--model", "demo", "--device", "cpu", "--workers", "0", "--iterations", "1", "--batch-size", "1"]
+    words += ["--dataroot", str(world), "--out", str(tmp_path / "run"), '--preset.class_names=["robot.small","truck"]']
+    assert train.main([*words, "--validation-split", "all", "--validation-epochs", "1"]) == 2
+    assert "validation-split: all cannot be scored" in (said := capsys.readouterr().err) and "robot.small" in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("command", "more"), [(robustness, ["--rows", "clean"]), (rates, []), (model_sheet, [])])
+def test_sheets_of_classes_that_are_not_scored_are_refused_before_the_first_row(
+    world, checkpoint, tmp_path, capsys, command, more
+):
+    words = ["--model", "demo", "--checkpoint", str(checkpoint), "--dataroot", str(world), "--out", str(tmp_path / "o")]
+    assert command.main([*words, *more]) == 2
+    assert "model.pt: cannot be scored" in (said := capsys.readouterr().err) and "robot.small" in said
+    assert not list((tmp_path / "o").rglob("rows/*/*"))
 
 
 def test_rules_of_single_classes_go_with_their_class():
