@@ -11,7 +11,7 @@ from ..command_line import OK, refuse
 from .download import DownloadError
 from .file import CheckpointFile, read_checkpoint
 from .identity import identify
-from .published import PUBLIC_FILES, default_folder, fetch
+from .published import PUBLIC_FILES, fetch
 
 EPILOG = """\
 examples:
@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     get.add_argument("name", help="a preset or the name of a published file, see below")
-    get.add_argument("--out", type=pathlib.Path, help=f"folder (default: {default_folder()})")
+    get.add_argument("--out", type=pathlib.Path, help="folder (default: sparse4d_ros/checkpoints in the user's cache)")
     get.add_argument("--sha256", help="insist on this digest instead of the known one")
     get.add_argument("--mirror", help="address of a folder with the same file names, instead of the public release")
     get.set_defaults(run=_fetch)

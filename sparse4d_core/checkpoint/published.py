@@ -80,8 +80,17 @@ class NoWeightsError(ValueError):
 
 
 def default_folder() -> pathlib.Path:
-    """Where `fetch` puts files: `$XDG_CACHE_HOME/sparse4d_ros/checkpoints`, by default under `~/.cache`."""
-    cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    """Where `fetch` puts files: `$XDG_CACHE_HOME/sparse4d_ros/checkpoints`, by default under `~/.cache`.
+
+    Raises:
+        NoWeightsError: no home folder is known.
+    """
+    try:
+        cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    except RuntimeError as error:  # a user id without an account, and no HOME
+        raise NoWeightsError(
+            f"no folder for weights ({error}): set HOME or XDG_CACHE_HOME, or name the file or folder"
+        ) from error
     return pathlib.Path(cache) / "sparse4d_ros" / "checkpoints"
 
 
@@ -92,8 +101,9 @@ def find_weights(model: str) -> pathlib.Path:
         ValueError: unknown preset.
         NoWeightsError: there are none; the message has the command that gets them.
     """
-    published = preset(model).published.checkpoint
-    candidates = [SHIPPED / f"{model}.pt", *([default_folder() / published] if published else [])]
+    published, candidates = preset(model).published.checkpoint, [SHIPPED / f"{model}.pt"]
+    if published and not candidates[0].is_file():  # shipped weights need no home folder
+        candidates.append(default_folder() / published)
     found = next((path for path in candidates if path.is_file()), None)
     if found is not None:
         return found

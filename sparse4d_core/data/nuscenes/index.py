@@ -75,7 +75,8 @@ class DatasetIndex:
 def dataset_index(
     dataroot: Path, version: str, scenes: Sequence[str] | None, sweeps: bool, cache: Path | None
 ) -> DatasetIndex:
-    """The index of a data set, from the cache folder where it is up to date.
+    """The index of a data set, from the cache folder where it is up to date. One that cannot be kept there is returned
+    all the same, and the log says so.
 
     Raises:
         DatasetError: tables that are missing, damaged or refer to nothing; a set without any camera.
@@ -83,19 +84,24 @@ def dataset_index(
     if cache is None:
         return build_index(load_scenes(dataroot, version, scenes), sweeps)
     path = cache / f"index-{_fingerprint(dataroot, version, scenes, sweeps)}.npz"
-    if path.is_file() and (index := _load(path)) is not None:
+    if (index := _load(path)) is not None:
         return index
     with _sole_builder(path):
-        if path.is_file() and (index := _load(path)) is not None:
+        if (index := _load(path)) is not None:
             return index  # another process was faster
         index = build_index(load_scenes(dataroot, version, scenes), sweeps)
-        index.save(path)
+        try:
+            index.save(path)
+        except OSError as error:
+            log.warning("the index of %s is not cached (%s): set XDG_CACHE_HOME", dataroot / version, error)
         return index
 
 
 def _load(path: Path) -> DatasetIndex | None:
     try:
         return DatasetIndex.load(path)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):  # not there, or nothing that we may keep there
+        return None
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         log.warning("cached index %s is not readable (%s); building it again", path, error)
         return None
@@ -107,9 +113,10 @@ def _sole_builder(path: Path) -> Iterator[None]:
 
     The lock goes with its process, so one that was killed blocks nobody.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("w") as file:
-        with contextlib.suppress(OSError):  # a file system without locks: each builds its own, as files appear whole
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # no place for the lock, or none of its kind: each builds its own
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(path.with_suffix(".lock").open("w"))
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

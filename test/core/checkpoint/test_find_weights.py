@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pathlib
+
 import pytest
 
+from sparse4d_core.checkpoint import __main__ as command
 from sparse4d_core.checkpoint import published
 from sparse4d_core.checkpoint.published import NoWeightsError, default_folder, find_weights
 from sparse4d_core.config import preset
@@ -51,3 +54,18 @@ def test_random_weights_only_when_allowed(caplog):
 def test_an_unknown_preset_lists_the_known_ones():
     with pytest.raises(ValueError, match="v9.*v3_r50"):
         find_weights("v9")
+
+
+def test_without_a_home_folder_shipped_weights_are_found_and_others_refused(monkeypatch):
+    def unknown():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(pathlib.Path, "home", unknown)
+    shipped = place(published.SHIPPED / "v3_r50.pt")
+    assert find_weights("v3_r50") == shipped
+    shipped.unlink()
+    with pytest.raises(NoWeightsError, match="set HOME or XDG_CACHE_HOME"):
+        find_weights("v3_r50")
+    with pytest.raises(SystemExit, match="0"):
+        command.main(["--help"])

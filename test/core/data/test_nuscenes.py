@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pathlib
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -151,6 +152,30 @@ def test_processes_that_start_together_read_the_tables_once(world, tmp_path, mon
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda _: NuScenesDataset(world, cache=tmp_path).index.tokens.tolist(), range(2)))
     assert len(builds) == 1 and found[0] == found[1]
+
+
+def test_the_index_lies_in_the_users_cache(world, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    NuScenesDataset(world)
+    assert list((tmp_path / "sparse4d_ros").glob("index-*.npz"))
+
+
+@pytest.mark.parametrize("home", ["regular file", "unknown"])
+def test_without_a_place_for_the_index_the_data_set_is_there(world, tmp_path, monkeypatch, caplog, home):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").write_text("")
+    if home == "unknown":
+        monkeypatch.setattr(pathlib.Path, "home", raising(RuntimeError("Could not determine home directory.")))
+    assert len(NuScenesDataset(world)) == 8
+    assert caplog.text.count("is not cached") == 1 and "XDG_CACHE_HOME" in caplog.text
+
+
+def raising(error: Exception):
+    def raises(*_):
+        raise error
+
+    return raises
 
 
 @pytest.fixture
