@@ -56,13 +56,13 @@ def _kmeans(points: np.ndarray, num: int, rng: np.random.Generator) -> np.ndarra
     """
     distinct = np.unique(points, axis=0)
     part = distinct[rng.permutation(len(distinct))[: _START_POINTS * num]]
-    start, _ = kmeans2(part, num, iter=1, minit="++", rng=rng)
+    start, _ = kmeans2(part, num, iter=1, minit="++", seed=rng)  # `rng` since scipy 1.15, which takes both names
     centres, _ = kmeans2(points, start, iter=_ITERATIONS, minit="matrix")
     return centres
 
 
 def dataset_boxes(dataset: NuScenesDataset) -> np.ndarray:
-    """[M, 9] all boxes that the training sees, each in its own frame's model frame."""
+    """[M, 9] all boxes of the data set's classes, each in its own frame's model frame."""
     parts = [dataset.annotations(int(i)).boxes for i in tqdm(dataset.keyframes, unit="frame", leave=False)]
     return np.concatenate([np.zeros((0, 9)), *parts])
 

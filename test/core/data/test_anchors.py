@@ -30,6 +30,19 @@ def test_depends_on_the_seed_alone():
     np.testing.assert_array_equal(kmeans_anchors(boxes, 30, seed=4), kmeans_anchors(boxes, 30, seed=4))
 
 
+def test_scipy_before_1_15_takes_the_same_call(monkeypatch):
+    """Its generator is called `seed`; `rng` came with 1.15. Later versions take both."""
+    _, boxes = clusters(np.random.default_rng(1), 20)
+    today = kmeans_anchors(boxes, 30)
+    newer = anchors.kmeans2
+
+    def older(data, k, iter=10, thresh=1e-05, minit="random", missing="warn", check_finite=True, *, seed=None):
+        return newer(data, k, iter, thresh, minit, missing, check_finite, rng=seed)
+
+    monkeypatch.setattr(anchors, "kmeans2", older)
+    np.testing.assert_array_equal(kmeans_anchors(boxes, 30), today)
+
+
 def test_needs_enough_boxes():
     _, boxes = clusters(np.random.default_rng(2), 2, per_cluster=3)
     with pytest.raises(ValueError, match="at least 900"):
