@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ..atomic_write import atomic_write
 from ..command_line import OK, refuse
 from ..network.initial_anchors import RANGE
-from ..types import COS_YAW, LOG_HEIGHT, LOG_LENGTH
+from ..types import CLASS_NAMES, COS_YAW, LOG_HEIGHT, LOG_LENGTH
 from .nuscenes.dataset import NuScenesDataset
 
 _ITERATIONS = 50
@@ -78,13 +78,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dataroot", type=Path, required=True, nargs="+", help="data sets in nuScenes format")
     parser.add_argument("--version", default="v1.0-mini", help="folder of the tables (default %(default)s)")
     parser.add_argument("--split", help="use only this split's scenes (default: all)")
+    parser.add_argument(
+        "--classes", nargs="+", default=CLASS_NAMES, metavar="NAME", help="of the model (default: nuScenes' ten)"
+    )
     parser.add_argument("--num", type=int, default=900, help="number of anchors (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the clusters' start (default %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="file to write: float32 [num, 11] as .npy")
     args = parser.parse_args(arguments)
     try:
         boxes = np.concatenate(
-            [dataset_boxes(NuScenesDataset(r, args.version, split=args.split)) for r in args.dataroot]
+            [
+                dataset_boxes(NuScenesDataset(root, args.version, split=args.split, classes=args.classes))
+                for root in args.dataroot
+            ]
         )
         anchors = kmeans_anchors(boxes, args.num, args.seed)
         with atomic_write(args.out) as unfinished, unfinished.open("wb") as file:

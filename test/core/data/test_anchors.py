@@ -53,5 +53,9 @@ def test_command(world, tmp_path, capsys):
     out = tmp_path / "anchors.npy"
     assert anchors.main(["--dataroot", str(world), "--num", "16", "--out", str(out)]) == 0
     assert np.load(out, allow_pickle=False).shape == (16, 11)
+    cars = tmp_path / "cars.npy"
+    assert anchors.main(["--dataroot", str(world), "--classes", "car", "--num", "4", "--out", str(cars)]) == 0
+    sizes = [np.exp(np.load(path)[0, LOG_LENGTH : LOG_HEIGHT + 1]) for path in (out, cars)]
+    assert not np.allclose(*sizes), "the sizes are those of all classes"
     assert anchors.main(["--dataroot", str(tmp_path), "--out", str(out)]) == 2
     assert "v1.0-mini" in capsys.readouterr().err
