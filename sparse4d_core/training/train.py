@@ -57,8 +57,9 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter, jsonargparse.DefaultH
     """Examples as they stand, options with their defaults."""
 
 
-def make_parser(model: str) -> jsonargparse.ArgumentParser:
-    """The command line; what it can change of model and training has the values of the preset `model`."""
+def make_parser(model: str, class_names: Sequence[str] = CLASS_NAMES) -> jsonargparse.ArgumentParser:
+    """The command line; what it can change of model and training has the values of the preset `model`, whose rules of
+    single classes are moved to `class_names`."""
     parser = jsonargparse.ArgumentParser(
         prog=PROGRAM,
         usage=f"{PROGRAM} --model PRESET --dataroot DIR --out RUN [options]; --help lists them",
@@ -91,7 +92,8 @@ def make_parser(model: str) -> jsonargparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of weights, data order and augmentation")
     add("--checkpoint-minutes", type=float, default=5.0, help="minutes between checkpoints")
     add("--preset", type=Sparse4DConfig, default=preset(model), help="the model, field by field")
-    add("--training", type=TrainingConfig, default=training_config(model), help="its training, field by field")
+    training = for_classes(training_config(model), class_names)
+    add("--training", type=TrainingConfig, default=training, help="its training, field by field")
     return parser
 
 
@@ -102,6 +104,9 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     model = first.parse_known_args(words)[0].model
     parser = make_parser(model if model in PRESETS else "v3_r50")
     options = parser.instantiate(parser.parse_args(list(words)))
+    if options.preset.class_names != CLASS_NAMES:
+        parser = make_parser(options.model, options.preset.class_names)
+        options = parser.instantiate(parser.parse_args(list(words)))
     for part, field in SHORT:
         value, published = getattr(options, field), getattr(training_config(options.model), part)
         if value is None:
@@ -111,22 +116,11 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
             short = "--" + field.replace("_", "-")
             parser.error(f"{short} and --training.{part}.{field} are the same; give one of the two")
         options.training = replace(options.training, **{part: replace(given, **{field: value})})
-    if options.preset.class_names != CLASS_NAMES:
-        options.training = _for_own_classes(options)
+    for field in ("iterations", "epochs"):
+        number = getattr(options.training.schedule, field)
+        if number is not None and number < 1:
+            parser.error(f"{field}: expected at least 1, got {number}")
     return options
-
-
-def _for_own_classes(options: argparse.Namespace) -> TrainingConfig:
-    """The preset's rules of single classes, moved to the classes of this model; those that were given stay."""
-    training, usual = options.training, training_config(options.model)
-    moved = for_classes(usual, options.preset.class_names)
-    if training.matcher.class_wise_weights == usual.matcher.class_wise_weights:
-        matcher = replace(training.matcher, class_wise_weights=moved.matcher.class_wise_weights)
-        training = replace(training, matcher=matcher)
-    if training.losses.reversible_classes == usual.losses.reversible_classes:
-        losses = replace(training.losses, reversible_classes=moved.losses.reversible_classes)
-        training = replace(training, losses=losses)
-    return training
 
 
 def num_iterations(training: TrainingConfig, samples: int) -> int:

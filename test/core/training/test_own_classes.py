@@ -116,6 +116,12 @@ def test_given_rules_of_single_classes_stay():
     moved, given = train.parse(words), train.parse([*words, "--training.losses.reversible_classes=[1,2]"])
     assert moved.training.losses.reversible_classes == (0,)
     assert given.training.losses.reversible_classes == (1, 2)
+    # A position that is also the preset's, in another list.
+    own = '["car","truck","bus","pedestrian","bicycle","robot.small"]'
+    words[-1] = f"--preset.class_names={own}"
+    assert train.parse(words).training.losses.reversible_classes == ()
+    given = train.parse([*words, "--training.losses.reversible_classes=[5]"])
+    assert given.training.losses.reversible_classes == (5,) == training_config("demo").losses.reversible_classes
     assert moved.preset.class_names == CLASSES and preset("demo").class_names == CLASS_NAMES
 
 
