@@ -11,6 +11,7 @@ import os
 import pathlib
 import pickle
 import zipfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any, get_args, get_type_hints
 
@@ -135,11 +136,22 @@ def _numpy_scalars_allowed() -> contextlib.AbstractContextManager:
     """Numbers that training programs noted as NumPy scalars are data, not code; torch refuses them by default."""
     if not hasattr(torch.serialization, "safe_globals"):  # torch before 2.5
         return contextlib.nullcontext()
-    scalar = type(np.float64(0)).__reduce__(np.float64(0))[0]
     kinds = [type(np.dtype(code)) for code in "?bBhHiIlLqQefd"]
-    return torch.serialization.safe_globals(
-        [np.dtype, *kinds, *((scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core"))]
-    )
+    return torch.serialization.safe_globals([np.dtype, *kinds, _scalar_function("core"), _scalar_function("_core")])
+
+
+def _scalar_function(package: str) -> Callable:
+    """NumPy's function that makes a scalar, under the name that files have: of NumPy 1 ("core") or 2 ("_core").
+
+    A function of ours, because torch 2.5 takes no name beside a function: it reads the function's own.
+    """
+    make = np.float64(0).__reduce__()[0]
+
+    def scalar(*arguments: Any) -> np.generic:
+        return make(*arguments)
+
+    scalar.__module__, scalar.__qualname__ = f"numpy.{package}.multiarray", "scalar"
+    return scalar
 
 
 def _plain_name(key: str) -> str:

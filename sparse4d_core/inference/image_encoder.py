@@ -18,13 +18,19 @@ def fast_precision(device: str | torch.device) -> Literal["float32", "bfloat16"]
     """The faster one of a CPU: bfloat16 where it has instructions for it, which others imitate. GPUs: float32."""
     if torch.device(device).type != "cpu":
         return "float32"
-    features = torch.cpu.get_capabilities()  # such as avx512_bf16, amx_bf16
-    return "bfloat16" if any(has is True and "bf16" in name for name, has in features.items()) else "float32"
+    return "bfloat16" if _processor_has("bf16") else "float32"
 
 
 def multiplies_integers() -> bool:
     """Whether this processor has instructions for sums of 8-bit products (x86's VNNI), as int8 needs to be fast."""
-    return any(has is True and "vnni" in name for name, has in torch.cpu.get_capabilities().items())
+    return _processor_has("vnni")
+
+
+def _processor_has(part: str) -> bool:
+    """Whether a feature of this processor, such as avx512_bf16, has this in its name; False where torch is too old to
+    tell."""
+    features = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(has is True and part in name for name, has in features.items())
 
 
 class ImageEncoder(nn.Module):

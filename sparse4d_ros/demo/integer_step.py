@@ -47,7 +47,7 @@ def what_is_missing() -> str | None:
         return f"{', '.join(absent)}: not installed (pip install --requirement requirements/export.txt)"
     from sparse4d_core.inference.image_encoder import multiplies_integers  # torch, which the demo itself does not need
 
-    return None if multiplies_integers() else "this processor has no instructions for them (VNNI)"
+    return None if multiplies_integers() else "this processor has no instructions for them (VNNI) that torch tells of"
 
 
 def _digest() -> str:

@@ -186,6 +186,20 @@ def test_numpy_numbers_among_the_notes_are_fine(demo, tmp_path):
     assert read_checkpoint(tmp_path / "a.pt").meta == {"best": 0.5, "step": 3}
 
 
+def test_numpy_numbers_where_torch_takes_no_names_beside_functions(demo, tmp_path, monkeypatch):
+    """As torch 2.5 does, which reads each function's own name; and of both NumPy 1 and 2."""
+    given, allow = [], torch.serialization.safe_globals
+
+    def safe_globals(functions):
+        given.extend(f"{function.__module__}.{function.__name__}" for function in functions)
+        return allow(functions)
+
+    monkeypatch.setattr(torch.serialization, "safe_globals", safe_globals)
+    torch.save({"state_dict": demo.state_dict(), "meta": {"best": np.float64(0.5)}}, tmp_path / "a.pt")
+    assert read_checkpoint(tmp_path / "a.pt").meta == {"best": 0.5}
+    assert {"numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"} <= set(given)
+
+
 @pytest.mark.parametrize("keep", [0.0, 0.01, 0.5, 0.999])
 def test_half_a_file(demo, demo_file, keep):
     content = demo_file.read_bytes()

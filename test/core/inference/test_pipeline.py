@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sparse4d_core.config import PRESETS
-from sparse4d_core.inference.image_encoder import fast_precision
+from sparse4d_core.inference.image_encoder import fast_precision, multiplies_integers
 from sparse4d_core.inference.pipeline import NonFiniteOutputError, Pipeline
 from sparse4d_core.inference.tracking import track, worth_showing
 from sparse4d_core.preprocess import preprocess
@@ -154,6 +154,13 @@ def test_nan_is_an_error_and_the_old_state_stays_good(untrained):
 def test_auto_takes_bfloat16_where_the_processor_computes_in_it(features, device, expected, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
     assert fast_precision(device) == expected
+
+
+def test_where_torch_does_not_tell_what_the_processor_has_nothing_is_taken_for_granted(monkeypatch):
+    """As torch 2.9."""
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert fast_precision("cpu") == "float32"
+    assert not multiplies_integers()
 
 
 def test_what_auto_took_is_told(untrained, monkeypatch):
