@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 
+from ..atomic_write import write_json
 from ..file_digest import file_sha256
 
 CHUNK = 1 << 20  # bytes
@@ -114,7 +115,7 @@ def _append(url: str, part: pathlib.Path, size: int | None) -> int | None:
         raise IntegrityError(f"{url}: expected {size} bytes, but the server offers {answer.total}")
     if answer.body is None:
         return total
-    _notes(part).write_text(json.dumps({"validator": answer.validator}))
+    write_json(_notes(part), {"validator": answer.validator})
     with answer.body, part.open("r+b" if part.exists() else "wb") as file, _bar(total, answer.start, part.stem) as bar:
         file.truncate(answer.start)
         file.seek(answer.start)
@@ -128,7 +129,7 @@ def _append(url: str, part: pathlib.Path, size: int | None) -> int | None:
 
 def _ask(url: str, part: pathlib.Path) -> _Answer:
     have = part.stat().st_size if part.exists() else 0
-    validator = json.loads(_notes(part).read_text())["validator"] if have and _notes(part).exists() else None
+    validator = _noted_validator(part) if have else None
     request = urllib.request.Request(url, headers={"User-Agent": "sparse4d_ros", "Accept-Encoding": "identity"})
     if validator is not None:  # without one, a changed file could be glued to the old beginning: start again
         request.add_header("Range", f"bytes={have}-")
@@ -165,6 +166,16 @@ def _range_total(content_range: str | None) -> int | None:
 
 def _notes(part: pathlib.Path) -> pathlib.Path:
     return part.with_name(part.name + ".json")
+
+
+def _noted_validator(part: pathlib.Path) -> str | None:
+    """The validator of the answer that `part` is of; None where it is not known, or the notes are damaged."""
+    try:
+        noted = json.loads(_notes(part).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    validator = noted.get("validator") if isinstance(noted, dict) else None
+    return validator if isinstance(validator, str) else None
 
 
 def _discard(part: pathlib.Path) -> None:

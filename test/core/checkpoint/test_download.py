@@ -132,6 +132,16 @@ def test_file_that_changed_meanwhile_is_not_glued_together(server, tmp_path):
     assert download(server.url + "/a.pth", tmp_path / "a.pth").path.read_bytes() == server.content
 
 
+@pytest.mark.parametrize("notes", [b"", bytes(27), b"[]", b"{}", b'{"validator": 1}', b"\xff"], ids=repr)
+def test_without_notes_that_can_be_read_the_download_starts_again(server, tmp_path, notes):
+    """As a power loss leaves them: whether what is there belongs to the server's file is not known."""
+    (tmp_path / "a.pth.part").write_bytes(b"the beginning of something")
+    (tmp_path / "a.pth.part.json").write_bytes(notes)
+    assert download(server.url + "/a.pth", tmp_path / "a.pth").path.read_bytes() == server.content
+    assert [request.get("Range") for request in server.requests] == [None]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
+
+
 @pytest.mark.parametrize("etag", ['"one"', None])
 def test_server_without_ranges_starts_again(server, tmp_path, etag):
     server.ranges, server.etag, server.cuts = False, etag, [100_000]
