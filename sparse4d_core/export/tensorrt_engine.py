@@ -26,6 +26,7 @@ from .exporter import node_command, proofs
 from .formats import MAX_CAMERAS
 from .interface import ANY_NUMBER
 from .manifest import FILES, Manifest, read_manifest, write_manifest
+from .proof import TOLERANCES
 
 FLAGS = {"float16": "FP16", "bfloat16": "BF16"}
 """Lower precisions that TensorRT may choose itself, and its builder's flags; only TensorRT 10 has them."""
@@ -131,7 +132,7 @@ def write_engine(pipeline: Pipeline, source: pathlib.Path, out: pathlib.Path, **
     check_weights_of(manifest, pipeline.model, "this model; name its checkpoint")
     trt = import_tensorrt()
     log.info("TensorRT %s on %s", trt.__version__, gpu_name())
-    lowest = ([manifest.precision, *options.get("allow", ())])[-1]
+    lowest = max((manifest.precision, *options.get("allow", ())), key=lambda precision: TOLERANCES[precision].boxes)
     with atomic_write(out) as folder:
         folder.mkdir()
         path = folder / FILES["tensorrt"]

@@ -185,6 +185,19 @@ def test_lower_precisions_are_asked_of_a_tensorrt_that_has_them(trt, onnx_folder
     assert (trt.network.flags, trt.config.flags, trt.config.cleared) == (0, {trt.BuilderFlag.FP16}, set())
 
 
+@pytest.mark.parametrize(
+    ("precision", "allow", "proved_as"),
+    [("int8", ["float16"], "int8"), ("float32", ["bfloat16", "float16"], "bfloat16"), ("float32", [], "float32")],
+    ids=str,
+)
+def test_an_engine_is_proved_as_the_roughest_of_its_precisions(
+    trt, pipeline, changed, tmp_path, monkeypatch, precision, allow, proved_as
+):
+    trt.BuilderFlag = enum.Enum("BuilderFlag", "TF32 FP16 BF16")
+    monkeypatch.setattr("sparse4d_core.export.tensorrt_engine.proofs", lambda *arguments: [])
+    assert write_engine(pipeline, changed(precision=precision), tmp_path / "engine", allow=allow).precision == proved_as
+
+
 def test_any_number_of_cameras_has_a_profile(trt, onnx_folder):
     build_engine(trt, onnx_folder / "step.onnx", replace(read_manifest(onnx_folder), cameras=ANY_NUMBER))
     assert trt.profile == {"images": ([1, 1, 3, 8, 8], [1, 6, 3, 8, 8], [1, 12, 3, 8, 8])}
