@@ -340,8 +340,12 @@ class Pipeline:
         return state, None
 
     def _advances(self, age: float | None) -> bool:
-        """Whether this frame changes the memory, or only looks at it because the stride is not over."""
-        return age is None or age >= (1 - JITTER) * self.temporal_stride
+        """Whether this frame changes the memory, or only looks at it because the stride is not over.
+
+        Time that went back is no early frame: with scene resets of the reference, which drop nothing, the memory would
+        stay as it is until the clock has passed its stamp again.
+        """
+        return age is None or age < 0 or age >= (1 - JITTER) * self.temporal_stride
 
 
 def as_trained(file: CheckpointFile | None, config: Sparse4DConfig) -> Sparse4DConfig:

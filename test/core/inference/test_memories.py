@@ -48,6 +48,21 @@ def taken_up(memories: str, stamps) -> list[float | None]:
     return taken
 
 
+@pytest.mark.parametrize("stride", [0.0, STRIDE])
+def test_one_memory_follows_a_clock_that_went_back_where_nothing_is_forgotten(stride):
+    """Scene resets of the reference: it waited for its own stamp, 95 s later, and nothing was a track until then."""
+    model = small_pipeline().model
+    model.scene_reset = "reference"
+    seconds = [100, 100.5, 3, 3.5, 4, 4.5, 5]
+    frames = [
+        replace(frame, stamp_ns=round(stamp * 1e9))
+        for frame, stamp in zip(drive(len(seconds), 1), seconds, strict=True)
+    ]
+    results = run(Pipeline(model, temporal_stride=stride), frames)
+    assert [result.state.seconds for result in results] == pytest.approx(seconds)
+    assert all(result.detections.ids.min() >= 0 for result in results)
+
+
 @pytest.mark.parametrize("rate", [2.0, 3.0, 5.0, 10.0, 12.0, 15.0, 20.0, 30.0])
 def test_two_memories_are_as_near_to_a_stride_apart_as_the_rate_allows(rate):
     stamps = [number / rate for number in range(round(6 * rate))]
