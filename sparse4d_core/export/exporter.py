@@ -23,7 +23,7 @@ from ..preprocess import preprocess
 from ..types import Frame
 from . import interface
 from .drive import drive
-from .formats import trace, write_aoti, write_onnx, write_pt2
+from .formats import MAX_CAMERAS, trace, write_aoti, write_onnx, write_pt2
 from .frames import write_camera_frames, write_network_frames
 from .manifest import FILES, Manifest, described, model_dict, weights_digest, write_manifest
 from .proof import TOLERANCES, prove
@@ -64,6 +64,11 @@ class ExportOptions:
         if self.overlap is not None and self.cameras != interface.ANY_NUMBER and self.overlap >= self.cameras:
             raise ValueError(
                 f"overlap: expected less than the {self.cameras} cameras, got {self.overlap}; leave it out"
+            )
+        if self.overlap is not None and self.cameras == interface.ANY_NUMBER and self.overlap >= MAX_CAMERAS:
+            raise ValueError(
+                f"overlap: expected less than {MAX_CAMERAS}, the most cameras of a graph for any number, got "
+                f"{self.overlap}; leave it out"
             )
         if self.precision == "int8" and self.format != "onnx":
             raise ValueError(f"precision: int8 is a form of onnx, got the format {self.format}")
@@ -115,7 +120,7 @@ def export_step(
 
 def write_example(folder: pathlib.Path, options: ExportOptions, config: Sparse4DConfig) -> None:
     """What runs the graph without this package, and frames for it: detect.py, or those of examples/cpp."""
-    frames = drive(config, options.cameras or 6, EXAMPLE_FRAMES)
+    frames = drive(config, options.cameras or max(6, options.overlap or 0), EXAMPLE_FRAMES)
     if options.format == "onnx":
         shutil.copyfile(EXAMPLE, folder / "detect.py")
         write_camera_frames(folder / "frames", frames)
@@ -137,7 +142,7 @@ def write_graph(
     dtype = getattr(torch, options.precision)
     operator = "node" if (options.format, options.operator) == ("onnx", "native") else options.operator
     step = RecurrentStep(pipeline.model, dtype, operator, options.images, options.overlap).eval()
-    program = trace(step, specs, options.cameras)
+    program = trace(step, specs, options.cameras, options.overlap or 1)
     if options.format == "onnx":
         write_onnx(program, path, [spec.name for spec in specs], [spec.name for spec in given])
     else:
@@ -167,8 +172,9 @@ def write_int8(
 
 
 def proofs(pipeline: Pipeline, artefact: Artefact, cameras: int) -> list[dict[str, object]]:
-    """A row for each number of cameras that the graph is tried with."""
-    counts = (6, FEW_CAMERAS) if cameras == interface.ANY_NUMBER else (cameras,)
+    """A row for each number of cameras that the graph is tried with: of any number one beyond the overlap, too."""
+    overlap = artefact.manifest.overlap or 0
+    counts = (max(6, overlap + 1), max(FEW_CAMERAS, overlap)) if cameras == interface.ANY_NUMBER else (cameras,)
     return [prove(pipeline, artefact, drive(pipeline.config, count)) for count in counts]
 
 

@@ -17,22 +17,26 @@ OPSET = 20
 MAX_CAMERAS = 12  # that a graph for any number is traced for
 
 
-def example_arguments(specs: Sequence[TensorSpec], cameras: int) -> list[Tensor]:
-    """Tensors of these shapes: ones, so that no division is by nothing."""
-    count = 2 if cameras == ANY_NUMBER else cameras
+def example_arguments(specs: Sequence[TensorSpec], cameras: int, fewest: int = 1) -> list[Tensor]:
+    """Tensors of these shapes: ones, so that no division is by nothing. Any number: one camera beyond the fewest."""
+    count = fewest + 1 if cameras == ANY_NUMBER else cameras
     return [
         torch.ones([count if isinstance(size, str) else size for size in spec.shape], dtype=getattr(torch, spec.dtype))
         for spec in specs
     ]
 
 
-def trace(step: RecurrentStep, specs: Sequence[TensorSpec], cameras: int) -> ExportedProgram:
-    """The step as a graph."""
+def trace(step: RecurrentStep, specs: Sequence[TensorSpec], cameras: int, fewest: int = 1) -> ExportedProgram:
+    """The step as a graph.
+
+    Args:
+        fewest: cameras that a graph for any number takes; with an overlap no fewer than that.
+    """
     dynamic = None
     if cameras == ANY_NUMBER:
-        count = Dim("cameras", min=1, max=MAX_CAMERAS)
+        count = Dim("cameras", min=fewest, max=MAX_CAMERAS)
         dynamic = tuple({1: count} if "cameras" in spec.shape else None for spec in specs)
-    arguments = tuple(example_arguments(specs, cameras))
+    arguments = tuple(example_arguments(specs, cameras, fewest))
     with torch.no_grad():
         return torch.export.export(step, arguments, dynamic_shapes=dynamic, strict=False)
 

@@ -80,7 +80,7 @@ def build_engine(
     if not tf32:
         config.clear_flag(trt.BuilderFlag.TF32)  # ten bits of mantissa are no float32
     if manifest.cameras == ANY_NUMBER:
-        config.add_optimization_profile(_cameras_profile(builder, network))
+        config.add_optimization_profile(_cameras_profile(builder, network, manifest.overlap or 1))
     known = timing_cache.read_bytes() if timing_cache is not None and timing_cache.is_file() else b""
     cache = config.create_timing_cache(known)
     config.set_timing_cache(cache, ignore_mismatch=False)
@@ -103,14 +103,15 @@ def _flag(trt: ModuleType, name: str) -> Any:
     return flag
 
 
-def _cameras_profile(builder: Any, network: Any) -> Any:
-    """From one camera to as many as the graph was traced for; kernels are chosen for the usual six."""
+def _cameras_profile(builder: Any, network: Any, fewest: int) -> Any:
+    """From the fewest cameras to as many as the graph was traced for; kernels are chosen for the usual six."""
     profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
         shape = list(tensor.shape)
         if -1 in shape:
-            sizes = [[count if size == -1 else size for size in shape] for count in (1, USUAL_CAMERAS, MAX_CAMERAS)]
+            counts = (fewest, max(fewest, USUAL_CAMERAS), MAX_CAMERAS)
+            sizes = [[count if size == -1 else size for size in shape] for count in counts]
             profile.set_shape(tensor.name, *sizes)
     return profile
 

@@ -54,11 +54,16 @@ def _writer(backend: str) -> str:
 
 
 def check_cameras(manifest: Manifest, count: int) -> None:
-    """Raises ArtefactError: the graph is made for another number of cameras."""
+    """Raises ArtefactError: the graph is made for another number of cameras, or for more of them."""
     if manifest.cameras not in (ANY_NUMBER, count):
         raise ArtefactError(
             f"artefact: made for {manifest.cameras} cameras, got {count}; export it with --cameras {count}, or with "
             "--cameras any (portable operator)"
+        )
+    if manifest.overlap is not None and count < manifest.overlap:
+        raise ArtefactError(
+            f"artefact: made with an overlap of {manifest.overlap}, which takes as many cameras, got {count}; export "
+            "it with a smaller --overlap, or without"
         )
 
 

@@ -24,7 +24,9 @@ from sparse4d_core.export.proof import ROUGHEST, TOLERANCES, Difference, ProofEr
 from sparse4d_core.export.step import RecurrentStep
 from sparse4d_core.export.tensorrt_limits import tensorrt_objections
 from sparse4d_core.inference.pipeline import Pipeline
-from sparse4d_core.inference.runtimes import run_by_onnxruntime
+from sparse4d_core.inference.runtimes import run_by_export, run_by_onnxruntime
+from sparse4d_core.network.state import TemporalState
+from sparse4d_core.preprocess import preprocess
 from sparse4d_core.types import Frame
 
 SHIFTED = 0.3
@@ -205,6 +207,10 @@ def test_the_command(onnx_folder, small_preset, tmp_path, capsys, monkeypatch):
         (["--format", "onnx", "--precision", "bfloat16"], "onnxruntime has no bfloat16 convolution"),
         (["--format", "onnx", "--overlap", "6"], "overlap: expected less than the 6 cameras, got 6"),
         (["--format", "aoti", "--overlap", "2"], "overlap: expected a number from 1 on, with the portable operator"),
+        (
+            ["--format", "onnx", "--cameras", "any", "--overlap", "12"],
+            "overlap: expected less than 12, the most cameras",
+        ),
         (["--format", "onnx", "--cameras", "-1"], "cameras: expected a number from 1 on"),
     ],
     ids=str,
@@ -233,6 +239,26 @@ def test_any_number_of_cameras(pipeline, tmp_path):
     artefact._run = run_by_onnxruntime(tmp_path / "any.onnx", "cpu")[0]
     for cameras in (3, 6):
         assert run_both(pipeline, artefact, drive(SMALL, cameras, 2), fed=True).within(TOLERANCES["float32"])
+
+
+def test_any_number_of_cameras_with_an_overlap(pipeline, tmp_path):
+    """Of as many cameras as may see a point, and of more; fewer are refused in words."""
+    options, path = ExportOptions("pt2", interface.ANY_NUMBER, overlap=3), tmp_path / "step.pt2"
+    inputs, outputs = interface.inputs(SMALL, options.cameras, "normalized"), interface.outputs(SMALL, options.overlap)
+    exporter.write_graph(pipeline, options, inputs, outputs, path, ())
+    artefact = InPyTorch(pipeline, overlap=3)
+    artefact.manifest.cameras, artefact._run = interface.ANY_NUMBER, run_by_export(path)
+    for cameras in (3, 6):
+        assert run_both(pipeline, artefact, drive(SMALL, cameras, 2), fed=True).within(TOLERANCES["float32"])
+    with pytest.raises(ValueError, match="made with an overlap of 3, which takes as many cameras, got 2"):
+        artefact.step(preprocess(drive(SMALL, 2, 1)[0], SMALL), TemporalState())
+
+
+@pytest.mark.parametrize(("overlap", "counts"), [(None, [6, 4]), (3, [6, 4]), (5, [6, 5]), (6, [7, 6])])
+def test_a_graph_for_any_number_is_proved_beyond_its_overlap(pipeline, monkeypatch, overlap, counts):
+    monkeypatch.setattr(exporter, "prove", lambda pipeline, artefact, frames: {"cameras": len(frames[0].images)})
+    rows = exporter.proofs(pipeline, InPyTorch(pipeline, overlap=overlap), interface.ANY_NUMBER)
+    assert [row["cameras"] for row in rows] == counts
 
 
 def test_what_is_published_is_compared():

@@ -202,6 +202,8 @@ def test_any_number_of_cameras_has_a_profile(trt, onnx_folder):
     build_engine(trt, onnx_folder / "step.onnx", replace(read_manifest(onnx_folder), cameras=ANY_NUMBER))
     assert trt.profile == {"images": ([1, 1, 3, 8, 8], [1, 6, 3, 8, 8], [1, 12, 3, 8, 8])}
     assert len(trt.config.profiles) == 1
+    build_engine(trt, onnx_folder / "step.onnx", replace(read_manifest(onnx_folder), cameras=ANY_NUMBER, overlap=3))
+    assert trt.profile == {"images": ([1, 3, 3, 8, 8], [1, 6, 3, 8, 8], [1, 12, 3, 8, 8])}
 
 
 def test_our_operator_is_loaded_before_the_graph(trt, onnx_folder, monkeypatch):
