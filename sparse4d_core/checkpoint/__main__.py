@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     get.add_argument("name", help="a preset or the name of a published file, see below")
-    get.add_argument("--out", type=pathlib.Path, help="folder (default: sparse4d_ros/checkpoints in the user's cache)")
+    get.add_argument("--out", type=pathlib.Path, help="folder (default: in $XDG_CACHE_HOME or ~/.cache)")
     get.add_argument("--sha256", help="insist on this digest instead of the known one")
     get.add_argument("--mirror", help="address of a folder with the same file names, instead of the public release")
     get.set_defaults(run=_fetch)

@@ -6,6 +6,7 @@ download writes the hash beside the file and every later call holds the file aga
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 from dataclasses import dataclass
@@ -83,14 +84,12 @@ def default_folder() -> pathlib.Path:
     """Where `fetch` puts files: `$XDG_CACHE_HOME/sparse4d_ros/checkpoints`, by default under `~/.cache`.
 
     Raises:
-        NoWeightsError: no home folder is known.
+        ValueError: neither is there: a user without an account, as containers have them.
     """
     try:
         cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    except RuntimeError as error:  # a user id without an account, and no HOME
-        raise NoWeightsError(
-            f"no folder for weights ({error}): set HOME or XDG_CACHE_HOME, or name the file or folder"
-        ) from error
+    except RuntimeError as error:
+        raise ValueError("this user has no home folder; name a folder with --out, or set XDG_CACHE_HOME") from error
     return pathlib.Path(cache) / "sparse4d_ros" / "checkpoints"
 
 
@@ -101,9 +100,11 @@ def find_weights(model: str) -> pathlib.Path:
         ValueError: unknown preset.
         NoWeightsError: there are none; the message has the command that gets them.
     """
-    published, candidates = preset(model).published.checkpoint, [SHIPPED / f"{model}.pt"]
-    if published and not candidates[0].is_file():  # shipped weights need no home folder
-        candidates.append(default_folder() / published)
+    published = preset(model).published.checkpoint
+    candidates = [SHIPPED / f"{model}.pt"]
+    if published:
+        with contextlib.suppress(ValueError):  # no home folder: nothing was fetched to it
+            candidates.append(default_folder() / published)
     found = next((path for path in candidates if path.is_file()), None)
     if found is not None:
         return found
@@ -159,7 +160,7 @@ def fetch(
         what lies there now, and in words what it was checked against.
 
     Raises:
-        ValueError: unknown name.
+        ValueError: unknown name, or no folder given and no home folder.
         DownloadError, IntegrityError: see `download`.
     """
     file = public_file(name)

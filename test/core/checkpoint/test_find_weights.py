@@ -5,9 +5,11 @@ from __future__ import annotations
 import pathlib
 
 import pytest
+import torch
 
 from sparse4d_core.checkpoint import __main__ as command
 from sparse4d_core.checkpoint import published
+from sparse4d_core.checkpoint.__main__ import main
 from sparse4d_core.checkpoint.published import NoWeightsError, default_folder, find_weights
 from sparse4d_core.config import preset
 from sparse4d_core.inference.pipeline import Pipeline
@@ -49,6 +51,22 @@ def test_random_weights_only_when_allowed(caplog):
     assert "UNTRAINED" in caplog.text
     with pytest.raises(NoWeightsError):
         Pipeline.from_preset("demo")
+
+
+def test_a_user_without_a_home_folder(monkeypatch, tmp_path, capsys):
+    """As in a container that runs under a number of its own."""
+
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(pathlib.Path, "home", home)
+    with pytest.raises(NoWeightsError, match="model v3_r50: no trained weights in .*shipped"):
+        find_weights("v3_r50")
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "a.pt")
+    assert main(["info", str(tmp_path / "a.pt")]) == 0
+    assert main(["fetch", "v3_r50"]) == 2
+    assert "this user has no home folder; name a folder with --out, or set XDG_CACHE_HOME" in capsys.readouterr().err
 
 
 def test_an_unknown_preset_lists_the_known_ones():
