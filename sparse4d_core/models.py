@@ -34,6 +34,8 @@ examples:
   python -m sparse4d_core.models --json > models.json
 """
 
+V1_CAMERAS = 6  # that the attention weights of v1 are made for
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -66,6 +68,11 @@ def cost(config: Sparse4DConfig, num_cameras: int = 6) -> Cost:
         with FlopCounterMode(display=False) as decoder:
             model.decode_features(features, inputs, state)
     return Cost(num_parameters(model), encoder.get_total_flops(), decoder.get_total_flops())
+
+
+def takes(config: Sparse4DConfig, num_cameras: int) -> bool:
+    """Whether its weights fit a rig of so many cameras: with camera embedding (v2, v3) any number."""
+    return config.aggregation.camera_embed or num_cameras == V1_CAMERAS
 
 
 def table(configs: Sequence[Sparse4DConfig], costs: Sequence[Cost]) -> str:
@@ -155,10 +162,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cameras", type=int, default=6, metavar="N", help="cameras of the rig (default 6)")
     parser.add_argument("--json", action="store_true", help="configuration, cost and published figures as JSON")
     options = parser.parse_args(arguments)
+    if options.cameras < 1:
+        parser.error(f"--cameras: expected a number from 1 on, got {options.cameras}")
     try:
-        configs = [preset(name) for name in options.preset] or list(PRESETS.values())
+        configs = [preset(name) for name in options.preset]
     except ValueError as error:
         parser.error(str(error))
+    fixed = [config.name for config in configs or PRESETS.values() if not takes(config, options.cameras)]
+    if configs and fixed:
+        parser.error(f"--cameras: the weights of {', '.join(fixed)} are made for {V1_CAMERAS}, got {options.cameras}")
+    configs = configs or [config for config in PRESETS.values() if config.name not in fixed]
     progress = tqdm(configs, desc="counting", leave=False, disable=None)
     costs = [cost(config, options.cameras) for config in progress]
     if options.json:
@@ -168,6 +181,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n\n".join(details(c, s) for c, s in zip(configs, costs, strict=True)))
     else:
         print(table(configs, costs))
+        if fixed:
+            print(f"made for {V1_CAMERAS} cameras and left out: {', '.join(fixed)}")
     return OK
 
 

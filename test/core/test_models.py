@@ -442,6 +442,28 @@ def test_table_lists_every_preset():
         assert expected in row
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["v1_r101_t1", "--cameras", "4"], "--cameras: the weights of v1_r101_t1 are made for 6, got 4"),
+        (["demo", "--cameras", "0"], "--cameras: expected a number from 1 on, got 0"),
+    ],
+    ids=str,
+)
+def test_numbers_of_cameras_that_a_preset_cannot_have(capsys, arguments, message):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_table_for_other_rigs_leaves_out_what_does_not_take_them(capsys, monkeypatch):
+    monkeypatch.setattr("sparse4d_core.models.PRESETS", {name: preset(name) for name in ("v1_r101_t1", "demo")})
+    assert main(["--cameras", "4"]) == 0
+    header, row, *_, note = capsys.readouterr().out.splitlines()
+    assert row.startswith("demo") and note == "made for 6 cameras and left out: v1_r101_t1"
+
+
 def test_unknown_name_lists_the_known_ones(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["v4"])
