@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 import platform
+from typing import Any
 
 import torch
 
@@ -90,7 +90,7 @@ def check_weights_of(manifest: Manifest, model: Sparse4D, whose: str) -> None:
 
 
 def check_model(manifest: Manifest, config: Sparse4DConfig, scene_reset: str) -> None:
-    """Whether it is a step of this model; classes are its own, as those of a checkpoint are.
+    """Whether it is a step of this model; what a checkpoint brings is its own, see `pipeline.as_trained`.
 
     Raises:
         ArtefactError: another preset, another shape of it, or other settings; the message names the first difference.
@@ -102,13 +102,22 @@ def check_model(manifest: Manifest, config: Sparse4DConfig, scene_reset: str) ->
             f"artefact: exported with scene_reset {manifest.scene_reset}, asked for {scene_reset}; set scene_reset to "
             f"{manifest.scene_reset}, or export it with --scene-reset {scene_reset}"
         )
-    ours = model_dict(config)
-    for field in dataclasses.fields(config):
-        there, here = manifest.config.get(field.name), ours[field.name]
-        if field.name not in ("class_names", "published", "assumptions", "min_separation") and there != here:
+    theirs = _of_the_preset(manifest.config)
+    for name, here in _of_the_preset(model_dict(config)).items():
+        if (there := theirs.get(name)) != here:
             raise ArtefactError(
-                f"artefact: {field.name} of its {config.name} is {there}, here it is {here}; export the model again"
+                f"artefact: {name} of its {config.name} is {there}, here it is {here}; export the model again"
             )
+
+
+def _of_the_preset(values: dict[str, Any]) -> dict[str, Any]:
+    """Of a configuration as JSON, without what a checkpoint brings and what is no part of the graph."""
+    brought = ("class_names", "vertical_velocity")
+    outside = ("published", "assumptions", "min_separation")
+    kept = {name: value for name, value in values.items() if name not in (*brought, *outside)}
+    if kept.get("temporal") is not None:
+        kept["temporal"] = {name: value for name, value in kept["temporal"].items() if name != "rate_invariant"}
+    return kept
 
 
 def bound_to(format: str, operator: str) -> dict[str, str]:

@@ -13,9 +13,9 @@ from exported_steps import SMALL
 
 from sparse4d_core.checkpoint.weights import save_checkpoint
 from sparse4d_core.export.drive import drive
-from sparse4d_core.export.manifest import read_manifest
+from sparse4d_core.export.manifest import model_dict, read_manifest
 from sparse4d_core.inference.artefact import Artefact
-from sparse4d_core.inference.artefact_checks import check_machine
+from sparse4d_core.inference.artefact_checks import check_machine, check_model
 from sparse4d_core.inference.pipeline import Pipeline
 from sparse4d_core.inference.runtimes import chosen_providers, run_by_onnxruntime
 from sparse4d_core.network.sparse4d import Sparse4D
@@ -104,6 +104,20 @@ def test_a_preset_that_changed(onnx_folder, changed):
     folder = changed(config=config | {"image": config["image"] | {"input_wh": [64, 32]}})
     with pytest.raises(ValueError, match=r"image of its demo is .*\[64, 32\].*, here it is .*\[88, 32\]"):
         load(folder)
+
+
+def test_what_a_checkpoint_brings_is_the_artefacts_own(changed):
+    """Weights trained otherwise than the preset's, such as the demo's of revision 187d54c."""
+    temporal = replace(SMALL.temporal, rate_invariant=not SMALL.temporal.rate_invariant)
+    config = replace(SMALL, vertical_velocity=not SMALL.vertical_velocity, temporal=temporal)
+    assert load(changed(config=model_dict(config))).config == config
+
+
+def test_another_memory_is_not(onnx_folder):
+    config = replace(SMALL, temporal=replace(SMALL.temporal, num_instances=8))
+    manifest = replace(read_manifest(onnx_folder), config=model_dict(config))
+    with pytest.raises(ValueError, match="temporal of its demo is .*'num_instances': 8.*; export the model again"):
+        check_model(manifest, SMALL, "clean")
 
 
 def test_another_image_size(onnx_folder):
