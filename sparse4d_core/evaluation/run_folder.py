@@ -25,7 +25,8 @@ from ..network.aggregation import CameraFeatures
 from ..network.state import CachedInstances, PastFrame, TemporalState
 from .results import MODALITY, ResultsWriter
 
-_STATE = [TemporalState, CachedInstances, PastFrame, CameraFeatures]  # all that a state file may contain, and tensors
+# All that a state file may contain beside tensors.
+torch.serialization.add_safe_globals([TemporalState, CachedInstances, PastFrame, CameraFeatures])
 
 
 class RunFolderError(ValueError):
@@ -178,8 +179,7 @@ def state_of(content: bytes) -> TemporalState | None:
     Raises:
         RuntimeError, EOFError, pickle.UnpicklingError: it is damaged, or contains something else.
     """
-    with torch.serialization.safe_globals(_STATE):
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
