@@ -239,6 +239,11 @@ class DatasetExporter:
         for stamp_ns, (sample, _) in tokens.items():
             array = self._truth.annotations[stamp_ns]
             extras = self._truth.samples.get(stamp_ns, {}).get("annotations", [{}] * len(array.detections))
+            if len(extras) != len(array.detections):
+                raise BagError(
+                    f"annotations: {len(array.detections)} boxes at {stamp_ns}, of which the bag's sample notes "
+                    f"{len(extras)}; give changed annotations a topic of their own, and name it with --annotations"
+                )
             T = self._truth.buffer.lookup(self._rig.frames.global_frame, array.header.frame_id, stamp_ns).matrix
             for number, (detection, extra) in enumerate(zip(array.detections, extras, strict=True)):
                 category = category_of(detection)

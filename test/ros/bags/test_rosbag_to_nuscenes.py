@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 from collections import defaultdict
 from pathlib import Path
@@ -204,6 +205,17 @@ def test_annotations_of_another_topic_take_nothing_from_the_original_ones(tiny_d
         for folder in (tiny_dataset, out)
     )
     assert new and not old.keys() & new.keys() and {record["num_lidar_pts"] for record in new.values()} == {1}
+
+
+def test_original_annotations_that_were_changed(tiny_bag, tmp_path, capsys):
+    """What the sample notes of each box is then of nobody knows which."""
+    with create_bag(tmp_path / "bag") as writer:
+        for topic, log_ns, message in read_messages(tiny_bag):
+            if topic == "/nuscenes/annotations":
+                message.detections = message.detections[1:]
+            writer.write(topic, log_ns, message)
+    assert main([str(tmp_path / "bag"), "--out", str(tmp_path / "world")]) == 2
+    assert re.search(r"annotations: \d+ boxes at \d+, of which the bag's sample notes", capsys.readouterr().err)
 
 
 def test_stamps_that_come_again(tiny_bag, tmp_path, capsys):
