@@ -366,13 +366,14 @@ def test_a_camera_with_a_wrong_clock_is_named_and_the_others_go_on(start, peer):
     statuses.clear()
 
     def is_told() -> bool:
-        """Of a set that was formed since: one from before lacks the camera for its stamps alone, "clock"."""
+        """Of a set that was formed since: one from before lacks the camera for its stamps alone, "clock". On a machine
+        that is busy enough another camera may be late, and as suspect, for a while."""
         missing = set_status_from_message(statuses[-1]).missing if statuses else {}
-        return "cam_back" in missing and missing["cam_back"].reason == "quarantined"
+        return missing.keys() == {"cam_back"} and missing["cam_back"].reason == "quarantined"
 
     assert publish_until(lambda: len(tracks["mask"]) >= 2 and is_told(), cam_back=hour), "the others go on"
     seen = set_status_from_message(statuses[-1])
-    assert seen.missing.keys() == {"cam_back"} and seen.ages_ns.keys() == {*CAMERAS} - {"cam_back"}
+    assert seen.ages_ns.keys() == {*CAMERAS} - {"cam_back"}
     assert seen.missing["cam_back"].offset_ns == pytest.approx(hour, abs=10 * 10**9)
     tracks["skip"].clear()
     assert publish_until(lambda: "cam_back: its clock agrees again" in nodes["skip"].log and tracks["skip"])
