@@ -68,7 +68,7 @@ def test_a_soak_hands_on_what_was_written(monkeypatch, tmp_path):
     given = []
     passed = SimpleNamespace(problems=[])
     monkeypatch.setattr(soak, "soak", lambda kind, seconds, folder, parameters: given.append(parameters) or passed)
-    monkeypatch.setattr(soak, "write", lambda runs, folder: None)
+    monkeypatch.setattr(soak, "write", lambda runs, unfinished, folder: None)
     monkeypatch.setattr(soak, "sentence", lambda run: "")
     options = ["--parameter", "decode_threads:=2", "--parameter", "checkpoint:='a: b'"]
     assert soak.main([*options, "--images", "raw", "--out", str(tmp_path)]) == 0

@@ -23,7 +23,7 @@ def test_on_a_gpu_node_and_replay_run_the_captured_step(tmp_path):
     network = prepare_network(options, programs)
     assert programs.arguments == []  # nothing is exported
     node = node_arguments(options, network)
-    for parameter in ("device:=cuda:1", "precision:=float16", "compile:=true"):
+    for parameter in ('device:="cuda:1"', 'precision:="float16"', "compile:=true"):
         assert node[node.index(parameter) - 1] == "-p"
     replay_sets(options, tmp_path / "bag", network, programs)
     parameters = parameters_of(parse_replay(programs.arguments[0]))
