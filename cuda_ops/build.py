@@ -70,15 +70,15 @@ def build(progress: Progress | None = None, retry: bool = True) -> Library:
     except BuildError as reason:
         cuda = None
         say(f"without CUDA kernels: {reason}")
-    if broken_library() is None:
-        with contextlib.suppress(LookupError):
-            return _built(cuda, retry)
+    with contextlib.suppress(LookupError):
+        library = _built(cuda, retry)
+        if broken_library() is None:
+            return library
     root = writable_root()
     try:
         with _sole_builder(root, say):
-            _remove_broken(say)
             with contextlib.suppress(LookupError):
-                return _built(cuda, retry)
+                return _whole(cuda, retry, say)
             return _build(root, cuda, say)
     except OSError as error:
         raise BuildError(f"{root}: {error}") from error
@@ -86,12 +86,15 @@ def build(progress: Progress | None = None, retry: bool = True) -> Library:
 
 def missing(device: str) -> bool:
     """Whether there are no kernels that load for tensors on this device, which is there. Nothing is built."""
-    wanted, library = torch.device(device), None if broken_library() else find_library()
-    if wanted.type != "cuda":
-        return wanted.type == "cpu" and library is None
-    if (wanted.index or 0) >= torch.cuda.device_count():
+    wanted, library = torch.device(device), find_library()
+    if wanted.type == "cuda":
+        if (wanted.index or 0) >= torch.cuda.device_count():
+            return False
+        if library is None or not library.runs_on(torch.cuda.get_device_capability(wanted)):
+            return True  # not loaded: a process keeps the first library that it loads
+    elif wanted.type != "cpu":
         return False
-    return library is None or not library.runs_on(torch.cuda.get_device_capability(wanted))
+    return library is None or broken_library() is not None
 
 
 def prepare(device: str = "cpu", progress: Progress | None = None) -> bool:
@@ -106,13 +109,20 @@ def prepare(device: str = "cpu", progress: Progress | None = None) -> bool:
     return kernels_loaded(device)
 
 
-def _remove_broken(say: Progress) -> None:
-    """We are the only builder now, and look again: another may have put a whole one in its place."""
-    forget_library()
-    while (broken := broken_library()) is not None:
+def _whole(cuda: CudaCompiler | None, retry: bool, say: Progress) -> Library:
+    """The library that a build would give, which loads; those that do not are removed. We are the only builder now.
+
+    Raises:
+        LookupError: there is none. Nothing was loaded then: a process keeps the first library that it loads.
+    """
+    while True:
+        library = _built(cuda, retry)
+        forget_library()  # another builder may have put a whole one in its place
+        broken = broken_library()
+        if broken is None:
+            return library
         say(f"{broken.path} does not load; it is built anew")
         broken.path.unlink()
-        forget_library()
 
 
 def _built(cuda: CudaCompiler | None, retry: bool) -> Library:
@@ -135,6 +145,7 @@ def _built(cuda: CudaCompiler | None, retry: bool) -> Library:
 
 def _build(root: pathlib.Path, cuda: CudaCompiler | None, say: Progress) -> Library:
     cxx = toolchain.find_cxx()
+    _max_jobs()  # or a wrong number would count as a failure of the CUDA part, which is not tried again
     for left in root.glob(f"{library_key()}.building-*"):  # by a build that was killed: we are the only one now
         shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=root, prefix=f"{library_key()}.building-") as name:

@@ -169,10 +169,13 @@ def has_cuda_kernels() -> bool:
     return torch._C._dispatch_has_kernel_for_dispatch_key("sparse4d::deformable_aggregation", "CUDA")
 
 
+_loaded: list[Library] = []  # by this process, which keeps the first: operators cannot be registered twice
+
+
 @functools.cache
 def _load() -> Library | None:
-    if hasattr(torch.ops.sparse4d, "deformable_aggregation"):  # by another program, or before a build
-        return Library(None)
+    if hasattr(torch.ops.sparse4d, "deformable_aggregation"):  # before, or by another program
+        return _loaded[0] if _loaded else Library(None)
     library = find_library()
     if library is None:
         _log.warning("deformable aggregation: no kernels are built for torch %s%s, using the slow PyTorch path; "
@@ -184,6 +187,7 @@ def _load() -> Library | None:
         _log.warning("deformable aggregation: %s does not load (%s), using the slow PyTorch path; run: %s",
                       library.path, error.__cause__ or error, BUILD_COMMAND)  # fmt: skip
         return None
+    _loaded.append(library)
     return library
 
 

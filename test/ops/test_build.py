@@ -265,6 +265,16 @@ def test_a_number_of_jobs_that_is_none(machine, given):
         machine.build()
 
 
+def test_a_number_of_jobs_that_is_none_is_no_failure_of_the_cuda_part(machine):
+    machine.build()
+    machine.nvcc()
+    machine.monkeypatch.setenv("MAX_JOBS", "0")
+    with pytest.raises(BuildError, match="MAX_JOBS"):
+        machine.build()
+    machine.monkeypatch.delenv("MAX_JOBS")
+    assert machine.build(retry=False).architectures
+
+
 def test_without_a_home_folder_the_package_has_the_library(monkeypatch):
     def nobody():
         raise RuntimeError("Could not determine home directory.")
@@ -429,6 +439,51 @@ def test_the_command_mends_a_library_that_does_not_load(tmp_path):
     ):
         done = subprocess.run([sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0 and expected in done.stdout.splitlines(), done.stdout + done.stderr
+
+
+# A process with one GPU of compute capability 9.0 that is none; a build gives another copy of the library.
+ONE_GPU = """
+import pathlib, shutil, sys, torch
+from cuda_ops import build, library, toolchain
+root, present = map(pathlib.Path, sys.argv[1:3])
+build.build_roots = library.build_roots = toolchain.build_roots = lambda: [root]
+torch.version.cuda, torch.cuda.is_available, torch.cuda.device_count = "13.0", lambda: True, lambda: 1
+torch.cuda.get_device_capability = lambda *_: (9, 0)
+library.has_cuda_kernels = lambda: "cuda" in loaded[0]
+loaded, load = [], torch.ops.load_library
+torch.ops.load_library = lambda path: (loaded.append(pathlib.Path(path).parent.name), load(path))
+
+def no_nvcc():
+    raise toolchain.BuildError("no nvcc")
+
+def built(root, cuda, say):
+    target = library.library_folder(root, cuda.architectures) / present.name
+    target.parent.mkdir()
+    shutil.copy(present, target)
+    return library.Library(target, cuda.architectures)
+
+if sys.argv[3] == "nvcc":
+    toolchain.cuda_compiler = lambda: toolchain.CudaCompiler("nvcc", root, ("90",))
+    build._build = built
+else:
+    toolchain.cuda_compiler = no_nvcc
+print(build.prepare("cuda:0"), *(name.removeprefix(library.library_key()) for name in loaded))
+"""
+
+
+@pytest.mark.parametrize(
+    "present, compiler, expected",
+    [("cpu", "nvcc", "True -cuda90"), ("cuda80", "nvcc", "True -cuda90"), ("cuda86", "none", "False -cuda86")],
+)
+def test_a_library_that_does_not_serve_the_gpu_is_not_in_the_way(tmp_path, present, compiler, expected):
+    """What a process has loaded it keeps: so not the one that is to be replaced, and none is taken for another."""
+    whole = library.find_library().path
+    there = tmp_path / f"{library.library_key()}-{present}" / whole.name
+    there.parent.mkdir()
+    shutil.copy(whole, there)
+    command = [sys.executable, "-c", ONE_GPU, str(tmp_path), str(there), compiler]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == expected, done.stderr
 
 
 @pytest.mark.slow
