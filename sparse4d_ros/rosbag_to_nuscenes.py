@@ -26,9 +26,9 @@ from .bags.dataset_exporter import DatasetExporter
 from .bags.nuscenes_messages import ANNOTATION_TOPIC
 from .bags.truth import read_truth
 from .perception.rig import Rig, load_rig
-from .perception.synchronizer import MissingCameraPolicy
+from .perception.synchronizer import Synchronizer
 from .perception.transforms import TransformError
-from .units import nanoseconds
+from .units import NANOSECONDS, nanoseconds
 
 
 def write_dataset(
@@ -36,18 +36,17 @@ def write_dataset(
     rig: Rig,
     out: Path,
     version: str,
+    synchronizer: Synchronizer,
     topic: str = ANNOTATION_TOPIC,
-    slop: float = 0.06,
     max_gap: float = 2.0,
-    missing: MissingCameraPolicy = "skip",
 ) -> DatasetExporter:
     """Writes the dataset; its folder appears when it is complete. Returns the exporter with its counts.
 
     Args:
+        synchronizer: new. One that masks keeps sets that lack cameras, to be scored: trained on is what has an image
+            of each.
         topic: of the annotations.
-        slop: seconds between the images of a set.
         max_gap: seconds of silence that end a scene.
-        missing: `mask` keeps sets that lack cameras, to be scored: trained on is what has an image of each.
 
     Raises:
         BagError: nothing to write, or `out` exists.
@@ -64,7 +63,7 @@ def write_dataset(
         if not truth.annotations:
             raise BagError(f"bag: {bag} has no annotations on {topic}; name their topic with --annotations")
         exporter = DatasetExporter(scratch / out.name, rig, truth, Path(bag).name)
-        exporter.export(bag, nanoseconds(slop), nanoseconds(max_gap), missing)
+        exporter.export(bag, synchronizer, nanoseconds(max_gap))
         exporter.write_tables(version)
         (scratch / out.name).replace(out)
     finally:
@@ -102,14 +101,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated: no dataset was written"))  # unwinds, so cleans up
     try:
+        rig, slop_ns = load_rig(options.rig), nanoseconds(options.slop)
+        synchronizer = Synchronizer(rig.names, slop_ns, timeout_ns=max(slop_ns, NANOSECONDS // 4))
         exporter = write_dataset(
-            options.bag,
-            load_rig(options.rig),
-            options.out,
-            options.version,
-            options.annotations,
-            options.slop,
-            options.max_gap,
+            options.bag, rig, options.out, options.version, synchronizer, options.annotations, options.max_gap
         )
     except (ValueError, TransformError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

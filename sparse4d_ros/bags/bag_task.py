@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from sparse4d_core.atomic_write import write_bytes, write_json
-from sparse4d_core.data.nuscenes.tables import DatasetError
 from sparse4d_core.inference.pipeline import Pipeline
 from sparse4d_core.inference.process_settings import keep_freed_memory
 
-from ..assembly import load_pipeline
+from ..assembly import load_pipeline, make_synchronizer
 from ..parameters import NodeParameters
-from ..perception.image_decoding import ConversionError
 from ..perception.rig import load_rig
 from ..perception.transforms import TransformError
 from ..replay import Replay
@@ -111,7 +109,7 @@ class BagRunner:
         if truth.annotations:
             try:
                 result = self._score(bag, records, truth)
-            except (BagError, ConversionError, TransformError, DatasetError) as error:
+            except (ValueError, TransformError) as error:
                 measured[NOT_SCORED] = str(error)
             else:
                 measured |= result.measured
@@ -119,14 +117,13 @@ class BagRunner:
         return BagResult(measured, files)
 
     def _score(self, bag: Path, records: list[SetRecord], truth: Truth) -> BagResult:
-        """Scores against the sets that the replay makes of the bag: by its slop, with its masked cameras."""
+        """Scores against the sets that the replay makes of the bag: by its synchronizer, with its masked cameras."""
         from .bag_score import VERSION, score  # the devkit, which a bag without annotations does not need
 
-        parameters = self._task.parameters
+        synchronizer = make_synchronizer(self._task.parameters, self._rig)
         with tempfile.TemporaryDirectory(prefix="bag-truth-") as scratch:
             dataset, scores = Path(scratch) / "truth", Path(scratch) / "scores"
-            slop, missing = parameters.sync_slop, parameters.missing_camera
-            write_dataset(bag, self._rig, dataset, VERSION, self._task.annotations, slop, missing=missing)
+            write_dataset(bag, self._rig, dataset, VERSION, synchronizer, self._task.annotations)
             measured = score(records, truth, self._rig, dataset, scores)
             made = sorted(path for path in scores.rglob("*") if path.is_file())
             return BagResult(measured, {f"scores/{path.relative_to(scores)}": path.read_bytes() for path in made})

@@ -20,9 +20,9 @@ from sparse4d_core.data.nuscenes.tables import Record
 from ..perception.camera_model import camera_model
 from ..perception.image_decoding import JPEG_START, ConversionError, check_complete, decode_image
 from ..perception.rig import Rig
-from ..perception.synchronizer import MissingCameraPolicy, SyncedSet, Synchronizer
+from ..perception.synchronizer import SyncedSet, Synchronizer
 from ..perception.transforms import ExtrapolationFailed, TransformError
-from ..units import MICROSECOND, NANOSECONDS
+from ..units import MICROSECOND
 from .annotation_records import annotation_record, category_of, is_token, pose_of, problem_of
 from .bag_io import BagError
 from .nuscenes_messages import LIDAR
@@ -51,11 +51,11 @@ class DatasetExporter:
         self.samples = self.boxes = 0
         self.skipped: Counter[str] = Counter()  # cause -> images, sets or boxes that were left out
 
-    def export(self, bag: str | Path, slop_ns: int, max_gap_ns: int, missing: MissingCameraPolicy = "skip") -> None:
+    def export(self, bag: str | Path, synchronizer: Synchronizer, max_gap_ns: int) -> None:
         """Reads the images of the bag, split into scenes where nothing comes for longer than `max_gap_ns`.
 
         Args:
-            slop_ns, missing: of the synchronizer. What is masked is no record in the tables.
+            synchronizer: new, of the rig's cameras. What it masks is no record in the tables.
 
         Raises:
             BagError: stamps come twice.
@@ -63,7 +63,7 @@ class DatasetExporter:
         incoming = self._out / ".incoming"
         incoming.mkdir(parents=True)
         seen: set[int] = set()
-        for synced in tqdm(self._synchronized(bag, incoming, slop_ns, missing), desc="sets", unit="set", disable=None):
+        for synced in tqdm(self._synchronized(bag, incoming, synchronizer), desc="sets", unit="set", disable=None):
             if synced.stamp_ns in seen:
                 raise BagError(
                     f"bag: {bag} has images of stamp {synced.stamp_ns} twice, as where a drive is played again "
@@ -76,9 +76,7 @@ class DatasetExporter:
         self._finish_scene()
         shutil.rmtree(incoming)
 
-    def _synchronized(
-        self, bag: str | Path, incoming: Path, slop_ns: int, missing: MissingCameraPolicy
-    ) -> Iterator[SyncedSet]:
+    def _synchronized(self, bag: str | Path, incoming: Path, synchronizer: Synchronizer) -> Iterator[SyncedSet]:
         """Sets whose items are image files in `incoming`."""
 
         def store(camera: str, stamp_ns: int, message: Any) -> Path | None:
@@ -88,7 +86,6 @@ class DatasetExporter:
                 self.skipped[f"image: {error.cause}"] += 1
                 return None
 
-        synchronizer = Synchronizer(self._rig.names, slop_ns, max(slop_ns, NANOSECONDS // 4), missing)
         yield from synchronized_sets(bag, self._rig, synchronizer, to_item=store)
         self.skipped.update({f"image: {cause}": n for cause, n in synchronizer.drops.items() if n})
 

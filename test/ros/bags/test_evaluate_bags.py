@@ -16,6 +16,7 @@ from small_jobs import dying
 
 from sparse4d_core.types import Detections, Tracks
 from sparse4d_ros import evaluate_bags as command
+from sparse4d_ros.bags import bag_score
 from sparse4d_ros.bags.bag_io import create_bag, read_messages
 from sparse4d_ros.bags.bag_task import BagTask
 from sparse4d_ros.bags.box_record import SetRecord, differences, read_box_record
@@ -136,6 +137,29 @@ def test_what_cannot_be_scored_is_measured_all_the_same(bags, fleet, tmp_path, c
     assert found["boxes_per_set"] == measured(fleet / "with")["boxes_per_set"]
     assert len(list(read_box_record(out / "bag" / "boxes.jsonl"))) == 3
     assert ElementTree.parse(junit).getroot().get("errors") == "1"
+
+
+def test_classes_that_the_devkit_does_not_score_cost_the_scores_alone(bags, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise ValueError("results: detection has classes that nuScenes does not score: forklift")
+
+    monkeypatch.setattr(bag_score, "score", refuse)
+    assert command.main(words([bags[0]], tmp_path / "out")) == 1
+    found = measured(tmp_path / "out" / bags[0].name)
+    assert found["sets"] == 3 and "forklift" in found["not_scored"]
+
+
+def test_a_bag_is_scored_by_the_clocks_of_its_run(tiny_bag, tmp_path):
+    """A camera whose images take 105 ms longer than the others', as raw ones beside compressed ones do."""
+    with create_bag(tmp_path / "bag") as writer:
+        for topic, log_ns, message in read_messages(tiny_bag):
+            writer.write(topic, log_ns + 105_000_000 * topic.startswith("/cam_front/"), message)
+    parameters = tmp_path / "parameters.yaml"
+    parameters.write_text("/**: {ros__parameters: {clock_offset: 0.3}}\n")
+    assert command.main(words([tmp_path / "bag"], tmp_path / "out", "--params-file", parameters)) == 0
+    folder = tmp_path / "out" / "bag"
+    results = json.loads((folder / "scores" / "results.json").read_text())["results"]
+    assert measured(folder)["dropped"]["total"] == 0 and len(results) == 3 and all(results.values())
 
 
 def fleet_bags(fleet):
