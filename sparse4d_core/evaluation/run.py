@@ -115,6 +115,8 @@ def run(options: argparse.Namespace) -> Scores | None:
         checkpoint = find_weights_if_any(options.model, options.allow_untrained)
     if checkpoint is not None:
         config = as_trained(read_checkpoint(checkpoint), config)
+    elif options.artefact is not None:
+        config = read_manifest(options.artefact).model_config()  # its classes
     data = NuScenesDataset(options.dataroot, options.version, split=options.split, scenes=options.scenes)
     scenes = in_order_of_time(data)
     streams = divide(scenes, options.streams)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from exported_steps import SMALL, exported, small_pipeline
 from sparse4d_core.checkpoint.weights import save_checkpoint
 from sparse4d_core.config import PRESETS
 from sparse4d_core.evaluation import run as command
+from sparse4d_core.export.manifest import read_manifest, write_manifest
 
 
 def test_an_exported_step_gives_the_results_of_the_network(three_scenes, tmp_path_factory, tmp_path, monkeypatch):
@@ -36,6 +39,26 @@ def test_an_exported_step_gives_the_results_of_the_network(three_scenes, tmp_pat
     for token, boxes in theirs["results"].items():
         expected, found = (np.array([box["translation"] for box in b]) for b in (boxes, ours["results"][token]))
         np.testing.assert_allclose(found, expected, atol=5e-3)
+
+
+def test_classes_of_an_exported_step_that_the_devkit_does_not_score(
+    three_scenes, tmp_path_factory, tmp_path, monkeypatch, capsys
+):
+    """Said once the submissions are written, as of a checkpoint."""
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed (requirements/export.txt)")
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (requirements/export.txt)")
+    monkeypatch.setitem(PRESETS, "demo", SMALL)
+    folder = tmp_path / "step"
+    shutil.copytree(exported(tmp_path_factory, "onnx"), folder)
+    manifest = read_manifest(folder)
+    classes = ["robot.small", *manifest.config["class_names"][1:]]
+    write_manifest(folder, replace(manifest, config=manifest.config | {"class_names": classes}))
+    monkeypatch.setattr(command, "run_streams", lambda *_: None)
+    monkeypatch.setattr(command.RunFolder, "assemble", lambda *_: (None, None))
+    arguments = ["--model", "demo", "--dataroot", str(three_scenes), "--scene-reset", "clean", "--backend"]
+    more = ["onnxruntime", "--artefact", str(folder), "--out", str(tmp_path / "out")]
+    assert command.run(command.parse_arguments([*arguments, *more])) is None
+    assert "the model has classes that nuScenes does not score: robot.small" in capsys.readouterr().out
 
 
 def test_a_backend_without_a_folder_is_refused(tmp_path, capsys):
