@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..middleware import variables
@@ -54,20 +54,28 @@ def recorded_node(
     with (
         variables(processes.middleware),
         DiagnosticsListener() as listener,
-        processes.background("recorder", "sparse4d_ros.box_recorder", "--out", record),
+        processes.background("recorder", "sparse4d_ros.box_recorder", "--out", record) as recorder,
         processes.background("node", "sparse4d_ros.node", *node) as process,
     ):
-        wait_until_ready(listener, process, processes.log_of("node"))
+        started = {name: (one, processes.log_of(name)) for name, one in (("recorder", recorder), ("node", process))}
+        wait_until_ready(listener, started)
         yield process, listener
 
 
-def wait_until_ready(listener: DiagnosticsListener, process: subprocess.Popen, log: Path) -> None:
+def wait_until_ready(listener: DiagnosticsListener, started: Mapping[str, tuple[subprocess.Popen, Path]]) -> None:
     """Until the node is configured and knows the recorder; the player waits for the node's subscriptions itself.
 
+    Args:
+        started: node and recorder by name: the process, and the file that has its output.
+
     Raises:
-        DemoError: it ended, or time is up.
+        DemoError: one of them ended, or time is up.
     """
     deadline = time.monotonic() + READY_SECONDS
     while not listener.wait_until_recorded(1.0):
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise DemoError(f"the node did not get ready, or did not find its recorder; its output is in {log}")
+        for name, (process, log) in started.items():
+            if process.poll() is not None:
+                raise DemoError(f"the {name} ended with status {process.returncode}; its output is in {log}")
+        if time.monotonic() > deadline:
+            logs = ", ".join(str(log) for _, log in started.values())
+            raise DemoError(f"the node did not get ready, or did not find its recorder; their output is in {logs}")

@@ -59,3 +59,16 @@ def test_a_handler_that_is_there_stays(tmp_path):
         Processes(tmp_path, 20)
         signal.raise_signal(signal.SIGTERM)
         assert stop.requested
+
+
+@pytest.mark.ros
+def test_a_recorder_that_ends_is_named_at_once(tmp_path, ros_domain):
+    """Not after the minutes in which a node may get ready."""
+    from sparse4d_ros.demo.node_run import recorded_node
+    from sparse4d_ros.demo.programs import DemoError, Processes
+
+    (tmp_path / "file").touch()
+    node = ["--ros-args", "-p", "model:=demo"]  # unconfigured, as nobody asks it to be more
+    with pytest.raises(DemoError, match=r"the recorder ended with status \d+; its output is in .*recorder\.log"):
+        with recorded_node(Processes(tmp_path, ros_domain), node, tmp_path / "file" / "record.jsonl"):
+            pass
