@@ -11,6 +11,7 @@ instead, and is active again once it has configured. An instance for each of two
 topics of the rig file follow that have no leading slash. Two instances on the same cameras: another name:=.
 """
 
+import re
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
@@ -141,8 +142,14 @@ def _rig_of_files(given: dict[str, str], detector: str) -> str:
         content = yaml.safe_load(Path(given[name]).read_text(encoding="utf-8")) if given[name] else {}
         for node, parameters in _by_node(content):
             nodes.setdefault(node, {}).update(parameters)
-    rigs = [nodes[node]["rig"] for node in nodes if node in ("/**", detector) and "rig" in nodes[node]]
+    rigs = [values["rig"] for name, values in nodes.items() if "rig" in values and _names(name, detector)]
     return rigs[-1] if rigs else ""
+
+
+def _names(name: str, node: str) -> bool:
+    """Whether a name in a file, in which `*` is one word and `**` are any number of them, is that of a node."""
+    words = {"/**": r"(/\w+)*", "/*": r"/\w+"}
+    return bool(re.fullmatch("".join(words.get(f"/{part}", f"/{part}") for part in name.strip("/").split("/")), node))
 
 
 def _by_node(content: dict | None, above: str = "") -> Iterator[tuple[str, dict]]:

@@ -53,9 +53,9 @@ def test_both_files_have_arguments_of_their_own():
 def rig_of_files(given: dict[str, str], detector: str) -> str:
     """The launch file's function; the file as a whole needs a launch system."""
     tree = ast.parse(FILES["detector"].read_text())
-    names = ("_rig_of_files", "_by_node")
+    names = ("_rig_of_files", "_by_node", "_names")
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in names]
-    scope = {"Iterator": Iterator, "Path": Path, "yaml": yaml}
+    scope = {"Iterator": Iterator, "Path": Path, "re": re, "yaml": yaml}
     exec(compile(ast.Module(functions, []), str(FILES["detector"]), "exec"), scope)
     return scope["_rig_of_files"](given, detector)
 
@@ -77,6 +77,12 @@ def rig_of_files(given: dict[str, str], detector: str) -> str:
         ["/**: {ros__parameters: {rig: R}}\nrobot1: {sparse4d: {ros__parameters: {rig: S}}}"],
         ["/**: {ros__parameters: {rig: R}}\nsparse4d: {ros__parameters: {rig: S}}", "/**: {ros__parameters: {rig: T}}"],
         ["/**: {ros__parameters: {rig: R}}", "robot1: {sparse4d: {ros__parameters: {model: demo}}}"],
+        ["/**/sparse4d: {ros__parameters: {rig: R}}"],
+        ["/*/sparse4d: {ros__parameters: {rig: R}}"],
+        ["/robot1/**: {ros__parameters: {rig: R}}"],
+        ["/robot1/*: {ros__parameters: {rig: R}}"],
+        ["/*: {ros__parameters: {rig: R}}"],
+        ["/**: {ros__parameters: {rig: R}, sparse4d: {ros__parameters: {rig: S}}}"],
     ],
 )
 def test_the_live_view_has_the_rig_that_the_node_reads(ros_domain, tmp_path, files, namespace):
