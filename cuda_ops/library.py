@@ -127,8 +127,7 @@ kernels_loaded._dynamo_marked_constant = True
 
 def broken_library() -> Library | None:
     """The library that is to be used, where it does not load: cut short, or built beside a newer C++ library."""
-    library = find_library()
-    return library if library is not None and _load() is None else None
+    return find_library() if _load() is None else None
 
 
 def forget_library() -> None:
