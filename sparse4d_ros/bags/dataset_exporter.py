@@ -157,8 +157,7 @@ class DatasetExporter:
             self._ego_pose(time_ns)
         for frame in frames.cameras.values():
             lookup(frames.base_frame, frame, stamp_ns)
-        if frames.T_base_from_model is None:
-            lookup(frames.base_frame, frames.model_frame, stamp_ns)
+        frames.base_from_model(self._truth.buffer, stamp_ns)
         if stamp_ns in self._truth.annotations:
             lookup(frames.global_frame, self._truth.annotations[stamp_ns].header.frame_id, stamp_ns)
 
@@ -215,9 +214,7 @@ class DatasetExporter:
     def _add_lidar(self, scene: str, tokens: dict[int, tuple[str, int]]) -> None:
         """A record without a file: its calibration is the model's frame, its time the sample's."""
         frames, records = self._rig.frames, []
-        T = frames.T_base_from_model
-        if T is None:
-            T = self._truth.buffer.lookup(frames.base_frame, frames.model_frame, next(iter(tokens))).matrix
+        T = frames.base_from_model(self._truth.buffer, next(iter(tokens)))
         calibration = self._writer.add_calibration(scene, LIDAR, *pose_of(T), [])
         for stamp_ns, (sample, timestamp) in tokens.items():
             try:

@@ -124,10 +124,7 @@ def _views(frame: Frame, reader: BagFrames) -> dict[str, CameraView]:
         TransformError: TF does not have the base frame, or a camera's pose in it.
     """
     frames = reader.rig.frames
-    if frames.T_base_from_model is None:
-        T_model_from_base = reader.buffer.lookup(frames.model_frame, frames.base_frame, frame.stamp_ns).matrix
-    else:
-        T_model_from_base = inverse(frames.T_base_from_model)
+    T_model_from_base = inverse(frames.base_from_model(reader.buffer, frame.stamp_ns))
     return {
         camera: CameraView(
             image,

@@ -90,9 +90,7 @@ def output_messages(
     Raises:
         TransformError: the model frame has no pose in the base frame.
     """
-    T_base_from_model = frames.T_base_from_model
-    if T_base_from_model is None:
-        T_base_from_model = buffer.lookup(frames.base_frame, frames.model_frame, status.stamp_ns).matrix
+    T_base_from_model = frames.base_from_model(buffer, status.stamp_ns)
     header = make_header(frames.base_frame, status.stamp_ns)
     detections = filter_by_score(result.detections, score_threshold)
     conversions = {

@@ -33,7 +33,7 @@ from sparse4d_core.ego_mask import read_mask
 
 from ..share import config_file
 from .camera_model import is_rectified
-from .transforms import quaternion_matrix
+from .transforms import TransformBuffer, quaternion_matrix
 
 MAX_CAMERAS = 12
 
@@ -53,6 +53,16 @@ class RigFrames:
     T_base_from_model: np.ndarray | None = None  # [4, 4]; None: TF has `model_frame`
     rectified: frozenset[str] = frozenset()  # names of the cameras whose images are rectified
     ego_masks: Mapping[str, np.ndarray] = field(default_factory=dict)  # camera name -> [H, W] bool, the own vehicle
+
+    def base_from_model(self, buffer: TransformBuffer, stamp_ns: int) -> np.ndarray:
+        """[4, 4] pose of the model frame in the base frame, metres: the rig's own, or that of TF at the stamp.
+
+        Raises:
+            TransformError: TF has none.
+        """
+        if self.T_base_from_model is not None:
+            return self.T_base_from_model
+        return buffer.lookup(self.base_frame, self.model_frame, stamp_ns).matrix
 
 
 @dataclass(frozen=True)
