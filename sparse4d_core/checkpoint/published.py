@@ -7,12 +7,12 @@ download writes the hash beside the file and every later call holds the file aga
 from __future__ import annotations
 
 import contextlib
-import os
 import pathlib
 from dataclasses import dataclass
 
 from ..atomic_write import write_text
 from ..config import PRESETS, preset
+from ..user_cache import user_cache
 from .download import Downloaded, IntegrityError, checked_sha256, download
 
 _V1_V2 = "https://github.com/linxuewu/Sparse4D/releases/download/v0.0/"
@@ -84,13 +84,12 @@ def default_folder() -> pathlib.Path:
     """Where `fetch` puts files: `$XDG_CACHE_HOME/sparse4d_ros/checkpoints`, by default under `~/.cache`.
 
     Raises:
-        ValueError: neither is there: a user without an account, as containers have them.
+        ValueError: neither is there.
     """
-    try:
-        cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    except RuntimeError as error:
-        raise ValueError("this user has no home folder; name a folder with --out, or set XDG_CACHE_HOME") from error
-    return pathlib.Path(cache) / "sparse4d_ros" / "checkpoints"
+    cache = user_cache()
+    if cache is None:
+        raise ValueError("this user has no home folder; name a folder with --out, or set XDG_CACHE_HOME")
+    return cache / "checkpoints"
 
 
 def find_weights(model: str) -> pathlib.Path:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,10 +20,9 @@ import cv2
 import numpy as np
 
 from ...types import CLASS_NAMES, Frame
+from ...user_cache import user_cache
 from .index import DatasetIndex, dataset_index
 from .tables import DatasetError
-
-DEFAULT_CACHE = Path("~/.cache/sparse4d_ros")  # stands for `default_cache()`
 
 log = logging.getLogger(__name__)
 
@@ -80,8 +78,8 @@ class NuScenesDataset:
         split: an official split (mini_train, mini_val, train, val, test) or one of `splits.json` beside the tables.
         sweeps: also the images between keyframes (frames without annotations).
         unknown_velocity, min_lidar_points, classes: see `loaded_annotations`.
-        cache: folder for the index, None = build it anew. Default: see `default_cache`. One that cannot be written
-            to is named in the log, and the index is built anew.
+        cache: folder for the index, None = build it anew, "" = see `user_cache`. One that cannot be written to is
+            named in the log, and the index is built anew.
 
     Raises:
         DatasetError: missing or damaged tables, unknown scenes or split; the message names them.
@@ -98,7 +96,7 @@ class NuScenesDataset:
         unknown_velocity: float = 0.0,
         min_lidar_points: int = 1,
         classes: Sequence[str] = CLASS_NAMES,
-        cache: str | Path | None = DEFAULT_CACHE,
+        cache: str | Path | None = "",
     ):
         self.dataroot = Path(dataroot)
         self.version = version
@@ -107,8 +105,10 @@ class NuScenesDataset:
             scenes = members if scenes is None else [scene for scene in members if scene in set(scenes)]
             if not scenes:
                 raise DatasetError(f"split: {split} and the scenes asked for have no scene in common in {dataroot}")
-        cache = default_cache() if cache is DEFAULT_CACHE else None if cache is None else Path(cache).expanduser()
-        self.index: DatasetIndex = dataset_index(self.dataroot, version, scenes, sweeps, cache)
+        if cache == "" and (cache := user_cache()) is None:
+            log.warning("the index of the data set is not cached (no home folder): set HOME or XDG_CACHE_HOME")
+        folder = None if cache is None else Path(cache).expanduser()
+        self.index: DatasetIndex = dataset_index(self.dataroot, version, scenes, sweeps, folder)
         self.unknown_velocity, self.min_lidar_points, self.classes = unknown_velocity, min_lidar_points, tuple(classes)
         self.problems = self._count_problems()
         for problem, count in self.problems.items():
@@ -202,16 +202,6 @@ class NuScenesDataset:
             "scenes of one frame": sum(count == 1 for count in scene_lengths.values()),
         }
         return {problem: count for problem, count in counts.items() if count}
-
-
-def default_cache() -> Path | None:
-    """`$XDG_CACHE_HOME/sparse4d_ros`, by default under `~/.cache`; None where no home folder is known."""
-    try:
-        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    except RuntimeError as error:  # a user id without an account, and no HOME
-        log.warning("the index of the data set is not cached (%s): set HOME or XDG_CACHE_HOME", error)
-        return None
-    return Path(cache) / "sparse4d_ros"
 
 
 def split_scenes(dataroot: Path, version: str, split: str) -> list[str]:
