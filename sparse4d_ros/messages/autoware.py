@@ -1,8 +1,9 @@
 """Detections and tracks for Autoware: autoware_perception_msgs DetectedObjects and TrackedObjects.
 
 Only imported where the parameter `autoware` asks for it: the messages are Autoware's, no ROS distribution has them.
-Everything is in the header's frame. What is not known is marked as absent: covariances unless deviations are given,
-acceleration, the direction of what has none.
+Poses are in the header's frame, velocities along the object's own axes, as Autoware's detectors give and its trackers
+take them. What is not known is marked as absent: covariances unless deviations are given, acceleration, the direction
+of what has none.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Deviations:
 
     position: float  # m, of x, y and z
     yaw: float  # rad
-    velocity: float  # m/s, of vx and vy
+    velocity: float  # m/s, along any axis of the ground
 
     def fill(self, kinematics: Kinematics) -> None:
         """Sets the diagonals of both covariances, [6, 6] row by row: x y z, then the rotations about them."""
@@ -159,11 +160,18 @@ def boot_identity() -> uuid.UUID:
 
 def _filled(kinematics: Kinematics, box: Sequence[float], name: str, deviations: Deviations | None) -> Kinematics:
     kinematics.pose_with_covariance.pose = pose_of_box(box)
-    kinematics.twist_with_covariance.twist.linear = Vector3(x=box[7], y=box[8], z=box[9])
+    kinematics.twist_with_covariance.twist.linear = _along_own_axes(box)
     kinematics.orientation_availability = ORIENTATIONS.get(name, kinematics.AVAILABLE)
     if deviations is not None:
         deviations.fill(kinematics)
     return kinematics
+
+
+def _along_own_axes(box: Sequence[float]) -> Vector3:
+    """The box's velocity: ahead, to its left, up."""
+    yaw, vx, vy, vz = box[6:10]
+    cos, sin = math.cos(yaw), math.sin(yaw)
+    return Vector3(x=cos * vx + sin * vy, y=cos * vy - sin * vx, z=vz)
 
 
 def _classification(name: str) -> list[ObjectClassification]:

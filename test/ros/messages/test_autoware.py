@@ -49,7 +49,8 @@ def test_pose_shape_velocity_and_score_are_those_of_the_box():
         pose, twist = car.kinematics.pose_with_covariance.pose, car.kinematics.twist_with_covariance.twist
         assert (pose.position.x, pose.position.y, pose.position.z) == (1, 2, 3)
         assert pose.orientation.z == pytest.approx(np.sqrt(0.5)) and pose.orientation.w == pytest.approx(np.sqrt(0.5))
-        assert (twist.linear.x, twist.linear.y, twist.linear.z) == (3, 4, 0.5), "in the header's frame"
+        seen = (twist.linear.x, twist.linear.y, twist.linear.z)
+        assert seen == pytest.approx((4, -3, 0.5)), "ahead, to its left, up"
         dimensions = car.shape.dimensions
         assert car.shape.type == Shape.BOUNDING_BOX and (dimensions.x, dimensions.y, dimensions.z) == (4, 2, 1.5)
         assert car.existence_probability == pytest.approx(0.9)
