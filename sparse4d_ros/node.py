@@ -49,6 +49,7 @@ from .ros_arguments import split_ros_arguments
 
 NODE_NAME = "sparse4d"
 SIGNALS_SEEN = 0.1  # s; while rclpy waits for messages, Python does not handle a signal
+KERNEL_BACKENDS = ("torch", "aoti")  # those that call the operator's kernels; the others bring their own, or have none
 SWITCH_INTERVAL = 0.001  # s; Python's 5 ms would let the worker hold up the callbacks
 
 
@@ -240,7 +241,7 @@ class DetectorNode(LifecycleNode):
         """Builds the operator, if it is to be built, and loads the model, which may compile it."""
         self.takes_long = True
         try:
-            self._operator.prepare(values.build_operator)
+            self._operator.prepare(values.build_operator and values.backend in KERNEL_BACKENDS)
             return self._load_processor(values, buffer)
         finally:
             self.takes_long = False
@@ -311,6 +312,8 @@ class DetectorNode(LifecycleNode):
             "memory_mib": _memory_mib(),
         } | keyed("subscribers", self.outputs.subscribers())
         verdicts = (self._watch or Watch(self._rig, self._log)).health(self._moment(), facts)
+        if pipeline.artefact is not None:  # it takes no PyTorch path, and was refused if it lacks its operator
+            return verdicts
         return [*verdicts, self._operator.health()]
 
     def _publish_diagnostics(self) -> None:

@@ -47,7 +47,9 @@ class NodeParameters:
     )
     device: str = _parameter("cpu", "Where the model runs: cpu, cuda or cuda:N")
     build_operator: bool = _parameter(
-        True, "Compile the operator in configure where it is missing: a minute, once; otherwise the slower PyTorch path"
+        True,
+        "Compile the operator in configure where it is missing and the backend calls it (torch, aoti): a minute, once; "
+        "otherwise the slower PyTorch path",
     )
     precision: str = _parameter(
         "float32",

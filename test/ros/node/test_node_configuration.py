@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import rclpy
@@ -62,6 +63,22 @@ def test_without_a_compiler_the_node_runs_and_says_what_it_lacks(make_driver, ma
 
 def test_the_operator_is_not_built_where_that_is_not_wanted(make_driver, machine):
     assert configure(make_driver(build_operator=False)) == [] and not machine.calls("c++")
+
+
+@pytest.mark.parametrize(("backend", "built"), [("aoti", True), ("onnxruntime", False), ("tensorrt", False)])
+def test_the_operator_is_not_built_for_a_step_that_does_not_call_it(make_driver, machine, tmp_path, backend, built):
+    """There is no step in the folder: what comes after the operator does not matter."""
+    driver = make_driver(backend=backend, artefact=str(tmp_path))
+    assert driver.node.trigger_configure() == TransitionCallbackReturn.FAILURE
+    assert bool(machine.calls("c++")) == built
+
+
+def test_an_exported_step_has_no_status_of_the_operator(make_driver, machine):
+    """A missing one would be a warning for ever, of a PyTorch path that nothing takes."""
+    driver = make_driver(build_operator=False).start()
+    assert [component.name for component in driver.node.health()][-1] == "operator"
+    driver.node.processor.pipeline.artefact = SimpleNamespace(runs_on="tensorrt")
+    assert "operator" not in [component.name for component in driver.node.health()]
 
 
 def checkpoint_of_another_model(folder):
