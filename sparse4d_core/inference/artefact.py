@@ -18,7 +18,7 @@ from ..model_io import ModelInput
 from ..network.state import CachedInstances, TemporalState
 from ..types import Detections
 from .artefact_checks import check_cameras, check_machine
-from .runtimes import run_by_aoti, run_by_export, run_by_onnxruntime
+from .runtimes import GPU_PROVIDERS, run_by_aoti, run_by_export, run_by_onnxruntime
 from .tensorrt_runtime import run_by_tensorrt
 
 log = logging.getLogger(__name__)
@@ -31,6 +31,7 @@ class Artefact:
         manifest: what it is.
         views_left_out: views of key points beyond the overlap that it was exported for, so far; the first is logged.
         runs_on: what executes it, for logs and records: "aoti", "tensorrt", or "onnxruntime" with its provider.
+        on_gpu: whether a GPU does, which takes its tensors from the CPU.
     """
 
     def __init__(self, folder: str | pathlib.Path, providers: str = "cpu"):
@@ -46,10 +47,10 @@ class Artefact:
         check_machine(self.manifest)
         self.views_left_out = 0
         path, native = folder / self.manifest.file, self.manifest.operator == "native"
-        self.runs_on = self.manifest.format
+        self.runs_on, self.on_gpu = self.manifest.format, self.manifest.device == "cuda"
         if self.manifest.format == "onnx":
             self._run, provider = run_by_onnxruntime(path, providers, plugin_library(ONNXRUNTIME) if native else None)
-            self.runs_on = f"onnxruntime ({provider})"
+            self.runs_on, self.on_gpu = f"onnxruntime ({provider})", provider in GPU_PROVIDERS
         elif self.manifest.format == "tensorrt":
             self._run = run_by_tensorrt(path, native)
         else:

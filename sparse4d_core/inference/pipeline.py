@@ -193,6 +193,11 @@ class Pipeline:
         """What runs the step, for logs and records: torch, aoti, or onnxruntime with its provider."""
         return "torch" if self.artefact is None else self.artefact.runs_on
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the step runs on a GPU; an artefact may, though its tensors come from the device cpu."""
+        return self.device.type == "cuda" if self.artefact is None else self.artefact.on_gpu
+
     def check_cameras(self, count: int) -> None:
         """Whether the model takes a rig of so many cameras: with camera embedding (v2, v3) any number.
 

@@ -22,6 +22,8 @@ PROVIDERS = {
 }
 """Of onnxruntime, by the names that users give."""
 
+GPU_PROVIDERS = ("cuda", "tensorrt")
+
 
 def chosen_providers(names: str, available: Sequence[str]) -> list[str]:
     """onnxruntime's names of providers given as "tensorrt, cuda, cpu".

@@ -50,6 +50,7 @@ class WaitingStages:
 
     def __init__(self, prepare: float, network: float, publish: float):
         self._prepare, self._network, self._publish = prepare, network, publish
+        self.on_gpu = False
 
     @property
     def rates(self) -> dict[str, float]:

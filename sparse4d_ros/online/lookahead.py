@@ -31,17 +31,17 @@ REMEMBERED = 5  # sets: few enough to follow a change, and one slow set is soon 
 Prepared = TypeVar("Prepared")
 
 
-def looks_ahead(choice: LookAhead, device: str, torch_threads: int, decode_threads: int) -> bool:
+def looks_ahead(choice: LookAhead, on_gpu: bool, torch_threads: int, decode_threads: int) -> bool:
     """Whether sets are prepared while the network is busy.
 
     Args:
         choice: auto does where the network leaves enough processors idle to decode on.
-        device: of the network; on a GPU it leaves all of them.
+        on_gpu: whether the network runs there, and so leaves all of them.
         torch_threads: of the network on the CPU; 0: torch's own choice.
         decode_threads: of the preparation.
     """
     if choice == "auto":
-        return device != "cpu" or spare_processors(torch_threads) >= decode_threads
+        return on_gpu or spare_processors(torch_threads) >= decode_threads
     return choice == "always"
 
 

@@ -84,7 +84,7 @@ class Worker:
         self._error_lock = threading.Lock()
         self._stop = threading.Event()
         self._ahead = looks_ahead(
-            parameters.look_ahead, parameters.device, parameters.torch_threads, parameters.decode_threads
+            parameters.look_ahead, processor.on_gpu, parameters.torch_threads, parameters.decode_threads
         )
         self._lookahead: Lookahead[SetInWork] = Lookahead(self._ahead, replace=parameters.waiting_sets == 1)
         self._results: queue.Queue[SetInWork | None] = queue.Queue(1)

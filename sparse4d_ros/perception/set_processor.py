@@ -70,6 +70,11 @@ class SetProcessor:
         self._requested: str | None = None  # reason of a reset before the next set
         self._unreported: str | None = None  # reason of the last reset, until a set gives output
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the network runs there."""
+        return self.pipeline.on_gpu
+
     def request_reset(self, reason: str) -> None:
         """Forget all instances before the next set that the network gets."""
         self._requested = reason

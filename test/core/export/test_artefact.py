@@ -180,6 +180,12 @@ def test_providers_are_asked_in_the_order_given():
         chosen_providers("tensorrt,cpu", available)
 
 
+@pytest.mark.parametrize("provider", ["cpu", "cuda", "tensorrt", "openvino"])
+def test_whether_a_gpu_runs_it_is_up_to_the_provider(onnx_folder, monkeypatch, provider):
+    monkeypatch.setattr("sparse4d_core.inference.artefact.run_by_onnxruntime", lambda *_: (None, provider))
+    assert load(onnx_folder).on_gpu == (provider in ("cuda", "tensorrt"))
+
+
 @pytest.mark.parametrize(
     ("policy", "entries"), [("PASSIVE", [("session.intra_op.allow_spinning", "0")]), ("active", [])]
 )

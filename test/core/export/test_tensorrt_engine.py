@@ -155,6 +155,7 @@ def test_an_engine_is_built_proved_and_run_like_the_network(trt, engine_folder, 
     assert trt.config.cleared == {trt.BuilderFlag.TF32} and trt.config.workspace == 4 << 30
     assert (tmp_path / "timing.cache").read_bytes() == b"more"
     exported = Pipeline.from_preset("demo", backend="tensorrt", artefact=engine_folder)
+    assert exported.on_gpu and not pipeline.on_gpu, "though both have their tensors on the CPU"
     states = [None, None]
     for frame in drive(SMALL, count=2):
         expected, found = pipeline.step(frame, states[0]), exported.step(frame, states[1])

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import threading
+from types import SimpleNamespace
 
 import pytest
 import rclpy
 from node_driver import Driver
 from patience import PATIENCE
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import TransitionCallbackReturn
 from rig_messages import compressed, image_stamps, set_stamp
 
-from sparse4d_ros.online import worker
+from sparse4d_ros.online import lookahead, worker
 from sparse4d_ros.online.health import Level
 from sparse4d_ros.online.outputs import Outputs
 
@@ -69,6 +71,19 @@ def test_without_looking_ahead_a_set_is_begun_when_the_one_before_is_published(m
     free.set()
     driver.wait(2)
     assert prepared.is_set() and driver.statistics.processed == 2
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_a_step_on_a_gpu_leaves_the_processors_to_decoding_though_its_device_is_the_cpu(
+    make_driver, monkeypatch, on_gpu
+):
+    """An engine of TensorRT, say, on a machine whose processors torch would all take."""
+    monkeypatch.setattr(lookahead, "spare_processors", lambda threads: 0)
+    driver = make_driver(look_ahead="auto")
+    assert driver.node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    driver.node.processor.pipeline.artefact = SimpleNamespace(runs_on="tensorrt", on_gpu=on_gpu)
+    driver.activate(infos=False)
+    assert driver.node._worker._ahead == on_gpu
 
 
 def test_unused_memory_is_released_now_and_then_once_a_set_is_published(make_driver, monkeypatch):

@@ -98,21 +98,21 @@ def test_a_set_that_may_wait_makes_way_for_nobody(time):
 
 
 @pytest.mark.parametrize(
-    ("choice", "device", "torch_threads", "decode_threads", "expected"),
+    ("choice", "on_gpu", "torch_threads", "decode_threads", "expected"),
     [
-        ("auto", "cuda:0", 0, 2, True),
-        ("auto", "cpu", 4, 2, False),
-        ("auto", "cpu", 3, 2, False),
-        ("auto", "cpu", 2, 2, True),
-        ("always", "cpu", 4, 2, True),
-        ("never", "cuda:0", 1, 1, False),
+        ("auto", True, 0, 2, True),
+        ("auto", False, 4, 2, False),
+        ("auto", False, 3, 2, False),
+        ("auto", False, 2, 2, True),
+        ("always", False, 4, 2, True),
+        ("never", True, 1, 1, False),
     ],
 )
 def test_sets_are_prepared_beside_a_network_that_leaves_processors_idle(
-    monkeypatch, choice, device, torch_threads, decode_threads, expected
+    monkeypatch, choice, on_gpu, torch_threads, decode_threads, expected
 ):
     monkeypatch.setattr(module, "spare_processors", lambda threads: 4 - threads)
-    assert looks_ahead(choice, device, torch_threads, decode_threads) is expected
+    assert looks_ahead(choice, on_gpu, torch_threads, decode_threads) is expected
 
 
 def test_after_the_end_nothing_waits_and_nothing_is_lost(lookahead):
