@@ -119,11 +119,12 @@ class Poses:
     """Poses of the model frame at a set's stamp, [4, 4] in metres."""
 
     T_global_from_model: np.ndarray
-    T_optical_from_model: Mapping[str, np.ndarray]  # camera -> its optical frame at its image's stamp
+    T_optical_from_model: Mapping[str, np.ndarray]  # camera -> its optical frame at its image's stamp, or at the set's
 
 
 def look_up_poses(image_stamps: Mapping[str, int], stamp_ns: int, rig: RigFrames, buffer: TransformBuffer) -> Poses:
-    """The poses of a set, every camera's by the ego motion at its own image's stamp.
+    """The poses of a set, every camera's by the ego motion at its own image's stamp. A camera without an image has that
+    of the set's stamp, for pictures: they are laid out by where the cameras look.
 
     Args:
         image_stamps: camera name -> stamp of its image, nanoseconds; cameras without an image are absent.
@@ -132,13 +133,19 @@ def look_up_poses(image_stamps: Mapping[str, int], stamp_ns: int, rig: RigFrames
         buffer: the transforms.
 
     Raises:
-        TransformError: as tf2 would for the same lookup.
+        TransformError: as tf2 would for the same lookup; for a camera without an image there is no pose then.
     """
     T_base_from_model = np.eye(4) if rig.T_base_from_model is None else rig.T_base_from_model
     source = rig.model_frame if rig.T_base_from_model is None else rig.base_frame
     T_optical_from_model = {}
-    for camera, image_ns in image_stamps.items():
-        pose = buffer.lookup_full(rig.cameras[camera], image_ns, source, stamp_ns, rig.global_frame)
+    for camera, frame in rig.cameras.items():
+        image_ns = image_stamps.get(camera, stamp_ns)
+        try:
+            pose = buffer.lookup_full(frame, image_ns, source, stamp_ns, rig.global_frame)
+        except TransformError:
+            if camera in image_stamps:
+                raise
+            continue
         T_optical_from_model[camera] = pose.matrix @ T_base_from_model
     T_global_from_source = buffer.lookup(rig.global_frame, source, stamp_ns).matrix
     return Poses(T_global_from_source @ T_base_from_model, T_optical_from_model)
@@ -151,17 +158,17 @@ def build_frame(
 
     Args:
         images: camera name -> (BGR pinhole image, its model); absent = camera missing.
-        poses: of the same cameras.
+        poses: of the same cameras, and of others where they are known.
         stamp_ns: stamp of the set, nanoseconds.
         rig: names of the frames.
     """
     pixels: list[np.ndarray | None] = []
     intrinsics, T_cam_from_model = [], []
     for camera in rig.cameras:
-        if camera not in images:  # masked: the pipeline looks at neither its pose nor its intrinsics
+        if camera not in images:  # masked: the network looks at neither intrinsics nor pose, pictures at the pose
             pixels.append(None)
             intrinsics.append(np.eye(3))
-            T_cam_from_model.append(np.eye(4))
+            T_cam_from_model.append(poses.T_optical_from_model.get(camera, np.eye(4)))
             continue
         image, model = images[camera]
         pixels.append(image)

@@ -96,9 +96,19 @@ def test_model_frame_given_as_numbers(build):
     np.testing.assert_allclose(by_number.T_global_from_model, by_name.T_global_from_model, atol=1e-12)
 
 
-def test_missing_camera_is_none(build):
-    frame = build(a_set({"cam_back": STAMP}), moving_rig())
-    assert frame.images[0] is None and frame.images[1] is not None
+def test_missing_camera_is_none_and_has_the_pose_of_the_sets_stamp(build):
+    """Pictures are laid out by where the cameras look, the one that is missing among them."""
+    buffer = moving_rig()
+    missing = build(a_set({"cam_front": STAMP - 50 * MS}), buffer)
+    assert missing.images[0] is not None and missing.images[1] is None
+    np.testing.assert_array_equal(missing.T_cam_from_model, build(a_set(BOTH), buffer).T_cam_from_model)
+
+
+def test_a_missing_camera_whose_pose_nobody_knows_costs_no_set(build):
+    rig = RigFrames(RIG.cameras | {"cam_side": "cam_side"})
+    frame = build(a_set(BOTH), moving_rig(), rig)
+    assert frame.images[2] is None
+    np.testing.assert_array_equal(frame.T_cam_from_model[2], np.eye(4))
 
 
 @pytest.mark.parametrize(
