@@ -35,6 +35,7 @@ from .online.diagnostics import to_diagnostics
 from .online.health import ComponentHealth, Moment, SetCounts, keyed, recent
 from .online.image_messages import image_deserializer
 from .online.log_throttle import LogThrottle
+from .online.niceness import started_threads_are_nice
 from .online.operator_build import OperatorBuild
 from .online.outputs import Outputs
 from .online.statistics import Snapshot, Statistics
@@ -247,7 +248,8 @@ class DetectorNode(LifecycleNode):
             self.takes_long = False
 
     def _load_processor(self, values: parameters.NodeParameters, buffer: TransformBuffer) -> SetProcessor:
-        pipeline = load_pipeline(values, self._rig)
+        with started_threads_are_nice(values.worker_nice_increment, self._log):  # they will run the model
+            pipeline = load_pipeline(values, self._rig)
         log = self.get_logger()
         weights = (values.checkpoint or "by name") if pipeline.trained else "random"
         if pipeline.artefact is not None:

@@ -11,7 +11,6 @@ result; nothing that it gave is lost.
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 import time
@@ -30,6 +29,7 @@ from ..perception.synchronizer import SyncedSet, Synchronizer
 from ..perception.transforms import TransformError
 from .log_throttle import LogThrottle
 from .lookahead import Lookahead, looks_ahead
+from .niceness import be_nice
 from .outputs import Outputs
 from .overlay_painter import OverlayPainter
 from .statistics import Statistics
@@ -116,19 +116,9 @@ class Worker:
 
     def _run(self, stage: Callable[[], None]) -> None:
         """A thread's life."""
-        self._be_nice(self._parameters.worker_nice_increment)
+        be_nice(self._parameters.worker_nice_increment, self._log)
         limit_threads(self._parameters.torch_threads)  # of each thread its own; as the model was warmed up
         stage()
-
-    def _be_nice(self, increment: int) -> None:
-        """Raises this thread's niceness, and with it that of the threads that it will start."""
-        if increment == 0:
-            return  # whatever the process was started with, by `nice` or systemd, stays
-        thread = threading.get_native_id()
-        try:
-            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + increment)
-        except OSError as error:
-            self._log.warning("nice", f"worker_nice_increment: {increment} had no effect: {error.strerror}")
 
     # ---------------------------------------------------------------------------------------------------- the stages
 

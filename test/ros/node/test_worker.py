@@ -14,6 +14,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from rig_messages import compressed, image_stamps, set_stamp
 
+from sparse4d_ros.assembly import load_pipeline
 from sparse4d_ros.online import lookahead, worker
 from sparse4d_ros.online.health import Level
 from sparse4d_ros.online.outputs import Outputs
@@ -208,11 +209,30 @@ def test_the_increment_is_added_to_the_niceness_that_the_process_was_started_wit
     assert found == dict.fromkeys(THREADS, min(expected + start_at - 5, 19))
 
 
+def test_threads_that_loading_starts_are_nice_too(make_driver, monkeypatch):
+    """As onnxruntime does, whose threads are to run the model; the executor's thread stays as it is."""
+    free = threading.Event()
+    thread = threading.Thread(target=free.wait, args=(PATIENCE,))
+
+    def load(*arguments):
+        thread.start()
+        return load_pipeline(*arguments)
+
+    monkeypatch.setattr("sparse4d_ros.node.load_pipeline", load)
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    driver = make_driver(worker_nice_increment=3)
+    assert driver.node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    niceness = [os.getpriority(os.PRIO_PROCESS, number) for number in (thread.native_id, 0)]
+    free.set()
+    thread.join()
+    assert niceness == [min(before + 3, 19), before]
+
+
 def test_a_priority_that_is_refused_is_logged_and_the_worker_goes_on(make_driver, monkeypatch, capfd):
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("sparse4d_ros.online.worker.os.setpriority", refuse)
+    monkeypatch.setattr("sparse4d_ros.online.niceness.os.setpriority", refuse)
     driver = make_driver(worker_nice_increment=5).start()
     assert driver.run(0) == "ok"
     assert "worker_nice_increment: 5 had no effect: Permission denied" in capfd.readouterr().err
