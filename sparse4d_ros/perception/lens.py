@@ -102,7 +102,8 @@ def _fisheye_pinhole(
     """Intrinsics, the lens's field of view and what is lost of it, both in degrees, horizontal and vertical.
 
     The outermost columns see what the lens sees there, or the limit. Pixels keep their shape (fx / fy), so the height
-    decides nothing; the axis keeps its place between what is seen above and below.
+    decides nothing unless more than the limit were to be seen across it; the axis keeps its place between what is seen
+    above and below.
     """
     last = np.array(size_wh, np.float64) - 1
     focal, centre = intrinsics[(0, 1), (0, 1)], intrinsics[:2, 2]
@@ -113,7 +114,8 @@ def _fisheye_pinhole(
     if (spread <= 0).any():
         raise ValueError(f"no field of view within {limit_deg:g} degrees of the optical axis")
     pinhole = np.eye(3)
-    pinhole[0, 0] = last[0] / spread[0]
+    by_height = last[1] / (2 * np.tan(np.radians(limit_deg) / 2))
+    pinhole[0, 0] = max(last[0] / spread[0], by_height * focal[0] / focal[1])
     pinhole[1, 1] = pinhole[0, 0] * focal[1] / focal[0]
     pinhole[:2, 2] = last * kept[0] / spread
     shown = np.arctan(np.stack([pinhole[:2, 2], last - pinhole[:2, 2]]) / pinhole[(0, 1), (0, 1)])

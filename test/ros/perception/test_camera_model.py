@@ -240,6 +240,20 @@ def test_a_fisheye_becomes_the_widest_pinhole_within_the_limit(field_of_view, li
     assert f"{model.lost_field_of_view_deg[0]:.1f} degrees across" in record.getMessage()
 
 
+@pytest.mark.parametrize("limit", [70, 110])
+def test_the_limit_holds_across_the_height_of_an_upright_fisheye(limit):
+    """100x200 pixels, 180 degrees across the height; a pinhole that shows its whole width would show 127."""
+    focal = 99.5 / np.radians(90)
+    k = np.array([[focal, 0, 49.5], [0, focal, 99.5], [0, 0, 1]])
+    model = camera_model(fisheye_info(90, width=100, height=200, k=k.ravel()), "undistort", max_field_of_view_deg=limit)
+    np.testing.assert_allclose(2 * np.degrees(np.arctan(99.5 / model.intrinsics[1, 1])), limit, atol=0.02)
+    np.testing.assert_allclose(model.intrinsics[0, 0], model.intrinsics[1, 1])  # square pixels stay square
+    np.testing.assert_allclose(model.intrinsics[:2, 2], (49.5, 99.5), atol=1e-6)
+    width = 2 * np.degrees(np.arctan(49.5 / model.intrinsics[0, 0]))
+    expected = (2 * np.degrees(49.5 / focal) - width, 180 - limit)
+    np.testing.assert_allclose(model.lost_field_of_view_deg, expected, atol=0.02)
+
+
 @pytest.mark.parametrize("field_of_view", [100, 180, 220])
 @pytest.mark.parametrize("name", ["equidistant", "fisheye"])
 def test_a_wide_fisheye_puts_points_where_the_pinhole_has_them(field_of_view, name):
