@@ -18,7 +18,8 @@ class ClockLimits:
     """When a camera's clock counts as wrong. All times in nanoseconds.
 
     Two cameras whose transports differ by more than `offset_ns` look exactly like two clocks that differ by as much:
-    raise it for a rig that mixes such transports. Below it an offset is not noticed.
+    raise it for a rig that mixes such transports. Below it an offset is not noticed. Images of a fast transport are
+    ahead of the others by what the two differ by, so that above `jump_ns` it is the limit for that as well.
     """
 
     offset_ns: int = 50 * MILLISECOND  # largest difference between a camera's delay and the reference

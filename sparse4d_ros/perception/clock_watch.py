@@ -47,6 +47,7 @@ class ClockWatch:
 
     def __init__(self, cameras: Sequence[str], limits: ClockLimits):
         self._cameras, self._limits = tuple(cameras), limits
+        self._ahead_ns = max(limits.jump_ns, limits.offset_ns)  # stamps further ahead of the majority's time do not fit
         self.events: deque[SyncEvent] = deque(maxlen=EVENTS_KEPT)
         self.forget()
 
@@ -93,7 +94,7 @@ class ClockWatch:
             return "quarantined"
         if stamp_ns <= 0:
             return "no_stamp"
-        return "ahead" if difference_ns < -self._limits.jump_ns else "fits"
+        return "ahead" if difference_ns < -self._ahead_ns else "fits"
 
     def poll(self, now_ns: int) -> None:
         """Notices silence where no images come at all. `now_ns`: on the clock of the arrival times."""
@@ -105,7 +106,11 @@ class ClockWatch:
 
     def is_in_future(self, stamp_ns: int) -> bool:
         """Whether no right clock can have come to this stamp yet."""
-        return stamp_ns > self.now_ns - self.reference_ns + self._limits.jump_ns
+        return self.ahead_ns(stamp_ns) > self._ahead_ns
+
+    def ahead_ns(self, stamp_ns: int) -> int:
+        """By how much a stamp is ahead of the time that the majority has."""
+        return stamp_ns - (self.now_ns - self.reference_ns)
 
     def is_quarantined(self, camera: str) -> bool:
         return self._clocks[camera].quarantined_ns is not None

@@ -298,7 +298,11 @@ class Synchronizer:
     def _follow_time(self, before_ns: int | None) -> None:
         """After the reference of the clocks has moved: has time jumped, and who was right about it?"""
         horizon_ns, moved_ns = self._former.horizon_ns, self._watch.reference_ns - (before_ns or 0)
-        if horizon_ns is not None and self._watch.is_in_future(horizon_ns):
+        # What a majority leaves behind when it moves is of the old time, also where transports may differ by as much.
+        if horizon_ns is not None and (
+            self._watch.is_in_future(horizon_ns)
+            or min(moved_ns, self._watch.ahead_ns(horizon_ns)) > self._limits.jump_ns
+        ):
             self._clear("time_jump")
             self.epoch += 1
             self._watch.say("time_jump", None, -moved_ns, f"time jumped back by {moved_ns * 1e-9:.3f} s")

@@ -176,6 +176,16 @@ def test_a_slow_transport_is_a_matter_of_the_limit():
     assert len(feed(patient, images)) == 48 and not patient.take_events()
 
 
+def test_a_fast_transport_within_the_limit_is_as_good_as_a_slow_one():
+    """Two USB cameras beside four that come a second late: their images are ahead of the majority, and no others'."""
+    rig = Rig(6, 30.0)
+    images = shifted(streams.stream(rig, 4.0, seed=1), 0.0, arrivals_s=0.9, cameras=rig.names[:4])
+    sync = synchronizer(rig, "skip", timeout_ns=2 * SECOND, limits=ClockLimits(offset_ns=1500 * MS))
+    assert rounds(feed(sync, images)) == list(range(120))
+    assert not +sync.drops and sync.epoch == 0
+    assert {kind for kind, _ in kinds(sync)} == {"silent", "heard_again"}, "of the slow ones, before their first images"
+
+
 def test_a_lone_camera_has_nobody_to_disagree_with():
     rig = Rig(1, 12.0)
     sync = synchronizer(rig)
@@ -223,6 +233,13 @@ def test_a_jump_of_all_clocks_is_followed_at_once(cameras, seconds, with_arrival
     (event,) = sync.take_events()
     assert event.kind == "time_jump" and event.camera is None
     assert event.offset_ns == pytest.approx(seconds * SECOND, abs=rig.period_ns + 50 * MS)
+
+
+def test_a_jump_by_less_than_transports_may_differ_by_is_followed_too():
+    images = shifted(streams.stream(NUSCENES, 5.0, seed=2), 2.5, stamps_s=-1.0)
+    sync = synchronizer(missing="skip", timeout_ns=2 * SECOND, limits=ClockLimits(offset_ns=1500 * MS))
+    assert rounds(feed(sync, images)) == list(range(60))
+    assert kinds(sync) == [("time_jump", None)] and sync.epoch == 1
 
 
 @pytest.mark.parametrize("cameras", [4, 6, 12])
