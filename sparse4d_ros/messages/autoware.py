@@ -13,7 +13,6 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -73,8 +72,6 @@ ORIENTATIONS = {
     "traffic_cone": DetectedObjectKinematics.UNAVAILABLE,
 }
 STATIONARY_SPEED = 0.3  # m/s; slower tracks stand
-
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def to_detected_objects(
@@ -137,25 +134,21 @@ def to_tracked_objects(
 
 
 def outputs(deviations: Deviations | None) -> dict[str, OtherOutput]:
-    """Autoware's topics below the node's name."""
+    """Autoware's topics below the node's name.
+
+    UUIDs are those of this call: whatever track ids count from, no other node has them, nor this one when it is
+    configured again.
+    """
     return {
         "autoware/detected_objects": OtherOutput(
             DetectedObjects, partial(to_detected_objects, deviations=deviations), "detections"
         ),
         "autoware/tracked_objects": OtherOutput(
             TrackedObjects,
-            partial(to_tracked_objects, deviations=deviations, identities=boot_identity()),
+            partial(to_tracked_objects, deviations=deviations, identities=uuid.uuid4()),
             "tracks",
         ),
     }
-
-
-def boot_identity() -> uuid.UUID:
-    """The kernel's number of this boot: ids never repeat within one, so with it they never repeat at all."""
-    try:
-        return uuid.UUID(_BOOT_ID.read_text().strip())
-    except OSError:  # no Linux, or a sandbox without /proc
-        return uuid.NAMESPACE_OID
 
 
 def _filled(kinematics: Kinematics, box: Sequence[float], name: str, deviations: Deviations | None) -> Kinematics:

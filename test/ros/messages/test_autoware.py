@@ -18,7 +18,7 @@ from autoware_perception_msgs.msg import (
 from rclpy.serialization import deserialize_message, serialize_message
 
 from sparse4d_core.types import CLASS_NAMES, Detections, Tracks
-from sparse4d_ros.messages.autoware import LABELS, Deviations, boot_identity, to_detected_objects, to_tracked_objects
+from sparse4d_ros.messages.autoware import LABELS, Deviations, outputs, to_detected_objects, to_tracked_objects
 from sparse4d_ros.messages.stamps import make_header
 
 HEADER = make_header("base_link", 1_532_402_927_612_460_123)
@@ -86,7 +86,16 @@ def test_a_track_keeps_its_uuid_and_no_other_has_it():
     (elsewhere,) = tracked(tracks(12), None, uuid.UUID(int=8))
     assert bytes(second.object_id.uuid) == bytes(again.object_id.uuid)
     assert len({bytes(thing.object_id.uuid) for thing in (first, second, elsewhere)}) == 3
-    assert boot_identity() == boot_identity()
+
+
+def test_no_two_configurations_give_the_same_uuid():
+    """Of two nodes on one machine, or of one that is configured again, whose ids count from the same number."""
+    found = tracks(3, 12)
+    uuids = set()
+    for _ in range(2):
+        message = outputs(None)["autoware/tracked_objects"].convert(found, BOXES, HEADER)
+        uuids |= {bytes(thing.object_id.uuid) for thing in message.objects}
+    assert len(uuids) == 4
 
 
 def test_what_hardly_moves_stands():
