@@ -17,13 +17,15 @@ def split_ros_arguments(arguments: Sequence[str] | None) -> tuple[list[str], lis
         arguments: without the program's name; None: of this process.
 
     Raises:
-        SystemExit: status 2, with a sentence, for ROS arguments that cannot be read, such as a missing parameter file.
+        SystemExit: status 2, with a sentence, for ROS arguments that cannot be read: unknown ones, or a parameter file
+            that is missing.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
         return words, remove_ros_args(words)
     except RuntimeError as error:  # base of rclpy's errors; its text ends with places in its sources
-        print(f"error: {str(error).split(', at /')[0]}", file=sys.stderr)
+        reason = str(error).split(", at /")[0]  # of unknown arguments the list of them, and nothing else
+        print(f"error: these ROS arguments cannot be read: {reason}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

@@ -10,7 +10,7 @@ import pytest
 
 rclpy = pytest.importorskip("rclpy")
 from sparse4d_ros.campaign import soak  # noqa: E402
-from sparse4d_ros.ros_arguments import Yaml, parameter_words  # noqa: E402
+from sparse4d_ros.ros_arguments import Yaml, parameter_words, split_ros_arguments  # noqa: E402
 
 pytestmark = pytest.mark.ros
 
@@ -61,6 +61,13 @@ def test_a_path_is_a_text(received):
 
 def test_yaml_goes_as_it_is(received):
     assert list(received(Yaml("[1.5, 1e3]"), [0.0])) == [1.5, 1000.0]
+
+
+def test_an_unknown_argument_is_named_and_ends_the_program_with_status_2(capsys):
+    with pytest.raises(SystemExit) as ended:
+        split_ros_arguments(["--ros-args", "--param-file", "x.yaml"])
+    assert ended.value.code == 2
+    assert "error: these ROS arguments cannot be read: ['--param-file', 'x.yaml']" in capsys.readouterr().err
 
 
 def test_a_soak_hands_on_what_was_written(monkeypatch, tmp_path):
