@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 from pathlib import Path
 
 from rosbags.highlevel import AnyReader
-from rosbags.rosbag2 import Reader
+from rosbags.rosbag2 import Reader, ReaderError
 from rosbags.typesys.store import Typestore
 
 from .cut_mcap import CutMcap
@@ -23,7 +24,7 @@ def is_unfinished(bag: Path) -> bool:
 
 
 def open_cut_bag(bag: Path, typestore: Typestore) -> tuple[AnyReader, str]:
-    """An open reader of what is there, and what is not.
+    """An open reader of what is there, and what is not. A file of which nothing is left does not cost the others.
 
     Raises:
         Exception: nothing is; the errors of rosbags and sqlite3 have no common base.
@@ -34,13 +35,21 @@ def open_cut_bag(bag: Path, typestore: Typestore) -> tuple[AnyReader, str]:
     if bag.is_dir() and not (bag / METADATA).is_file():
         missing.append(f"{METADATA} is missing")
     missing += [f"{METADATA} does not list {path.name}" for path in _unlisted(bag, files)]
-    whole = {path: _is_whole(path) for path in files}
-    missing += [f"{path.name} was cut off" for path in files if not whole[path]]
-    paths = [path if whole[path] or path.suffix != ".mcap" else CutMcap(path) for path in files]
-    reader = AnyReader(paths, default_typestore=typestore)
-    for path, part in zip(files, reader.readers, strict=True):
-        if path.suffix == ".db3" and not whole[path]:
-            part.storage = CutSqlite(path)
+    parts, reason = [], None
+    for path in files:
+        whole = _is_whole(path)
+        try:
+            parts.append(Reader(path) if whole else _cut_reader(path))
+        except (ReaderError, ValueError, sqlite3.Error) as error:
+            missing.append(f"{path.name} holds nothing")
+            reason = error
+            continue
+        if not whole:
+            missing.append(f"{path.name} was cut off")
+    if not parts:
+        raise reason
+    reader = AnyReader([part.path for part in parts], default_typestore=typestore)
+    reader.readers = parts
     reader.open()
     return reader, ", ".join(missing)
 
@@ -82,3 +91,19 @@ def _is_whole(path: Path) -> bool:
         return False
     storage.close()
     return True
+
+
+def _cut_reader(path: Path) -> Reader:
+    """A reader, closed, of what is left of a file.
+
+    Raises:
+        ReaderError, ValueError, sqlite3.Error: nothing is.
+    """
+    if path.suffix == ".mcap":
+        reader = Reader(CutMcap(path))
+        reader.open()  # fails where not even the header is there
+        reader.close()
+    else:
+        reader = Reader(path)
+        reader.storage = CutSqlite(path)
+    return reader

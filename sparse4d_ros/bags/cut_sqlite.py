@@ -10,7 +10,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from urllib.parse import quote
 
@@ -36,26 +36,24 @@ class CutSqlite:
     Args:
         path: of the database. With a journal its messages come in the order of time; without, in that of recording,
             which needs no index, up to the first page that is missing.
+
+    Raises:
+        sqlite3.Error: there is not even a table of topics.
     """
 
     def __init__(self, path: Path):
-        self._path = path
-        self._stack = ExitStack()
-        self.connections: list[Connection] = []
+        self._path, self._journal = path, journal_of(path)
+        self._order = "timestamp" if self._journal else "id"
         self.metadata = ReaderMetadata(0, 2**63 - 1, 0, 0, None, None, None, None)
+        with ExitStack() as stack:
+            self._database = self._connect(stack)
+            self.connections = self._read_topics()
+            self._stack = stack.pop_all()  # from here on `close` does it
 
     def open(self) -> None:
-        """
-        Raises:
-            sqlite3.Error: there is not even a table of topics.
-        """
-        journal = journal_of(self._path)
-        self._order = "timestamp" if journal else "id"
-        self._database = self._connect(journal)
-        self._stack.callback(self._database.close)
-        self.connections = self._read_topics()
+        """Counts the messages."""
         count, first_ns, last_ns = 0, 2**63 - 1, -1
-        for time_ns, *_ in self._rows("timestamp" if journal else "timestamp, data"):  # data: are they all there?
+        for time_ns, *_ in self._rows("timestamp" if self._journal else "timestamp, data"):  # data: are they all there?
             count, first_ns, last_ns = count + 1, min(first_ns, time_ns), max(last_ns, time_ns)
         self.metadata = ReaderMetadata(
             last_ns + 1 - first_ns if count else 0, first_ns, last_ns + 1, count, None, None, None, None
@@ -73,16 +71,18 @@ class CutSqlite:
             if topic in by_id and (start is None or time_ns >= start) and (stop is None or time_ns < stop):
                 yield by_id[topic], time_ns, data
 
-    def _connect(self, journal: Path | None) -> sqlite3.Connection:
-        if journal is None:
-            database = sqlite3.connect(f"file:{quote(str(self._path))}?mode=ro&immutable=1", uri=True)
+    def _connect(self, stack: ExitStack) -> sqlite3.Connection:
+        """The stack closes it again."""
+        if self._journal is None:
+            uri = f"file:{quote(str(self._path))}?mode=ro&immutable=1"
+            database = stack.enter_context(closing(sqlite3.connect(uri, uri=True)))
             database.execute("PRAGMA writable_schema = ON")  # or a file without its last pages is refused
             return database
         # Whoever opens a database with a journal applies it, so this is done to a copy.
-        folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="sparse4d_ros_bag_")))
-        for path in (self._path, journal):
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sparse4d_ros_bag_")))
+        for path in (self._path, self._journal):
             shutil.copyfile(path, folder / path.name)
-        return sqlite3.connect(folder / self._path.name)
+        return stack.enter_context(closing(sqlite3.connect(folder / self._path.name)))
 
     def _read_topics(self) -> list[Connection]:
         columns = [row[1] for row in self._database.execute("PRAGMA table_info(topics)")]

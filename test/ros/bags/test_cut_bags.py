@@ -240,6 +240,22 @@ def test_a_file_that_the_metadata_do_not_list_yet(tmp_path, caplog):
     assert "metadata.yaml does not list bag_1.mcap; 24 messages" in caplog.text
 
 
+@pytest.mark.parametrize("metadata", ["there", "missing"])
+@pytest.mark.parametrize("left", [b"", bytes(4096), MAGIC], ids=["nothing", "zeros", "magic"])
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_a_last_file_with_nothing_in_it_does_not_cost_the_others(tmp_path, caplog, storage, left, metadata):
+    bag = write_bag(tmp_path / "bag_0", storage)
+    last = storage_file(bag).with_stem("bag_1")
+    last.write_bytes(left)
+    if metadata == "missing":
+        (bag / "metadata.yaml").unlink()
+    assert texts(bag) == EVERYTHING
+    assert f"{last.name} holds nothing; 12 messages" in caplog.text
+    last.with_stem("bag_0").write_bytes(left)
+    with pytest.raises(BagError, match="cannot be read"):
+        texts(bag)
+
+
 def test_a_damaged_chunk_ends_the_reading(tmp_path, caplog):
     bag = write_bag(tmp_path / "bag", compression="zstd")
     path = storage_file(bag)
