@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
@@ -25,11 +25,13 @@ from rosbags.typesys.store import Typestore
 from ..share import PARENT, share_folders
 from ..units import NANOSECONDS
 from .cut_bag import is_unfinished, open_cut_bag
+from .cut_mcap import zstd
 
 log = logging.getLogger(__name__)
 
 STORAGE = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
 _BAG_VERSION = 8  # the newest metadata layout that every distribution from Humble on reads
+_ZSTD = b"\x28\xb5\x2f\xfd"  # how zstd's data begin, and no serialized message
 _FOREVER = QosTime(9223372036, 854775807)  # RMW_DURATION_INFINITE
 
 
@@ -150,7 +152,7 @@ class BagReader:
     def messages(self, connections: Sequence[Connection] = ()) -> Iterator[tuple[Connection, int, bytes]]:
         """(connection, log time in nanoseconds, serialized message) in log order; no connections = all."""
         count, last_ns = 0, 0
-        messages = self._reader.messages(connections=connections)
+        messages = map(_uncompressed, self._reader.messages(connections=connections))
         while True:
             try:
                 row = next(messages, None)
@@ -173,6 +175,12 @@ class BagReader:
             raise BagError(f"bag: {self._path}: a message on {topic} is no {message_type}: {error}") from error
 
 
+def _uncompressed(row: tuple[Connection, int, bytes]) -> tuple[Connection, int, bytes]:
+    """Of a message recorded with --compression-mode message: in files without metadata rosbags leaves them packed."""
+    connection, log_ns, data = row
+    return connection, log_ns, zstd.decompress(data) if data[:4] == _ZSTD else data
+
+
 @contextmanager
 def open_bag(path: str | Path) -> Iterator[BagReader]:
     """An open reader. A bag that was cut off while it was recorded is read as far as it goes, with a warning.
@@ -183,33 +191,31 @@ def open_bag(path: str | Path) -> Iterator[BagReader]:
     path = Path(path)
     if not path.exists():
         raise BagError(f"bag: {path} does not exist")
-    try:
-        reader = _open(path)
-    except Exception as error:  # the reader's errors have no common base
-        raise BagError(f"bag: {path} cannot be read: {error}") from error
-    try:
+    with ExitStack() as stack:
+        try:
+            reader = _open(path, stack)
+        except Exception as error:  # the reader's errors have no common base
+            raise BagError(f"bag: {path} cannot be read: {error}") from error
         yield BagReader(path, reader)
-    finally:
-        reader.close()
 
 
-def _open(path: Path) -> AnyReader:
+def _open(path: Path, stack: ExitStack) -> AnyReader:
+    """The stack closes it."""
     reason = None
     if not is_unfinished(path):
         try:
-            reader = AnyReader([path], default_typestore=typestore())
-            reader.open()
-            return reader
+            return stack.enter_context(AnyReader([path], default_typestore=typestore()))
         except Exception as error:
             reason = error
     try:
-        reader, missing = open_cut_bag(path, typestore())
+        reader, missing = open_cut_bag(path, typestore(), stack)
     except Exception as error:
         raise error from reason
-    if not reader.message_count:
-        reader.close()
-        raise BagError(f"{missing or reason}; no message is left of it")
-    _say(f"bag: {path}: {missing or reason}; {_extent(reader.message_count, reader.end_time - 1)} can be read")
+    damage = missing or reason
+    if damage and not reader.message_count:
+        raise BagError(f"{damage}; no message is left of it")
+    if damage:
+        _say(f"bag: {path}: {damage}; {_extent(reader.message_count, reader.end_time - 1)} can be read")
     return reader
 
 

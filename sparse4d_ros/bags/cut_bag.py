@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sqlite3
+import tempfile
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import Reader, ReaderError
 from rosbags.typesys.store import Typestore
 
-from .cut_mcap import CutMcap
+from .cut_mcap import CutMcap, zstd
 from .cut_sqlite import CutSqlite, journal_of
 
 SUFFIXES = (".mcap", ".db3")
+PACKED = ".zstd"  # behind these: a file that was recorded with --compression-mode file
 METADATA = "metadata.yaml"
 
 
 def is_unfinished(bag: Path) -> bool:
-    """Whether reading the bag by its metadata would miss something: a file that is not listed, or a journal."""
+    """Whether the reader of rosbags would miss something: a file that is not listed, a journal, or that a single file
+    is packed, which it knows of listed ones alone."""
     files = _files(bag)
-    return any(map(journal_of, files)) or bool(_unlisted(bag, files))
+    return any(map(journal_of, files)) or bool(_unlisted(bag, files)) or bag.suffix == PACKED
 
 
-def open_cut_bag(bag: Path, typestore: Typestore) -> tuple[AnyReader, str]:
-    """An open reader of what is there, and what is not. A file of which nothing is left does not cost the others.
+def open_cut_bag(bag: Path, typestore: Typestore, stack: ExitStack) -> tuple[AnyReader, str]:
+    """An open reader of what is there, and what is missing; empty: nothing is. A file of which nothing is left does not
+    cost the others.
+
+    Args:
+        stack: closes the reader, and removes what was unpacked for it.
 
     Raises:
         Exception: nothing is; the errors of rosbags and sqlite3 have no common base.
@@ -37,9 +46,10 @@ def open_cut_bag(bag: Path, typestore: Typestore) -> tuple[AnyReader, str]:
     missing += [f"{METADATA} does not list {path.name}" for path in _unlisted(bag, files)]
     parts, reason = [], None
     for path in files:
-        whole = _is_whole(path)
+        unpacked = _unpacked(path, stack)
+        whole = _is_whole(unpacked)
         try:
-            parts.append(Reader(path) if whole else _cut_reader(path))
+            parts.append(Reader(unpacked) if whole else _cut_reader(unpacked))
         except (ReaderError, ValueError, sqlite3.Error) as error:
             missing.append(f"{path.name} holds nothing")
             reason = error
@@ -50,7 +60,7 @@ def open_cut_bag(bag: Path, typestore: Typestore) -> tuple[AnyReader, str]:
         raise reason
     reader = AnyReader([part.path for part in parts], default_typestore=typestore)
     reader.readers = parts
-    reader.open()
+    stack.enter_context(reader)
     return reader, ", ".join(missing)
 
 
@@ -59,7 +69,9 @@ def _files(bag: Path) -> list[Path]:
     that was named."""
     if not bag.is_dir():
         return [bag]
-    files = sorted(path for path in bag.iterdir() if path.suffix in SUFFIXES)
+    files = sorted(path for path in bag.iterdir() if path.name.removesuffix(PACKED).endswith(SUFFIXES))
+    # A recorder removes a file once it is packed: where both are there, the packed one may not be complete.
+    files = [path for path in files if path.suffix != PACKED or path.with_suffix("") not in files]
     listed = {_recording(path) for path in files if path.name in _metadata(bag)}
     return [path for path in files if not listed or _recording(path) in listed]
 
@@ -77,7 +89,17 @@ def _metadata(bag: Path) -> str:
 
 def _recording(path: Path) -> str:
     """What the names of its files have in common: they are numbered."""
-    return re.sub(r"_\d+$", "", path.stem) + path.suffix
+    return re.sub(r"_\d+(\.\w+)$", r"\1", path.name.removesuffix(PACKED))
+
+
+def _unpacked(path: Path, stack: ExitStack) -> Path:
+    """The file, or a copy without compression that the stack removes; of a cut one as much as can be unpacked."""
+    if path.suffix != PACKED:
+        return path
+    copy = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sparse4d_ros_bag_"))) / path.stem
+    with copy.open("wb") as file, suppress(EOFError, zstd.ZstdError), zstd.open(path) as packed:
+        shutil.copyfileobj(packed, file)
+    return copy
 
 
 def _is_whole(path: Path) -> bool:

@@ -25,6 +25,7 @@ from sparse4d_ros.bags.cut_mcap import DATA_END, MAGIC, MESSAGE_INDEX, CutMcap
 
 COUNT = 12  # messages of a bag, on two topics in turn
 CHUNK = 4  # messages of a chunk
+COMPRESSION = {"zstd": CompressionMode.STORAGE, "message": CompressionMode.MESSAGE, "file": CompressionMode.FILE}
 START_NS = 1_700_000_000_000_000_000
 
 
@@ -38,13 +39,14 @@ def write_bag(
     """A bag of short texts; its second topic begins in the second chunk.
 
     Args:
+        compression: of the chunks (zstd, lz4), of each message, or of the whole file.
         first: number of its first text.
         data: of all messages; None: texts.
     """
     message_type = typestore().types["std_msgs/msg/String"]
     writer = Writer(folder, version=8, storage_plugin=STORAGE[storage])
-    if compression == "zstd":
-        writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
+    if compression in COMPRESSION:
+        writer.set_compression(COMPRESSION[compression], CompressionFormat.ZSTD)
     with writer:
         if compression == "lz4":
             writer.storage.compression, writer.storage.compressor = "lz4", lz4.frame.compress
@@ -348,6 +350,54 @@ def test_an_sqlite3_file_without_its_last_pages(tmp_path):
         assert found == [text(number) for number in range(len(found))]
         counts.append(len(found))
     assert counts == sorted(counts, reverse=True) and counts[0] > COUNT and counts[-1] == 0
+
+
+# --------------------------------------------------------------------------------------------------------- compression
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_compressed_messages_are_known_without_metadata(tmp_path, storage):
+    bag = write_bag(tmp_path / "bag", storage, "message")
+    assert texts(bag) == texts(storage_file(bag)) == EVERYTHING
+    (bag / "metadata.yaml").unlink()
+    assert texts(bag) == EVERYTHING
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch) -> Path:
+    """The folder for temporary files."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+@pytest.mark.parametrize("metadata", ["there", "missing"])
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_compressed_files_beside_the_one_that_was_being_written(tmp_path, temporary, caplog, storage, metadata):
+    bag = write_bag(tmp_path / "bag_0", storage, "file")
+    (packed,) = bag.glob("*.zstd")
+    last = storage_file(write_bag(tmp_path / "bag_1", storage, first=COUNT))
+    shutil.copy(last, bag)
+    if metadata == "missing":
+        (bag / "metadata.yaml").unlink()
+    assert texts(bag) == EVERYTHING + [text(number) for number in range(COUNT, 2 * COUNT)]
+    assert "24 messages" in caplog.text and not list(temporary.iterdir())
+    packed.write_bytes(packed.read_bytes()[:10])
+    assert texts(bag) == [text(number) for number in range(COUNT, 2 * COUNT)]
+    assert f"{packed.name} holds nothing" in caplog.text
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_one_compressed_file(tmp_path, temporary, caplog, storage):
+    """Nothing of it is missing. While it is being compressed both are there."""
+    bag = write_bag(tmp_path / "bag", storage, "file")
+    (packed,) = bag.glob("*.zstd")
+    assert texts(bag) == texts(packed) == EVERYTHING and not caplog.text and not list(temporary.iterdir())
+    shutil.copy(storage_file(write_bag(tmp_path / "other" / "bag", storage)), bag)
+    (bag / "metadata.yaml").unlink()
+    packed.write_bytes(packed.read_bytes()[:10])
+    assert texts(bag) == EVERYTHING and "metadata.yaml is missing; 12 messages" in caplog.text
 
 
 # -------------------------------------------------------------------------------------------------------------- memory
