@@ -104,7 +104,8 @@ class BagRunner:
         replay = Replay(bag, self._rig, self._pipeline, self._task.parameters)
         records, step_ms = timed(replay.run())
         files = {"boxes.jsonl": "".join(to_line(record) + "\n" for record in records).encode()}
-        measured = statistics(records, replay.drops + replay.synchronizer.drops, step_ms)
+        drops = replay.drops + replay.synchronizer.drops
+        measured = statistics(records, drops, step_ms, self._pipeline.config.class_names)
         truth = read_truth(bag, self._task.annotations)
         if truth.annotations:
             try:

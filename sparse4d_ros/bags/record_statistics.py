@@ -9,32 +9,44 @@ from typing import Any
 
 import numpy as np
 
+from sparse4d_core.types import CLASS_NAMES
+
+from ..perception import set_processor, synchronizer
 from .box_record import SetRecord
 
+_CAUSES = (*synchronizer.CAUSES, *set_processor.CAUSES)
 _NANOSECONDS = 1e9
 
 
 def statistics(
-    records: Sequence[SetRecord], drops: Mapping[str, int], step_ms: Sequence[float], min_score: float = 0.2
+    records: Sequence[SetRecord],
+    drops: Mapping[str, int],
+    step_ms: Sequence[float],
+    class_names: Sequence[str] = CLASS_NAMES,
+    min_score: float = 0.2,
 ) -> dict[str, Any]:
     """Numbers about the sets of one run, None where there is nothing to count.
+
+    Causes and classes that did not occur are there, with 0: a bound on one of them holds, or fails.
 
     Args:
         records: in order of time.
         drops: cause -> images and sets that gave nothing.
         step_ms: how long each set took.
+        class_names: of the model.
         min_score: boxes below do not count.
     """
     stamps = np.array([record.stamp_ns for record in records], np.int64)
     gaps = np.diff(np.sort(stamps)) / _NANOSECONDS
+    dropped = {**dict.fromkeys(_CAUSES, 0), **drops}
     boxes = [int((np.asarray(record.detections.scores) >= min_score).sum()) for record in records]
     return {
         "sets": len(records),
         "seconds": float((stamps.max() - stamps.min()) / _NANOSECONDS) if len(stamps) else 0.0,
         "largest_gap_s": float(gaps.max()) if len(gaps) else None,
-        "dropped": {"total": int(sum(drops.values())), **{cause: int(n) for cause, n in sorted(drops.items())}},
+        "dropped": {"total": int(sum(drops.values())), **{cause: int(n) for cause, n in sorted(dropped.items())}},
         "boxes_per_set": spread(boxes),
-        "boxes_by_class": _by_class(records, min_score),
+        "boxes_by_class": _by_class(records, class_names, min_score),
         "tracks_per_set": spread([len(record.tracks.scores) for record in records]),
         "tracks": track_statistics(records),
         "step_ms": spread(step_ms),
@@ -69,11 +81,11 @@ def track_statistics(records: Sequence[SetRecord]) -> dict[str, Any]:
     }
 
 
-def _by_class(records: Sequence[SetRecord], min_score: float) -> dict[str, float]:
+def _by_class(records: Sequence[SetRecord], class_names: Sequence[str], min_score: float) -> dict[str, float | None]:
     """Mean number of boxes a set."""
-    counts: dict[str, int] = defaultdict(int)
+    counts = defaultdict(int, dict.fromkeys(class_names, 0))
     for record in records:
         found = record.detections
         for label, score in zip(np.asarray(found.labels).tolist(), np.asarray(found.scores).tolist(), strict=True):
             counts[found.class_names[label]] += score >= min_score
-    return {name: count / len(records) for name, count in sorted(counts.items())}
+    return {name: count / len(records) if records else None for name, count in sorted(counts.items())}

@@ -20,6 +20,13 @@ from .image_decoding import ConversionError
 from .synced_set import SetStatus, SyncedSet
 from .transforms import TransformError
 
+CAUSES = (
+    "encoding", "image_data", "image_size", "frame_id", "stamp", "camera_info", "distortion", "unusable_frame",
+    "non_finite_output", "tf_unknown_frame", "tf_connectivity", "tf_extrapolation_future", "tf_extrapolation_past",
+    "tf_extrapolation_one_value", "tf_loop", "tf_invalid_argument",
+)  # fmt: skip
+"""All that a set can be dropped for here; docs/causes.md has what they mean."""
+
 
 class FrameDropped(Exception):
     """A set that gave no output; `cause` is a short constant name to count it under."""

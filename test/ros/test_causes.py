@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("rclpy")
 from sparse4d_ros.online.statistics import kind_of_reset
-from sparse4d_ros.perception import transforms
+from sparse4d_ros.perception import set_processor, transforms
 from sparse4d_ros.perception.clock_watch import EventKind
 from sparse4d_ros.perception.synced_set import MissingReason
 from sparse4d_ros.perception.synchronizer import CAUSES
@@ -128,6 +128,14 @@ def test_every_section_of_the_page_is_compared():
 @pytest.mark.parametrize("section", IN_CODE)
 def test_the_page_has_each_cause_of_the_code_once_and_no_other(section):
     assert sorted(listed(section)) == sorted(IN_CODE[section]())
+
+
+def test_the_causes_of_a_set_are_listed_in_the_code_too():
+    """Statistics begin with them. Those of transforms that are refused on arrival drop no set."""
+    perception, poses = ROS / "perception", sections()["Poses"]
+    refused = set(re.findall(r"^\| `([^`]+)` \| refused: ", poses, re.MULTILINE))
+    made = conversion_causes(perception) | first_words(perception, "FrameDropped") | transform_causes()
+    assert len(refused) == 3 and set(set_processor.CAUSES) == made - refused
 
 
 def test_every_cause_has_a_meaning_and_something_to_do():

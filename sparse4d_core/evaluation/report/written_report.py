@@ -180,7 +180,7 @@ def _add_breakdown(page: Page, data: NuScenesDataset, matches: Matches) -> None:
 
 def _add_run(page: Page, measured: Mapping[str, Any]) -> None:
     """What a bag's run dropped and how long it took."""
-    drops = [[cause, count] for cause, count in measured["dropped"].items() if cause != "total"]
+    drops = [[cause, count] for cause, count in measured["dropped"].items() if count and cause != "total"]
     times = [[name, number(value, 1)] for name, value in measured["step_ms"].items()]
     page.add(
         "The run",

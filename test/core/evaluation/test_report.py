@@ -140,7 +140,7 @@ def test_pictures_show_the_place(matches, data):
 
 def test_the_file_needs_no_other(three_scenes, shifted_truth, scored, tmp_path):
     out, measured = tmp_path / "out" / "report.html", {
-        "sets": 9, "dropped": {"total": 4, "late <set>": 4}, "step_ms": {"median": 50.0, "p99": None},
+        "sets": 9, "dropped": {"total": 4, "late <set>": 4, "no_stamp": 0}, "step_ms": {"median": 50.0, "p99": None},
     }  # fmt: skip
     write_report(
         out, three_scenes, "v1.0-mini", shifted_truth[0], scored, None, shifted_truth[0], ["one thing"], measured, 3
@@ -150,6 +150,7 @@ def test_the_file_needs_no_other(three_scenes, shifted_truth, scored, tmp_path):
     assert set(re.findall(r'src="(data:[a-z/+]+)', text)) == {"data:image/svg+xml", "data:image/jpeg"}
     for heading in ("Scores", "Beside the other run", "Classes", "Calibration", "Where objects", "The run", "Worst"):
         assert heading in text
+    assert "no_stamp" not in text  # what did not occur takes no row
     assert "late &lt;set&gt;" in text and "one thing" in text and f"{scored.detection.nds:.4f}" in text
     for link in re.findall(r'<a href="([^#"]+)"><img', text):
         assert (out.parent / link).is_file()

@@ -14,7 +14,8 @@ import pytest
 pytest.importorskip("rclpy")
 from small_jobs import dying
 
-from sparse4d_core.types import Detections, Tracks
+from sparse4d_core.evaluation.criteria import Criterion, flat, judge
+from sparse4d_core.types import CLASS_NAMES, Detections, Tracks
 from sparse4d_ros import evaluate_bags as command
 from sparse4d_ros.bags import bag_score
 from sparse4d_ros.bags.bag_io import create_bag, read_messages
@@ -279,8 +280,13 @@ def test_statistics_by_hand():
     ]  # fmt: skip
     found = statistics(records, {"late": 2, "no pose": 1}, [5.0, 7.0, 6.0, 8.0])
     assert found["sets"] == 4 and found["seconds"] == 0.6 and found["largest_gap_s"] == pytest.approx(0.4)
-    assert found["dropped"] == {"total": 3, "late": 2, "no pose": 1}
-    assert found["boxes_per_set"]["mean"] == 1.25 and found["boxes_by_class"] == {"car": 1.25}
+    dropped = found["dropped"]
+    assert {cause: n for cause, n in dropped.items() if n} == {"total": 3, "late": 2, "no pose": 1}
+    assert dropped["timeout"] == dropped["tf_unknown_frame"] == 0
+    assert found["boxes_per_set"]["mean"] == 1.25
+    assert found["boxes_by_class"] == {name: 1.25 * (name == "car") for name in CLASS_NAMES}
+    own = statistics(records, {}, [5.0], class_names=("car", "forklift"))
+    assert own["boxes_by_class"] == {"car": 1.25, "forklift": 0}
     tracks = found["tracks"]
     assert tracks["count"] == 3 and tracks["of_one_set"] == 1
     assert tracks["interruptions"] == 1  # id 1 was away for one set, id 2 never came back
@@ -288,6 +294,15 @@ def test_statistics_by_hand():
     assert found["step_ms"]["median"] == 6.5
     empty = statistics([], {}, [])
     assert empty["sets"] == 0 and empty["boxes_per_set"]["median"] is None and empty["largest_gap_s"] is None
+    assert empty["boxes_by_class"] == dict.fromkeys(CLASS_NAMES)
+
+
+def test_bounds_on_what_did_not_occur():
+    """No drop is 0 and passes, no object is 0 and fails."""
+    values = flat(statistics([record(0, [1], [0.9])], {}, [5.0]))
+    bounds = [Criterion("dropped.timeout", None, 0), Criterion("dropped.tf_loop", None, 0)]
+    outcomes = judge([*bounds, Criterion("boxes_by_class.bus", 1, None)], values)
+    assert [outcome.verdict for outcome in outcomes] == ["pass", "pass", "fail"]
 
 
 def test_a_task_travels(bags, tmp_path):
