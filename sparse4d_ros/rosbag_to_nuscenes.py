@@ -25,6 +25,7 @@ from .bags.bag_io import BagError
 from .bags.dataset_exporter import DatasetExporter
 from .bags.nuscenes_messages import ANNOTATION_TOPIC
 from .bags.truth import read_truth
+from .perception.camera_model import DistortionPolicy
 from .perception.rig import Rig, load_rig
 from .perception.synchronizer import Synchronizer
 from .perception.transforms import TransformError
@@ -39,6 +40,7 @@ def write_dataset(
     synchronizer: Synchronizer,
     topic: str = ANNOTATION_TOPIC,
     max_gap: float = 2.0,
+    distortion: DistortionPolicy = "refuse",
 ) -> DatasetExporter:
     """Writes the dataset; its folder appears when it is complete. Returns the exporter with its counts.
 
@@ -47,6 +49,7 @@ def write_dataset(
             of each.
         topic: of the annotations.
         max_gap: seconds of silence that end a scene.
+        distortion: of raw images with a lens; see `DatasetExporter`.
 
     Raises:
         BagError: nothing to write, or `out` exists.
@@ -62,7 +65,7 @@ def write_dataset(
         truth = read_truth(bag, topic)
         if not truth.annotations:
             raise BagError(f"bag: {bag} has no annotations on {topic}; name their topic with --annotations")
-        exporter = DatasetExporter(scratch / out.name, rig, truth, Path(bag).name)
+        exporter = DatasetExporter(scratch / out.name, rig, truth, Path(bag).name, distortion)
         exporter.export(bag, synchronizer, nanoseconds(max_gap))
         exporter.write_tables(version)
         (scratch / out.name).replace(out)

@@ -121,10 +121,13 @@ class BagRunner:
         """Scores against the sets that the replay makes of the bag: by its synchronizer, with its masked cameras."""
         from .bag_score import VERSION, score  # the devkit, which a bag without annotations does not need
 
-        synchronizer = make_synchronizer(self._task.parameters, self._rig)
+        parameters = self._task.parameters
+        synchronizer = make_synchronizer(parameters, self._rig)
         with tempfile.TemporaryDirectory(prefix="bag-truth-") as scratch:
             dataset, scores = Path(scratch) / "truth", Path(scratch) / "scores"
-            write_dataset(bag, self._rig, dataset, VERSION, synchronizer, self._task.annotations)
+            write_dataset(
+                bag, self._rig, dataset, VERSION, synchronizer, self._task.annotations, distortion=parameters.distortion
+            )
             measured = score(records, truth, self._rig, dataset, scores)
             made = sorted(path for path in scores.rglob("*") if path.is_file())
             return BagResult(measured, {f"scores/{path.relative_to(scores)}": path.read_bytes() for path in made})

@@ -17,7 +17,7 @@ from sparse4d_core.boxes import inverse
 from sparse4d_core.data.nuscenes.table_writer import TableWriter, token
 from sparse4d_core.data.nuscenes.tables import Record
 
-from ..perception.camera_model import camera_model
+from ..perception.camera_model import DistortionPolicy, camera_model
 from ..perception.image_decoding import JPEG_START, ConversionError, check_complete, decode_image
 from ..perception.rig import Rig
 from ..perception.synchronizer import SyncedSet, Synchronizer
@@ -36,14 +36,17 @@ JPEG_QUALITY = 95  # of images that come raw
 class DatasetExporter:
     """Writes the images of each set as it comes, and its records once its scene is over."""
 
-    def __init__(self, out: Path, rig: Rig, truth: Truth, name: str):
+    def __init__(self, out: Path, rig: Rig, truth: Truth, name: str, distortion: DistortionPolicy = "refuse"):
         """
         Args:
             out: folder of the dataset.
             rig: its cameras become the dataset's.
             truth: of the bag.
             name: of the scenes that the bag does not name.
+            distortion: of raw images with a lens. The cameras become what this makes of them; the images stay raw,
+                so that only what looks at no image may have another than `refuse`.
         """
+        self._distortion = distortion
         self._out, self._rig, self._truth, self._name = out, rig, truth, name
         self._writer = TableWriter()
         self._sets: list[SyncedSet] = []
@@ -184,7 +187,7 @@ class DatasetExporter:
             seen = [synced for synced in sets if camera.name in synced.images]
             if not seen:
                 continue
-            model = camera_model(seen[0].infos[camera.name], rectified=camera.rectified, name=camera.name)
+            model = camera_model(seen[0].infos[camera.name], self._distortion, camera.rectified, camera.name)
             T = self._truth.buffer.lookup(self._rig.frames.base_frame, camera.frame, seen[0].stamp_ns).matrix
             T = T @ inverse(model.T_cam_from_optical)
             calibration = self._writer.add_calibration(scene, channel, *pose_of(T), model.intrinsics.tolist())

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 pytest.importorskip("rclpy")
 from small_jobs import dying
@@ -24,6 +25,7 @@ from sparse4d_ros.bags.box_record import SetRecord, differences, read_box_record
 from sparse4d_ros.bags.record_statistics import statistics
 from sparse4d_ros.messages.stamps import ns_from_stamp
 from sparse4d_ros.nuscenes_to_rosbag import main as to_bag
+from sparse4d_ros.perception.rig import default_rig
 from sparse4d_ros.replay import Replay
 from sparse4d_ros.share import config_file
 
@@ -161,6 +163,24 @@ def test_a_bag_is_scored_by_the_clocks_of_its_run(tiny_bag, tmp_path):
     folder = tmp_path / "out" / "bag"
     results = json.loads((folder / "scores" / "results.json").read_text())["results"]
     assert measured(folder)["dropped"]["total"] == 0 and len(results) == 3 and all(results.values())
+
+
+def test_raw_images_are_scored_where_the_run_undistorts_them(bags, tmp_path):
+    def change(topic, log_ns, message):
+        if topic.endswith("/camera_info"):
+            message.d = np.array([0.01, 0.0, 0.0, 0.0, 0.0])
+        return message
+
+    rig = yaml.safe_load(default_rig().read_text())
+    for camera in rig["cameras"]:
+        camera["rectified"] = False
+    (tmp_path / "rig.yaml").write_text(yaml.safe_dump(rig))
+    (tmp_path / "parameters.yaml").write_text("/**: {ros__parameters: {distortion: undistort}}\n")
+    bag = altered(bags[0], tmp_path / "bag", change)
+    options = "--rig", tmp_path / "rig.yaml", "--params-file", tmp_path / "parameters.yaml"
+    assert command.main(words([bag], tmp_path / "out", *options)) == 0
+    found = measured(tmp_path / "out" / "bag")
+    assert found["sets"] == 3 and found["detection"]["nds"] > 0.05
 
 
 def fleet_bags(fleet):
