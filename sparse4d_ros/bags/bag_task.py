@@ -112,6 +112,10 @@ class BagRunner:
                 result = self._score(bag, records, truth)
             except (ValueError, TransformError) as error:
                 measured[NOT_SCORED] = str(error)
+            except ModuleNotFoundError as error:  # the devkit, or what its tracking needs: an extra
+                measured[NOT_SCORED] = (
+                    f"{error.name} is not installed; scores need the extra eval: pip install -r requirements/eval.txt"
+                )
             else:
                 measured |= result.measured
                 files |= result.files

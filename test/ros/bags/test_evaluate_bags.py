@@ -142,14 +142,24 @@ def test_what_cannot_be_scored_is_measured_all_the_same(bags, fleet, tmp_path, c
     assert ElementTree.parse(junit).getroot().get("errors") == "1"
 
 
-def test_classes_that_the_devkit_does_not_score_cost_the_scores_alone(bags, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (ValueError("results: detection has classes that nuScenes does not score: forklift"), "forklift"),
+        (ModuleNotFoundError("No module named 'motmetrics'", name="motmetrics"), "motmetrics is not installed"),
+    ],
+    ids=["classes", "extra"],
+)
+def test_what_the_devkit_does_not_score_costs_the_scores_alone(bags, tmp_path, monkeypatch, error, text):
+    """Classes that are not its own, or that it is not installed."""
+
     def refuse(*_):
-        raise ValueError("results: detection has classes that nuScenes does not score: forklift")
+        raise error
 
     monkeypatch.setattr(bag_score, "score", refuse)
     assert command.main(words([bags[0]], tmp_path / "out")) == 1
     found = measured(tmp_path / "out" / bags[0].name)
-    assert found["sets"] == 3 and "forklift" in found["not_scored"]
+    assert found["sets"] == 3 and text in found["not_scored"]
 
 
 def test_a_bag_is_scored_by_the_clocks_of_its_run(tiny_bag, tmp_path):
