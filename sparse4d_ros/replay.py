@@ -2,8 +2,9 @@
 
     python -m sparse4d_ros.replay bags/0061 --model v3_r50 --checkpoint sparse4dv3_r50.pth --out results.json
 
-Every complete set is processed. `--sets FILE` takes only those that a record lists, so that a run of the node, which
-drops sets when it is late, can be repeated exactly: the same sets give the same boxes, to the last digit.
+Every complete set is processed, with `--missing-camera mask` every masked one as well. `--sets FILE` takes only those
+that a record lists, so that a run of the node, which drops sets when it is late, can be repeated exactly: the same sets
+give the same boxes, to the last digit.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from sparse4d_core.command_line import interrupted
 from .bags.bag_io import BagError
 from .bags.dataset_exporter import DatasetExporter
 from .bags.nuscenes_messages import ANNOTATION_TOPIC
+from .bags.sets import SETS_AT_ONCE
 from .bags.truth import read_truth
 from .perception.camera_model import DistortionPolicy
 from .perception.rig import Rig, load_rig
@@ -105,7 +106,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated: no dataset was written"))  # unwinds, so cleans up
     try:
         rig, slop_ns = load_rig(options.rig), nanoseconds(options.slop)
-        synchronizer = Synchronizer(rig.names, slop_ns, timeout_ns=max(slop_ns, NANOSECONDS // 4))
+        synchronizer = Synchronizer(
+            rig.names, slop_ns, timeout_ns=max(slop_ns, NANOSECONDS // 4), waiting_sets=SETS_AT_ONCE
+        )
         exporter = write_dataset(
             options.bag, rig, options.out, options.version, synchronizer, options.annotations, options.max_gap
         )

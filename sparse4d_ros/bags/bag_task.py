@@ -17,7 +17,7 @@ from sparse4d_core.atomic_write import write_bytes, write_json
 from sparse4d_core.inference.pipeline import Pipeline
 from sparse4d_core.inference.process_settings import keep_freed_memory
 
-from ..assembly import load_pipeline, make_synchronizer
+from ..assembly import load_pipeline
 from ..parameters import NodeParameters
 from ..perception.rig import load_rig
 from ..perception.transforms import TransformError
@@ -26,6 +26,7 @@ from ..rosbag_to_nuscenes import write_dataset
 from .bag_io import BagError
 from .box_record import SetRecord, to_line
 from .record_statistics import statistics
+from .sets import bag_synchronizer
 from .truth import Truth, read_truth
 
 MEASURED = "measured.json"
@@ -126,7 +127,7 @@ class BagRunner:
         from .bag_score import VERSION, score  # the devkit, which a bag without annotations does not need
 
         parameters = self._task.parameters
-        synchronizer = make_synchronizer(parameters, self._rig)
+        synchronizer = bag_synchronizer(parameters, self._rig)
         with tempfile.TemporaryDirectory(prefix="bag-truth-") as scratch:
             dataset, scores = Path(scratch) / "truth", Path(scratch) / "scores"
             write_dataset(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,14 @@ from ..units import nanoseconds
 from .bag_io import BagError, open_bag, read_messages
 
 TF_TOPICS = ("/tf", "/tf_static")
+SETS_AT_ONCE = 32  # more than one image makes ready: those that waited for it, and the one that it completes
 
 log = logging.getLogger(__name__)
+
+
+def bag_synchronizer(parameters: NodeParameters, rig: Rig) -> Synchronizer:
+    """The node's, for `synchronized_sets`: there nobody is late, so that no set makes way for a newer one."""
+    return make_synchronizer(replace(parameters, waiting_sets=max(SETS_AT_ONCE, parameters.waiting_sets)), rig)
 
 
 def synchronized_sets(
@@ -117,7 +124,7 @@ class BagFrames:
         parameters = NodeParameters() if parameters is None else parameters
         self.buffer = TransformBuffer(parameters.tf_cache)
         self.builder = make_frame_builder(parameters, self.rig, self.buffer)
-        self.synchronizer = make_synchronizer(parameters, self.rig)
+        self.synchronizer = bag_synchronizer(parameters, self.rig)
         self._tf_lead_ns = nanoseconds(parameters.tf_timeout)
         self._masks_missing = parameters.missing_camera == "mask"
 

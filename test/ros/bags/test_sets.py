@@ -47,6 +47,19 @@ def test_relative_topics_that_are_not_there_are_named(tiny_bag):
         list(BagFrames(tiny_bag, parse_rig({"cameras": [{"name": "l", "image_topic": "cam_left/image_rect"}]})).sets())
 
 
+def test_a_masked_set_does_not_make_way_for_the_one_behind_it(tiny_bag, tmp_path):
+    """The camera that fires last lost an image: its next one lets both sets out at once."""
+    stamps = {camera: stamp_ns for camera, (stamp_ns, _) in list(BagFrames(tiny_bag).sets())[7].images.items()}
+    camera, bag = max(stamps, key=stamps.get), tmp_path / "bag"
+    with create_bag(bag) as writer:
+        for topic, log_ns, message in read_messages(tiny_bag):
+            if (topic, log_ns) != (f"/{camera}/image_rect/compressed", stamps[camera]):
+                writer.write(topic, log_ns, message)
+    frames = BagFrames(bag, parameters=NodeParameters(missing_camera="mask"))
+    assert [len(synced.images) for synced in frames.sets()] == [6] * 7 + [5] + [6] * 7
+    assert not +frames.synchronizer.drops
+
+
 def test_a_wrong_clock_in_a_bag_is_named_and_left_out(tiny_bag, tmp_path, caplog):
     """By one period: without log times wrong images would be paired, and nobody would notice."""
     by_ns, bag = 10**8, tmp_path / "shifted"
