@@ -156,8 +156,10 @@ class BagFrames:
             there = set(reader.topics)
         wanted = {camera.name: (camera.image_topic, camera.info_topic) for camera in rig.cameras}
         gone = [name for name, topics in wanted.items() if not there.issuperset(topics)]
-        missing = [topic for topics in (*wanted.values(), ("/tf",)) for topic in topics if topic not in there]
-        some = len(gone) < len(wanted) and "/tf" in there
+        missing = [topic for topics in wanted.values() for topic in topics if topic not in there]
+        posed = not there.isdisjoint(TF_TOPICS)  # a rig that stands may have static transforms alone
+        missing += [] if posed else ["/tf"]
+        some = len(gone) < len(wanted) and posed
         if some and gone and self._masks_missing:
             log.warning("%s lacks %s: masked throughout are %s", self._bag, ", ".join(missing), ", ".join(gone))
         elif missing:

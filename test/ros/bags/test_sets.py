@@ -60,6 +60,26 @@ def test_a_masked_set_does_not_make_way_for_the_one_behind_it(tiny_bag, tmp_path
     assert not +frames.synchronizer.drops
 
 
+def without_tf(bag, out, *, static: bool):
+    """The bag without /tf; with its static transforms, those of the vehicle among them, or without any."""
+    with create_bag(out) as writer:
+        for topic, log_ns, message in read_messages(bag):
+            if topic == "/tf":
+                topic = "/tf_static"
+            if not topic.startswith("/tf") or static:
+                writer.write(topic, log_ns, message)
+    return out
+
+
+def test_a_rig_that_stands_needs_no_tf(tiny_bag, tmp_path):
+    """What `static_transform_publisher` gives is on /tf_static alone."""
+    frames = BagFrames(without_tf(tiny_bag, tmp_path / "stands", static=True))
+    sets = list(frames.sets())
+    assert len(sets) == 15 and frames.builder.build(sets[0])[0].images
+    with pytest.raises(BagError, match="lacks /tf; it has /cam_back"):
+        list(BagFrames(without_tf(tiny_bag, tmp_path / "nothing", static=False)).sets())
+
+
 def test_a_wrong_clock_in_a_bag_is_named_and_left_out(tiny_bag, tmp_path, caplog):
     """By one period: without log times wrong images would be paired, and nobody would notice."""
     by_ns, bag = 10**8, tmp_path / "shifted"
