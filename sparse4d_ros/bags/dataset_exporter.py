@@ -249,7 +249,13 @@ class DatasetExporter:
                     self.skipped[problem] += 1
                     continue
                 identity = detection.id or f"{stamp_ns}-{number}"  # without an id every box is its own object
-                instance = identity if is_token(identity) else token(scene, "instance", identity)
+                # Trackers and label tools may count each class for itself.
+                instance = identity if is_token(identity) else token(scene, "instance", category, identity)
+                if objects[instance] and objects[instance][-1]["sample_token"] == sample:
+                    raise BagError(
+                        f"annotations: a second box of id {identity!r} ({category}) at {stamp_ns}; expected an id for "
+                        "each object of a class, or an empty one where objects are not followed"
+                    )
                 categories.setdefault(instance, category)
                 objects[instance].append(annotation_record(detection, T, sample, token(instance, sample), extra))
         for instance, rows in objects.items():

@@ -131,6 +131,41 @@ def test_unlearnable_boxes_are_counted(tiny_bag, tmp_path, capsys):
     assert len(nusc.scene) == 1 and nusc.scene[0]["name"] == "bag-0000" and len(nusc.sample) == 3
 
 
+def relabelled(tiny_bag, out, *labels: tuple[str, str]) -> Path:
+    """A bag of one's own whose messages have boxes of these classes and ids."""
+    with create_bag(out) as writer:
+        for topic, log_ns, message in read_messages(tiny_bag):
+            if topic == "/nuscenes/sample":
+                continue
+            if topic == "/nuscenes/annotations":
+                message.detections = message.detections[: len(labels)]
+                for detection, (name, identity) in zip(message.detections, labels, strict=True):
+                    detection.id, detection.results = identity, detection.results[:1]
+                    detection.results[0].hypothesis.class_id = name
+            writer.write(topic, log_ns, message)
+    return out
+
+
+def test_ids_that_are_unique_within_a_class(tiny_bag, tmp_path):
+    """Two objects, each with its own class and its own places."""
+    out = tmp_path / "world"
+    bag = relabelled(tiny_bag, tmp_path / "bag", ("car", "1"), ("pedestrian", "1"))
+    assert main([str(bag), "--out", str(out)]) == 0
+    nusc = NuScenes(VERSION, str(out), verbose=False)
+    names = {nusc.get("category", one["category_token"])["name"]: one for one in nusc.instance}
+    assert names.keys() == {"vehicle.car", "human.pedestrian.adult"}
+    assert [one["nbr_annotations"] for one in nusc.instance] == [3, 3]
+    assert len({annotation["token"] for annotation in nusc.sample_annotation}) == 6
+
+
+@pytest.mark.parametrize("identity", ["0", "f" * 32], ids=["number", "token"])
+def test_two_objects_of_one_class_and_id_are_refused(tiny_bag, tmp_path, capsys, identity):
+    bag = relabelled(tiny_bag, tmp_path / "bag", ("car", identity), ("pedestrian", "1"), ("car", identity))
+    assert main([str(bag), "--out", str(tmp_path / "world")]) == 2
+    text = rf"annotations: a second box of id '{identity}' \(vehicle.car\) at \d+; expected an id for each object"
+    assert re.search(text, capsys.readouterr().err)
+
+
 def test_images_before_the_first_and_after_the_last_transform(tiny_bag, tmp_path, capsys):
     """A recorder never starts everything at one moment: those sets are left out and counted."""
     bag, out = tmp_path / "bag", tmp_path / "world"
