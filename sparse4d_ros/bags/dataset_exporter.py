@@ -158,8 +158,8 @@ class DatasetExporter:
         frames, lookup, stamp_ns = self._rig.frames, self._truth.buffer.lookup, synced.stamp_ns
         for time_ns, _ in synced.images.values():
             self._ego_pose(time_ns)
-        for frame in frames.cameras.values():
-            lookup(frames.base_frame, frame, stamp_ns)
+        for camera in synced.images:
+            lookup(frames.base_frame, frames.cameras[camera], stamp_ns)
         frames.base_from_model(self._truth.buffer, stamp_ns)
         if stamp_ns in self._truth.annotations:
             lookup(frames.global_frame, self._truth.annotations[stamp_ns].header.frame_id, stamp_ns)
