@@ -102,12 +102,12 @@ class BagRunner:
             BagError, RigError: the bag cannot be used.
             OSError: such as a full disk.
         """
+        truth = read_truth(bag, self._task.annotations)  # first: a wrong topic is not worth a replay
         replay = Replay(bag, self._rig, self._pipeline, self._task.parameters)
         records, step_ms = timed(replay.run())
         files = {"boxes.jsonl": "".join(to_line(record) + "\n" for record in records).encode()}
         drops = replay.drops + replay.synchronizer.drops
         measured = statistics(records, drops, step_ms, self._pipeline.config.class_names)
-        truth = read_truth(bag, self._task.annotations)
         if truth.annotations:
             try:
                 result = self._score(bag, records, truth)

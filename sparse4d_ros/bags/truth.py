@@ -11,10 +11,11 @@ from typing import Any
 from ..messages.incoming import insert_transforms
 from ..messages.stamps import ns_from_stamp
 from ..perception.transforms import TransformBuffer, TransformError
-from .bag_io import read_messages
+from .bag_io import BagError, read_messages
 from .nuscenes_messages import ANNOTATION_TOPIC, SAMPLE_TOPIC
 
 ALL_TIME = 1e9  # s; keep every transform of the bag
+ANNOTATION_TYPE = "vision_msgs/msg/Detection3DArray"
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +36,17 @@ def read_truth(bag: str | Path, annotation_topic: str | None = ANNOTATION_TOPIC)
         annotation_topic: of the annotations; None: without them.
 
     Raises:
-        BagError: the bag cannot be read.
+        BagError: the bag cannot be read, or the topic is of another type.
     """
     truth = Truth()
     topics = ["/tf", "/tf_static", SAMPLE_TOPIC, *([annotation_topic] if annotation_topic else [])]
     for topic, _, message in read_messages(bag, topics):
         if topic == annotation_topic:
+            if message.__msgtype__ != ANNOTATION_TYPE:
+                raise BagError(
+                    f"annotations: {topic} has {message.__msgtype__}; expected a topic with {ANNOTATION_TYPE}: "
+                    "name it with --annotations"
+                )
             truth.annotations[ns_from_stamp(message.header.stamp)] = message
         elif topic == SAMPLE_TOPIC:
             sample = json.loads(message.data)

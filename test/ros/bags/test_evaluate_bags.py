@@ -151,6 +151,12 @@ def test_what_cannot_be_scored_is_measured_all_the_same(bags, fleet, tmp_path, c
     assert ElementTree.parse(junit).getroot().get("errors") == "1"
 
 
+def test_annotations_of_another_type_cost_no_replay(bags, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Replay, "run", lambda self: pytest.fail("replayed"))
+    assert command.main(words(bags[:1], tmp_path / "out", "--annotations", "/cam_front/camera_info")) == 1
+    assert "cannot be used: BagError: annotations: /cam_front/camera_info has sensor_msgs" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("error", "text"),
     [

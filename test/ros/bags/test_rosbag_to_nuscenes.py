@@ -268,6 +268,9 @@ def test_bad_bags(tiny_bag, tmp_path, capsys):
     out = tmp_path / "world"
     assert main([str(tiny_bag), "--out", str(out), "--annotations", "/labels"]) == 2
     assert "no annotations on /labels" in capsys.readouterr().err
+    assert main([str(tiny_bag), "--out", str(out), "--annotations", "/cam_front/camera_info"]) == 2
+    text = "annotations: /cam_front/camera_info has sensor_msgs/msg/CameraInfo; expected a topic with vision_msgs/msg/"
+    assert text in capsys.readouterr().err
     with create_bag(tmp_path / "shifted") as writer:
         for topic, log_ns, message in read_messages(tiny_bag):
             if topic == "/nuscenes/annotations":
