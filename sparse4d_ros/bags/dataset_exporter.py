@@ -61,18 +61,25 @@ class DatasetExporter:
             synchronizer: new, of the rig's cameras. What it masks is no record in the tables.
 
         Raises:
-            BagError: stamps come twice.
+            BagError: stamps come twice, or time goes back.
         """
         incoming = self._out / ".incoming"
         incoming.mkdir(parents=True)
         seen: set[int] = set()
+        epoch = None
         for synced in tqdm(self._synchronized(bag, incoming, synchronizer), desc="sets", unit="set", disable=None):
             if synced.stamp_ns in seen:
                 raise BagError(
                     f"bag: {bag} has images of stamp {synced.stamp_ns} twice, as where a drive is played again "
                     "while it is recorded; cut the bag before that"
                 )
+            if epoch not in (None, synced.epoch):  # one history of poses cannot hold both times
+                raise BagError(
+                    f"bag: {bag}: time goes back before the set at {synced.stamp_ns}, as where a vehicle's clock was "
+                    "set; cut the bag there"
+                )
             seen.add(synced.stamp_ns)
+            epoch = synced.epoch
             if self._sets and (synced.stamp_ns - self._sets[-1].stamp_ns > max_gap_ns or self._begins_scene(synced)):
                 self._finish_scene()
             self._sets.append(synced)

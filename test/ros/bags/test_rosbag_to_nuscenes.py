@@ -19,6 +19,7 @@ from nuscenes import NuScenes
 from sparse4d_core.data.nuscenes.tables import load_scenes
 from sparse4d_ros.bags import dataset_exporter
 from sparse4d_ros.bags.bag_io import create_bag, read_messages
+from sparse4d_ros.messages.stamps import ns_from_stamp
 from sparse4d_ros.nuscenes_to_rosbag import write_scenes
 from sparse4d_ros.rosbag_to_nuscenes import main
 
@@ -262,6 +263,27 @@ def test_stamps_that_come_again(tiny_bag, tmp_path, capsys):
     assert main([str(tmp_path / "bag"), "--out", str(tmp_path / "world")]) == 2
     assert "twice, as where a drive is played again" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["bag"]
+
+
+def test_a_clock_that_was_set_back(tiny_bag, tmp_path, capsys):
+    """Stamps of images and poses by 0.655 s, in the middle of the recording: none comes twice, but they overlap."""
+
+    def set_back(header):
+        stamp_ns = ns_from_stamp(header.stamp) - 655_000_000
+        header.stamp.sec, header.stamp.nanosec = divmod(stamp_ns, 10**9)
+
+    start = None
+    with create_bag(tmp_path / "bag") as writer:
+        for topic, log_ns, message in read_messages(tiny_bag):
+            start = log_ns if start is None else start
+            if topic == "/nuscenes/sample":
+                continue
+            if log_ns - start > 800_000_000:
+                for header in [one.header for one in getattr(message, "transforms", [message])]:
+                    set_back(header)
+            writer.write(topic, log_ns, message)
+    assert main([str(tmp_path / "bag"), "--out", str(tmp_path / "world")]) == 2
+    assert "time goes back before the set at" in capsys.readouterr().err
 
 
 def test_bad_bags(tiny_bag, tmp_path, capsys):
