@@ -27,7 +27,7 @@ from typing import Any
 from tqdm import tqdm
 
 from sparse4d_core.atomic_write import write_json
-from sparse4d_core.command_line import FAILED, OK, refuse
+from sparse4d_core.command_line import FAILED, OK, interrupted, refuse
 from sparse4d_core.evaluation.criteria import Criterion, cases, flat, judge, read_criteria, report
 from sparse4d_core.evaluation.junit import TestCase, write_junit
 from sparse4d_core.evaluation.tasks.cluster_option import RAY_NEEDS, RAY_OPTION, connect
@@ -178,13 +178,15 @@ def summary(bag: Path, measured: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+    """Command line; returns the exit status: 130 for Ctrl-C, beside those of the module's text."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     options = parse_arguments(arguments)
     try:
         return run(options)
     except (ValueError, OSError) as error:
         return refuse("python -m sparse4d_ros.evaluate_bags", error)
+    except KeyboardInterrupt:
+        return interrupted("bags that are done are kept; go on with --resume")
 
 
 if __name__ == "__main__":

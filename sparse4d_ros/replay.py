@@ -118,7 +118,10 @@ def read_parameters(path: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: not a parameter file, or a parameter that the node does not have.
     """
-    content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"params-file: {path} is not YAML: {error}") from error
     try:
         values = {k: v for node in content.values() for k, v in node["ros__parameters"].items()}
     except (AttributeError, KeyError, TypeError) as error:

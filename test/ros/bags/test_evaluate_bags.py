@@ -295,6 +295,15 @@ def test_a_bag_that_breaks_the_program_stops_nobody(bags, fleet, tmp_path, monke
     assert measured(tmp_path / "out" / "without")["boxes_per_set"] == measured(fleet / "without")["boxes_per_set"]
 
 
+def test_an_interrupted_command_says_how_to_go_on(bags, tmp_path, monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sparse4d_ros.bags.bag_task.Replay", interrupt)
+    assert command.main(words(bags, tmp_path / "out")) == 130
+    assert "interrupted: bags that are done are kept; go on with --resume" in capsys.readouterr().err
+
+
 def test_threads_of_a_task_of_a_cluster():
     """As many in every process, whatever its host has: their number may change the last digit."""
     here, there, asked = (

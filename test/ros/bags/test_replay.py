@@ -308,6 +308,9 @@ def test_parameter_file(tiny_bag, tmp_path, capsys):
     path.write_text("/**:\n  ros__parameters:\n    model: demo\n    speed: 3\n")
     assert main([str(tiny_bag), "--params-file", str(path), "--record", str(tmp_path / "r")]) == 2
     assert "unknown speed" in capsys.readouterr().err
+    path.write_text("/**:\n\tros__parameters: {}\n")
+    assert main([str(tiny_bag), "--params-file", str(path), "--record", str(tmp_path / "r")]) == 2
+    assert f"error: params-file: {path} is not YAML: while scanning" in capsys.readouterr().err
 
 
 @pytest.fixture
