@@ -133,7 +133,7 @@ class DatasetExporter:
         tokens = {stamp: self._sample(scene, stamp) for stamp in keyframes}
         self._writer.add_scene(scene, [tokens[stamp] for stamp in keyframes], vehicle=self._name)
         self._add_cameras(scene, sets, tokens)
-        self._add_lidar(scene, tokens)
+        self._add_lidar(scene, sets, tokens)
         self._add_annotations(scene, tokens)
         self.samples += len(keyframes)
 
@@ -200,13 +200,12 @@ class DatasetExporter:
             calibration = self._writer.add_calibration(scene, channel, *pose_of(T), model.intrinsics.tolist())
             records = []
             for synced in seen:
-                nearest = int(stamps[np.abs(stamps - synced.stamp_ns).argmin()])
                 time_ns, path = synced.images[camera.name]
                 key = synced.stamp_ns in tokens
                 name = f"{scene}__{channel}__{time_ns // MICROSECOND}"
                 records.append(
                     {
-                        "sample_token": tokens[nearest][0],
+                        "sample_token": tokens[_nearest(stamps, synced.stamp_ns)][0],
                         "timestamp": time_ns // MICROSECOND,
                         "is_key_frame": key,
                         "filename": self._place_image(f"{'samples' if key else 'sweeps'}/{channel}/{name}", path),
@@ -221,19 +220,27 @@ class DatasetExporter:
         path.replace(self._out / filename)
         return filename
 
-    def _add_lidar(self, scene: str, tokens: dict[int, tuple[str, int]]) -> None:
-        """A record without a file: its calibration is the model's frame, its time the sample's."""
-        frames, records = self._rig.frames, []
+    def _add_lidar(self, scene: str, sets: list[SyncedSet], tokens: dict[int, tuple[str, int]]) -> None:
+        """A record without a file for every set, also of sweeps: by it a set has its stamp and its pose.
+
+        The calibration is the model's frame, the time the sample's, or of a sweep the set's.
+        """
+        frames, records, stamps = self._rig.frames, [], np.array(list(tokens))
         T = frames.base_from_model(self._truth.buffer, next(iter(tokens)))
         calibration = self._writer.add_calibration(scene, LIDAR, *pose_of(T), [])
-        for stamp_ns, (sample, timestamp) in tokens.items():
+        for synced in sets:
+            stamp_ns = synced.stamp_ns
+            sample, timestamp = tokens[_nearest(stamps, stamp_ns)]
+            key = stamp_ns in tokens
+            if not key:
+                timestamp = stamp_ns // MICROSECOND
             try:
                 pose = self._ego_pose(timestamp * MICROSECOND)
             except TransformError:  # a sample's own time may lie just behind the last pose
                 pose = self._ego_pose(stamp_ns)
-            name = f"samples/{LIDAR}/{scene}__{LIDAR}__{timestamp}.pcd.bin"
+            name = f"{'samples' if key else 'sweeps'}/{LIDAR}/{scene}__{LIDAR}__{timestamp}.pcd.bin"
             records.append(
-                {"sample_token": sample, "timestamp": timestamp, "is_key_frame": True, "filename": name, "pose": pose}
+                {"sample_token": sample, "timestamp": timestamp, "is_key_frame": key, "filename": name, "pose": pose}
             )
         self._writer.add_stream(scene, LIDAR, calibration, records, (0, 0))
 
@@ -268,6 +275,11 @@ class DatasetExporter:
         for instance, rows in objects.items():
             self._writer.add_instance(instance, categories[instance], rows)
             self.boxes += len(rows)
+
+
+def _nearest(stamps: np.ndarray, stamp_ns: int) -> int:
+    """The one of the samples' stamps to which a set belongs."""
+    return int(stamps[np.abs(stamps - stamp_ns).argmin()])
 
 
 def store_image(message: Any, stem: Path) -> Path:

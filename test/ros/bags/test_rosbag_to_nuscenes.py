@@ -16,7 +16,9 @@ import pytest
 pytest.importorskip("rclpy")
 from nuscenes import NuScenes
 
+from sparse4d_core.data.nuscenes.dataset import NuScenesDataset
 from sparse4d_core.data.nuscenes.tables import load_scenes
+from sparse4d_core.evaluation.robustness.rows import data_rate
 from sparse4d_ros.bags import dataset_exporter
 from sparse4d_ros.bags.bag_io import create_bag, read_messages
 from sparse4d_ros.messages.stamps import ns_from_stamp
@@ -89,6 +91,15 @@ def test_the_devkit_reads_it(tiny_dataset, rewritten):
             if channel.startswith("CAM"):
                 assert Path(copy.get_sample_data_path(token)).is_file()
     assert json.loads((rewritten / VERSION / "splits.json").read_text()) == {"all": [copy.scene[0]["name"]]}
+
+
+def test_sweeps_have_stamps_and_poses_of_their_own(tiny_dataset, rewritten):
+    """Those of their newest images, half a millisecond from the lidar's of the original."""
+    original, copy = (NuScenesDataset(folder, sweeps=True, cache=None) for folder in (tiny_dataset, rewritten))
+    assert len(copy.index.stamp_us) == len(original.index.stamp_us) == 15
+    np.testing.assert_allclose(copy.index.stamp_us, original.index.stamp_us, rtol=0, atol=2000)
+    np.testing.assert_allclose(copy.index.T_global_from_model, original.index.T_global_from_model, atol=0.05)
+    assert data_rate(copy) == pytest.approx(10, rel=0.02)
 
 
 def test_scenes_are_told_apart(tiny_bag, tmp_path):
