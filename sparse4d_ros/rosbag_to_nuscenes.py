@@ -5,8 +5,9 @@
 The bag holds the rig's images, CameraInfo and TF, and annotations as vision_msgs/Detection3DArray: one message for each
 annotated instant, stamped like the newest image of its set, in any frame of TF. Class hypotheses name one of
 the ten detection classes or a nuScenes category; the id stays with an object over time, and no other one of its class
-has it (without ids every box is an object of its own). JPEG and PNG data are copied, raw images are written as JPEG.
-Sets between annotated ones become sweeps.
+has it (without ids every box is an object of its own). JPEG and PNG data are copied; raw images, and compressed ones
+whose `format` decides the colours (`bgr8; jpeg compressed rgb8`), are written as JPEG. Sets between annotated ones
+become sweeps.
 """
 
 from __future__ import annotations

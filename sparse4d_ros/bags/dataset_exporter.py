@@ -18,7 +18,13 @@ from sparse4d_core.data.nuscenes.table_writer import TableWriter, token
 from sparse4d_core.data.nuscenes.tables import Record
 
 from ..perception.camera_model import DistortionPolicy, camera_model
-from ..perception.image_decoding import JPEG_START, ConversionError, check_complete, decode_image
+from ..perception.image_decoding import (
+    JPEG_START,
+    ConversionError,
+    check_complete,
+    decode_image,
+    format_decides_colours,
+)
 from ..perception.rig import Rig
 from ..perception.synchronizer import SyncedSet, Synchronizer
 from ..perception.transforms import ExtrapolationFailed, TransformError
@@ -283,12 +289,13 @@ def _nearest(stamps: np.ndarray, stamp_ns: int) -> int:
 
 
 def store_image(message: Any, stem: Path) -> Path:
-    """Writes an image message to a file: compressed data as they are, raw images as JPEG.
+    """Writes an image message to a file: compressed data as they are; raw images as JPEG, and so compressed ones whose
+    colours the message's `format` decides, as a file has none.
 
     Raises:
         ConversionError: truncated or damaged data, or an unknown encoding.
     """
-    if hasattr(message, "encoding"):
+    if hasattr(message, "encoding") or format_decides_colours(message):
         path = stem.with_name(stem.name + ".jpg")
         cv2.imwrite(str(path), decode_image(message), (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
         return path

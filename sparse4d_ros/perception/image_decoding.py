@@ -158,6 +158,33 @@ def _rows(message: Any, layout: RawEncoding) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------------------- compressed
 
 
+def format_decides_colours(message: Any) -> bool:
+    """Whether the JPEG or PNG data by themselves, without the message's `format`, would show other colours.
+
+    Raises:
+        ConversionError: cause `encoding`: a depth image.
+    """
+    encoding, compression = _encodings(message)
+    return _is_mosaic(encoding, compression) or "compressed rgb" in compression
+
+
+def _encodings(message: Any) -> tuple[str, str]:
+    """What `format` says of the image and of its compression, in lower case."""
+    encoding, _, compression = message.format.lower().partition(";")
+    encoding, compression = encoding.strip(), compression.strip()
+    if re.fullmatch(r"(16|32|64)[usf]c\d*", encoding):
+        raise ConversionError(
+            "encoding", f"compressed image: format = {message.format!r}, a depth image; expected colour or grey: check "
+            "the topic in the rig file",
+        )  # fmt: skip
+    return encoding, compression
+
+
+def _is_mosaic(encoding: str, compression: str) -> bool:
+    """Whether a grey image is the sensor's mosaic."""
+    return encoding.startswith("bayer_") and encoding in RAW_ENCODINGS and compression == "png compressed"
+
+
 def decode_compressed(message: Any, reduction: int = 1) -> np.ndarray:
     """sensor_msgs/CompressedImage (JPEG or PNG) ► [H, W, 3] uint8, BGR.
 
@@ -167,17 +194,11 @@ def decode_compressed(message: Any, reduction: int = 1) -> np.ndarray:
     """
     data = memoryview(message.data).cast("B")
     check_complete(data)
-    encoding, _, compression = message.format.lower().partition(";")
-    if re.fullmatch(r"(16|32|64)[usf]c\d*", encoding.strip()):
-        raise ConversionError(
-            "encoding", f"compressed image: format = {message.format!r}, a depth image; expected colour or grey: check "
-            "the topic in the rig file",
-        )  # fmt: skip
+    encoding, compression = _encodings(message)
     image = _decoded(message, data, reduction)
     if image.ndim == 2:
-        layout = RAW_ENCODINGS.get(encoding.strip())
-        is_mosaic = encoding.startswith("bayer_") and layout is not None and compression.strip() == "png compressed"
-        return cv2.cvtColor(image, layout.to_bgr if is_mosaic else cv2.COLOR_GRAY2BGR)
+        is_mosaic = _is_mosaic(encoding, compression)
+        return cv2.cvtColor(image, RAW_ENCODINGS[encoding].to_bgr if is_mosaic else cv2.COLOR_GRAY2BGR)
     return cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if "compressed rgb" in compression else image
 
 

@@ -10,6 +10,7 @@ import signal
 from collections import defaultdict
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -19,10 +20,11 @@ from nuscenes import NuScenes
 from sparse4d_core.data.nuscenes.dataset import NuScenesDataset
 from sparse4d_core.data.nuscenes.tables import load_scenes
 from sparse4d_core.evaluation.robustness.rows import data_rate
-from sparse4d_ros.bags import dataset_exporter
-from sparse4d_ros.bags.bag_io import create_bag, read_messages
+from sparse4d_ros.bags import dataset_exporter, nuscenes_messages
+from sparse4d_ros.bags.bag_io import create_bag, read_messages, typestore
 from sparse4d_ros.messages.stamps import ns_from_stamp
 from sparse4d_ros.nuscenes_to_rosbag import write_scenes
+from sparse4d_ros.perception.image_decoding import ConversionError, decode_image
 from sparse4d_ros.rosbag_to_nuscenes import main
 
 VERSION = "v1.0-mini"
@@ -204,6 +206,29 @@ def test_a_frame_that_is_not_there_is_an_error(tiny_bag, tmp_path, capsys):
                 writer.write(topic, log_ns, message)
     assert main([str(tmp_path / "bag"), "--out", str(tmp_path / "world")]) == 2
     assert "unknown frame" in capsys.readouterr().err and not (tmp_path / "world").exists()
+
+
+MOSAIC = np.tile(np.array([[200, 60], [60, 20]], np.uint8), (16, 16))
+RED = np.full((32, 32, 3), (20, 60, 200), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("format", "pixels"),
+    [("bgr8; jpeg compressed rgb8", RED), ("rgb8; png compressed rgb8", RED), ("bayer_rggb8; png compressed ", MOSAIC)],
+)
+def test_images_whose_format_decides_their_colours(tmp_path, format, pixels):
+    """The file shows what the node sees; where the data need no format, they are copied."""
+    _, data = cv2.imencode(".jpg" if "jpeg" in format else ".png", pixels)
+    header = nuscenes_messages.header("cam_front", 1)
+    message = typestore().types["sensor_msgs/msg/CompressedImage"](header, format, data.ravel())
+    stored = cv2.imread(str(dataset_exporter.store_image(message, tmp_path / "decided")))
+    assert np.abs(stored.astype(int) - decode_image(message)).max() < 10
+    assert np.abs(stored.astype(int) - cv2.imdecode(data, cv2.IMREAD_COLOR)).max() > 50
+    message.format = "bgr8; jpeg compressed bgr8"
+    assert dataset_exporter.store_image(message, tmp_path / "copied").read_bytes() == data.tobytes()
+    message.format = "16UC1; compressedDepth"
+    with pytest.raises(ConversionError, match="a depth image"):
+        dataset_exporter.store_image(message, tmp_path / "depth")
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
