@@ -119,6 +119,14 @@ def set_learning_rate(optimizers: list[torch.optim.Optimizer], rate: float) -> N
         group["lr"] = rate * group["lr_factor"]
 
 
+def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """What it has learned of its parameters; weight decay, momentum and the like stay those of this training, which
+    `load_state_dict` would take from the state as well."""
+    own = optimizer.state_dict()["param_groups"]
+    groups = [{**group, "params": saved["params"]} for group, saved in zip(own, state["param_groups"], strict=True)]
+    optimizer.load_state_dict({**state, "param_groups": groups})
+
+
 def moving_average(model: nn.Module, decay: float) -> AveragedModel:
     """Exponential moving average of all parameters and buffers (batch norm statistics included); `module` holds it.
 

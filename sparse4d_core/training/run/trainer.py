@@ -24,7 +24,7 @@ from ..batches.loader import BatchLoader
 from ..objective.frame_objective import ForwardResult, TrainingObjective, restart
 from ..schedule import TrainingConfig
 from .journal import Journal
-from .optimizer import learning_rate, make_optimizers, moving_average, set_learning_rate
+from .optimizer import learning_rate, make_optimizers, moving_average, restore, set_learning_rate
 from .processes import Processes
 from .run_state import pack_random_state, pack_state, pack_torch, unpack_random_state, unpack_state, unpack_torch
 from .store import CheckpointStore
@@ -297,8 +297,9 @@ class Trainer:
         self.iteration, self.skipped, self.best = content["iteration"], content["skipped"], content["best"]
         self.model.load_state_dict(content["model"])
         for optimizer, state in zip(self.optimizers, states, strict=True):
-            optimizer.load_state_dict(state)
-        self.scaler.load_state_dict(content["scaler"])
+            restore(optimizer, state)
+        if content["scaler"]:  # empty where the run had another precision than float16 so far
+            self.scaler.load_state_dict(content["scaler"])
         if self.average is not None and content["average"] is None:  # ema_decay is new: it starts from these weights
             self.average.module.load_state_dict(content["model"])
         elif self.average is not None:
@@ -306,7 +307,14 @@ class Trainer:
         own = content["ranks"][self.processes.rank]
         self.loader.restore(own["loader"])
         unpack_random_state(self.grid_rng, own["grid"])
-        self.states = [unpack_state(state, self.processes.device) for state in own["states"]]
+        accumulation = self.settings.accumulation
+        if len(own["states"]) == accumulation:
+            self.states = [unpack_state(state, self.processes.device) for state in own["states"]]
+        else:  # they are of batches of another size; without them the streams go on as after a skipped step
+            log.warning(
+                "resume: accumulation: %d in the run, %d now; all streams start without a memory",
+                len(own["states"]), accumulation,
+            )  # fmt: skip
         unpack_torch(own["random"], self.processes.device)
         return True
 

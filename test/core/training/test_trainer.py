@@ -170,6 +170,49 @@ def test_an_average_can_be_switched_on_in_a_resumed_run(tmp_path):
     assert same(used, trainer.average.module.state_dict()) and not same(used, trainer.model.state_dict())
 
 
+def with_optimizer(**numbers):
+    return replace(tiny_run.TRAINING, optimizer=replace(tiny_run.TRAINING.optimizer, **numbers))
+
+
+def test_numbers_of_the_optimizers_can_change_in_a_resumed_run(tmp_path):
+    """They count from then on; what the optimizers have learned of the parameters stays."""
+    first = tiny_trainer(tmp_path, iterations=1)
+    first.run()
+    changed = {"weight_decay": 0.5, "betas": (0.8, 0.9), "eps": 1e-4}
+    trainer = tiny_trainer(tmp_path, training=with_optimizer(**changed, muon_momentum=0.5, backbone_lr_factor=0.25))
+    assert trainer.resume()
+    adamw, muon = ([dict(group, params=None) for group in one.param_groups] for one in trainer.optimizers)
+    assert all(group[name] == value for group in adamw for name, value in changed.items())
+    assert [(group["weight_decay"], group["momentum"]) for group in muon] == [(0.5, 0.5)] * 2
+    assert [group["lr_factor"] for group in (*adamw, *muon)] == [1.0, 0.25] * 2
+    for ours, theirs in zip(trainer.optimizers, first.optimizers, strict=True):
+        one, other = ours.state_dict()["state"], theirs.state_dict()["state"]
+        assert one.keys() == other.keys() and all(same(one[index], other[index]) for index in one)
+
+
+def test_a_resumed_run_can_accumulate_otherwise(tmp_path, caplog):
+    """A step has the same streams in other batches, of which nothing is remembered."""
+    for done, accumulation in ((0, 1), (1, 2), (2, 1)):
+        trainer = tiny_trainer(tmp_path, iterations=done + 1, accumulation=accumulation)
+        assert trainer.resume() == (done > 0) and trainer.states == [None] * accumulation
+        trainer.run()
+    assert trainer.iteration == 3
+    assert [record.getMessage() for record in caplog.records] == [
+        "resume: accumulation: 1 in the run, 2 now; all streams start without a memory",
+        "resume: accumulation: 2 in the run, 1 now; all streams start without a memory",
+    ]
+
+
+def test_a_resumed_run_can_turn_to_half_precision(tmp_path):
+    tiny_trainer(tmp_path, iterations=1).run()
+    trainer = tiny_trainer(tmp_path, iterations=2)
+    trainer.objective.half = torch.float16
+    trainer.scaler = torch.amp.GradScaler("cpu", 32.0)
+    assert trainer.resume()
+    trainer.run()
+    assert (trainer.iteration, trainer.skipped, trainer.scaler.get_scale()) == (2, 0, 32.0)
+
+
 def spoil(trainer, iterations: range) -> list[list[str]]:
     """Batches of these iterations hold a picture that is not finite; returns the tokens of all batches."""
     take, tokens = trainer.loader.take, []
