@@ -31,12 +31,14 @@ class Augmentation:
     bev_rotation: float = 0.0  # rad: the world turns by it about the model frame's z axis
 
     def transform(self, image_wh: tuple[int, int]) -> ImageTransform:
-        """For images of `image_wh` pixels. They get the scale that gives the same content as `image.original_wh`."""
+        """For images of `image_wh` pixels. Their scale is to the one outside training as the scale drawn is to that of
+        `image.original_wh`: images of any shape are trained at the scales at which they are seen later."""
         if self.scale is None:
             return test_time_transform(self.image, image_wh)
         width, height = image_wh
         input_width, input_height = self.image.input_wh
-        scale = self.scale * max(self.image.original_wh[0] / width, self.image.original_wh[1] / height)
+        here, original = (test_time_transform(self.image, wh).scale for wh in (image_wh, self.image.original_wh))
+        scale = self.scale * (here / original)  # exactly the scale drawn where the sizes are the same
         new_width, new_height = int(width * scale), int(height * scale)
         top = int((1 - self.bottom_crop) * new_height) - input_height
         left = int(self.left_crop * max(0, new_width - input_width))

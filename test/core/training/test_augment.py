@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tiny_run import MODEL, TRAINING, TinyWorld
 
 from sparse4d_core.config import preset
-from sparse4d_core.preprocess import ImageTransform, model_input, preprocess
+from sparse4d_core.preprocess import ImageTransform, model_input, preprocess, test_time_transform
 from sparse4d_core.training.batches.augment import (
     PhotometricDistortion,
     cameras_gone,
@@ -355,6 +355,17 @@ def test_one_random_draw_shows_the_same_part_of_images_of_any_size():
     assert (one.crop, one.flip, one.rotate_deg) == (other.crop, other.flip, other.rotate_deg)
     assert other.scale == 2 * one.scale
     assert drawn.transform((640, 480)).kept((640, 480))
+
+
+@pytest.mark.parametrize("image_wh", [(1600, 900), (1920, 1080), (1920, 960), (1242, 375), (640, 480)])
+def test_images_of_any_shape_are_trained_at_the_scales_they_are_seen_at_later(image_wh):
+    """Whatever is drawn is to the scale of evaluation and node as it is for the images of the published training."""
+    config, image = training_config("v3_r50").augmentation, preset("v3_r50").image
+    drawn = draw_augmentation(config, image, np.random.RandomState(5))
+    published = drawn.scale / test_time_transform(image, (1600, 900)).scale
+    scale = drawn.transform(image_wh).scale
+    assert scale / test_time_transform(image, image_wh).scale == pytest.approx(published, rel=1e-12)
+    assert image_wh != (1600, 900) or scale == drawn.scale
 
 
 def test_an_image_stays_where_others_are_not_recorded():
