@@ -43,6 +43,7 @@ examples:
 Every number of the preset and of its training can be given, such as
   --preset.num_anchors 128 --training.optimizer.weight_decay 0.01 --training.augmentation.scale_range [0.4,0.5]
   --training.denoising null
+Length in epochs instead of iterations: --training.schedule.iterations null --training.schedule.epochs 20
 Own classes, in the names of the data set: --preset.class_names [car,pedestrian,scooter]
 
 RUN holds config.json, log.jsonl, tensorboard/, checkpoints/, epochs/, with --validation-split best.pt, and at the end
@@ -120,6 +121,12 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         number = getattr(options.training.schedule, field)
         if number is not None and number < 1:
             parser.error(f"{field}: expected at least 1, got {number}")
+    schedule, usual = options.training.schedule, training_config(options.model).schedule
+    if schedule.epochs != usual.epochs and schedule.iterations is not None and schedule.iterations == usual.iterations:
+        parser.error(
+            f"epochs: {schedule.epochs} would count for nothing, as {options.model} trains for {schedule.iterations} "
+            "iterations; add --training.schedule.iterations null"
+        )
     return options
 
 

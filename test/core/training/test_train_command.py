@@ -93,6 +93,7 @@ def test_short_options_reach_their_fields():
         (["--iterations=0"], ["iterations: expected at least 1, got 0"]),
         (["--iterations=-5"], ["iterations: expected at least 1, got -5"]),
         (["--training.schedule.epochs=0"], ["epochs: expected at least 1, got 0"]),
+        (["--training.schedule.epochs=10"], ["10 would count for nothing", "--training.schedule.iterations null"]),
         (["--model=v4"], ["v4", "v3_r50"]),
         (["--mod=demo"], ["--mod"]),
     ],
@@ -103,6 +104,11 @@ def test_what_cannot_be_used_is_named(capsys, words, said):
     error = capsys.readouterr().err
     assert end.value.code == 2 and all(part in error for part in said), error
     assert len(error.splitlines()) < 12
+
+
+def test_a_length_in_epochs():
+    words = ["--model", "demo", *REQUIRED, "--training.schedule.epochs=10", "--training.schedule.iterations=null"]
+    assert train.num_iterations(train.parse(words).training, samples=24) == 10 * 24 // 8
 
 
 def test_what_was_given_is_what_trains(tmp_path):
