@@ -4,7 +4,8 @@
     weights/demo.json        configuration, training command, versions, score sheet
     weights/demo_log.jsonl   the run's log
 
-Works on finished runs and on running ones: without model.pt the newest intact checkpoint is taken.
+Works on finished runs and on running ones: the newest intact checkpoint is taken where there is no model.pt, or one of
+fewer iterations, as in a run that goes on after its end (--resume with more --iterations).
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class RunWeights:
 
 
 def run_weights(run: pathlib.Path) -> RunWeights:
-    """The weights to use of a run: model.pt if it is finished, else the newest intact checkpoint's.
+    """The weights to use of a run: model.pt, or the newest intact checkpoint's if it has seen more steps.
 
     Raises:
         FileNotFoundError: the folder holds neither.
@@ -55,13 +56,14 @@ def run_weights(run: pathlib.Path) -> RunWeights:
     """
     record = read_record(run)
     training = record["training"]
-    if (run / "model.pt").is_file():
-        file = read_checkpoint(run / "model.pt")
-        averaged = bool(training["schedule"]["ema_decay"])
-        return RunWeights(file.state, file.config, int(file.meta["iterations"]), averaged)
-    content = CheckpointStore(run / "checkpoints").newest()
-    if content is None:
+    file = read_checkpoint(run / "model.pt") if (run / "model.pt").is_file() else None
+    finished = None if file is None else int(file.meta["iterations"])
+    content = CheckpointStore(run / "checkpoints").newest(after=finished)
+    if content is None and file is None:
         raise FileNotFoundError(f"run: {run} holds neither model.pt nor an intact checkpoint in checkpoints/")
+    if content is None:
+        averaged = bool(training["schedule"]["ema_decay"])
+        return RunWeights(file.state, file.config, finished, averaged)
     state, average = content["model"], content["average"]
     if average is not None:
         state = {name.removeprefix("module."): value for name, value in average.items() if name != "n_averaged"}

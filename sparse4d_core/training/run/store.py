@@ -48,13 +48,18 @@ class CheckpointStore:
         """Whether the folder holds any checkpoint."""
         return any(self.folder.glob("*.pt"))
 
-    def newest(self) -> dict | None:
+    def newest(self, after: int | None = None) -> dict | None:
         """The newest checkpoint that is intact; damaged ones are named in the log and passed over.
+
+        Args:
+            after: an iteration; only checkpoints of later ones count.
 
         Raises:
             ValueError: it was written by another version.
         """
         for path in sorted(self.folder.glob("*.pt"), reverse=True):
+            if after is not None and path.stem <= f"{after:09d}":
+                break
             if reason := damage(path):
                 log.warning("%s: %s; using the checkpoint before it", path, reason)
                 continue

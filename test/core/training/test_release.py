@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import signal
 from dataclasses import asdict
 
 import pytest
@@ -48,6 +49,18 @@ def test_the_average_is_shipped_from_finished_and_from_running_runs(run, tmp_pat
     sheet = json.loads(out.with_suffix(".json").read_text())
     assert sheet["iterations"] == 2 and sheet["model"]["num_anchors"] == 24 and sheet["scores"] is None
     assert (out.parent / "demo_log.jsonl").read_text() == (folder / "log.jsonl").read_text()
+
+
+def test_of_a_run_that_goes_on_after_its_end_the_newest_weights_are_shipped(run, tmp_path, capsys):
+    """model.pt is of the former end."""
+    trainer = tiny_run.tiny_trainer(run.settings.out, iterations=4)
+    assert trainer.resume()
+    trainer._keep_epoch = lambda: signal.raise_signal(signal.SIGTERM)  # called after each step
+    trainer.run()
+    assert main([str(run.settings.out), "--out", str(tmp_path / "demo.pt"), "--float32"]) == 0
+    assert "averaged weights of demo after 3 iterations" in capsys.readouterr().out
+    expected = trainer.average.module.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in loaded(tmp_path / "demo.pt").state_dict().items())
 
 
 def test_half_precision_is_half_the_size_and_close(run, tmp_path):
