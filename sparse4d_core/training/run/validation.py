@@ -28,12 +28,18 @@ class Validation:
     precision: str = "float32"  # of the image encoder
 
     def scores(self, model: Sparse4D, processes: Processes) -> dict[str, float]:
-        """NDS, mAP and the five errors, the same in all processes. The model stays as it is: a copy runs.
+        """NDS, mAP and the five errors of the first process's model, the same in all processes. The model stays as it
+        is: a copy runs.
 
         Raises:
             OSError: results that cannot be written.
         """
-        pipeline = Pipeline(copy.deepcopy(model), device=str(processes.device), precision=self.precision)
+        scored = copy.deepcopy(model)
+        # Batch norm statistics are of a process's own batches; the first one's are those that are saved.
+        saved = processes.from_first([buffer.cpu() for buffer in scored.buffers()])
+        for buffer, value in zip(scored.buffers(), saved, strict=True):
+            buffer.copy_(value)
+        pipeline = Pipeline(scored, device=str(processes.device), precision=self.precision)
         scenes = self.data.index.scene_names.tolist()[processes.rank :: processes.world_size]
         writer = run_keyframes(pipeline, self.data, scenes)
         parts = processes.gather(zlib.compress(json.dumps(writer.detection).encode()))

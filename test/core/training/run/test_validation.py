@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import zlib
 from dataclasses import dataclass, field, replace
@@ -92,24 +93,32 @@ def test_validation_changes_nothing_that_trains(data, tmp_path):
 
 @dataclass(frozen=True)
 class OneOfTwo(Processes):
-    """One process of two; the second runs before the first and leaves here what it sends."""
+    """One process of two; the second runs before the first and leaves here what it sends. What the second gets from the
+    first: its statistics, and scores."""
 
     sent: list = field(default_factory=list)
+    statistics: list = field(default_factory=list)
 
     def gather(self, value):
         self.sent.append(value)
         return self.sent[::-1]
 
     def from_first(self, value):
-        return value
+        return value if self.is_first or value is None else self.statistics
 
 
 def test_processes_divide_the_scenes(data, tmp_path):
+    """All run the first one's model, though batch norm has seen other batches in each."""
     model = Sparse4D(SMALL, "clean").train()
+    other = copy.deepcopy(model)
+    for module in other.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean += 1.0
     alone = Validation(data, tmp_path / "alone", every=1).scores(model, Processes())
     sent = []
     first, second = (Validation(data, tmp_path / name, every=1) for name in ("first host", "second host"))
-    assert second.scores(model, OneOfTwo(1, 2, sent=sent)) is None and not (tmp_path / "second host").exists()
+    of_two = OneOfTwo(1, 2, sent=sent, statistics=[buffer.clone() for buffer in model.buffers()])
+    assert second.scores(other, of_two) is None and not (tmp_path / "second host").exists()
     assert first.scores(model, OneOfTwo(0, 2, sent=sent)) == alone
     parts = [json.loads(zlib.decompress(part)) for part in sent]
     assert [len(part) for part in parts] == [len(data.keyframes) / 2] * 2 and not parts[0].keys() & parts[1].keys()
