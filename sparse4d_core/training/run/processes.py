@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ...inference.pipeline import refusing_device
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -83,13 +85,20 @@ class Processes:
 
 
 def start_processes(device: str) -> Processes:
-    """Join the group that torchrun describes in the environment; alone without one."""
+    """Join the group that torchrun describes in the environment; alone without one.
+
+    Raises:
+        ValueError: for a device that is not there.
+    """
     world_size = int(os.environ.get("WORLD_SIZE", 1))
+    with refusing_device(device):
+        chosen = torch.device(device)
+        on_gpu = chosen.type == "cuda"
+        if on_gpu and world_size > 1:
+            chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(chosen)
+        torch.empty(0, device=chosen)
     if world_size == 1:
-        return Processes(device=torch.device(device))
-    on_gpu = torch.device(device).type == "cuda"
-    chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if on_gpu else torch.device(device)
-    if on_gpu:
-        torch.cuda.set_device(chosen)
+        return Processes(device=chosen)
     distributed.init_process_group("nccl" if on_gpu else "gloo")
     return Processes(distributed.get_rank(), world_size, chosen)

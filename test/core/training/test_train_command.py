@@ -111,6 +111,12 @@ def test_a_length_in_epochs():
     assert train.num_iterations(train.parse(words).training, samples=24) == 10 * 24 // 8
 
 
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused_before_the_data_is_read(capsys, device):
+    assert train.main(["--model", "demo", *REQUIRED, "--device", device]) == 2
+    assert f"device: {device} cannot be used: " in capsys.readouterr().err
+
+
 def test_what_was_given_is_what_trains(tmp_path):
     """A smaller model than the preset, one step, by the command itself."""
     world, run = tmp_path / "world", tmp_path / "run"
