@@ -16,12 +16,13 @@ LOOKS_UP_EVERY = 0.05  # s; sleep goes on after a signal
 
 
 def end_quietly() -> None:
-    """From now on an interrupt while modules of ours are loaded, or run as programs, ends the process without a
-    traceback. The exit status stays Python's: that of a process that SIGINT has ended, 130 in a shell."""
+    """From now on an interrupt while modules of ours are loaded, or run as programs (by `python -m`, or by an installed
+    one, which calls their `main`), ends the process without a traceback. The exit status stays Python's: that of a
+    process that SIGINT has ended, 130 in a shell."""
     otherwise = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if issubclass(kind, KeyboardInterrupt) and _in_module_body(trace):
+        if issubclass(kind, KeyboardInterrupt) and _in_program(trace):
             print("interrupted", file=sys.stderr)
         else:
             otherwise(kind, error, trace)
@@ -29,11 +30,11 @@ def end_quietly() -> None:
     sys.excepthook = hook
 
 
-def _in_module_body(trace: TracebackType | None) -> bool:
-    """Whether the interrupt came to the top level of one of our modules."""
+def _in_program(trace: TracebackType | None) -> bool:
+    """Whether the interrupt came to the top level of one of our modules, or to its `main`."""
     while trace is not None:
         package = (trace.tb_frame.f_globals.get("__package__") or "").partition(".")[0]
-        if trace.tb_frame.f_code.co_name == "<module>" and package in PACKAGES:
+        if trace.tb_frame.f_code.co_name in ("<module>", "main") and package in PACKAGES:
             return True
         trace = trace.tb_next
     return False

@@ -13,7 +13,9 @@ from types import FrameType
 
 import pytest
 
-from sparse4d_core.interrupts import stop_requests
+from sparse4d_core.checkpoint.__main__ import main
+from sparse4d_core.checkpoint.published import fetch
+from sparse4d_core.interrupts import end_quietly, stop_requests
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Stands in for a module that takes seconds to load: the interrupt comes at that moment.
@@ -38,6 +40,22 @@ def run(tmp_path: pathlib.Path, *words: str) -> subprocess.CompletedProcess:
 def test_a_command_that_is_still_loading(tmp_path, module):
     done = run(tmp_path, "-m", module, "--help")
     assert (done.returncode, done.stderr) == (-signal.SIGINT, "interrupted\n")
+
+
+def test_a_command_that_runs_as_an_installed_program(monkeypatch, capsys):
+    """Its file, which is none of ours, calls `main`; other functions of ours belong to whoever calls them."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "excepthook", lambda *_: print("a traceback", file=sys.stderr))
+    monkeypatch.setattr("sparse4d_core.checkpoint.published.public_file", interrupt)
+    end_quietly()
+    for call in (lambda: main(["fetch", "v3_r50"]), lambda: fetch("v3_r50")):
+        with pytest.raises(KeyboardInterrupt) as end:
+            call()
+        sys.excepthook(end.type, end.value, end.tb)
+    assert capsys.readouterr().err == "interrupted\na traceback\n"
 
 
 def test_other_errors_and_other_programs_keep_their_traceback(tmp_path):
