@@ -166,7 +166,8 @@ def fetch(
     path = (folder or default_folder()) / file.name
     record = path.with_name(path.name + ".sha256")
     expected, source = _expected_hash(file, record, sha256)
-    if path.exists():
+    present = path.exists()
+    if present:
         digest = checked_sha256(path, f"checking {path.name}")
         if expected is not None and not digest.startswith(expected):
             raise IntegrityError(
@@ -176,9 +177,18 @@ def fetch(
     else:
         url = f"{mirror.rstrip('/')}/{file.name}" if mirror else file.url
         result = download(url, path, expected)
+    noted = "It is recorded now and will be checked from now on"
+    line = f"{result.sha256}  {path.name}\n"  # the format of sha256sum, so that `sha256sum -c` reads it
+    if not record.exists() or record.read_text() != line:
+        try:
+            write_text(record, line)
+        except OSError as error:
+            if not present:
+                raise
+            # In a folder for reading only, of an image or of another user, the file can be used all the same.
+            noted = f"It cannot be recorded: {error.strerror}"
     if expected is None:
-        source = "nothing: no hash is known. It is recorded now and will be checked from now on"
-    write_text(record, f"{result.sha256}  {path.name}\n")  # the format of sha256sum, so that `sha256sum -c` reads it
+        source = f"nothing: no hash is known. {noted}"
     return result, source
 
 

@@ -200,6 +200,21 @@ def test_first_download_records_the_hash_and_later_ones_check_it(server, tmp_pat
         get()
 
 
+def test_a_file_that_is_there_is_checked_in_a_folder_for_reading_only(server, tmp_path, monkeypatch):
+    """With its record, without one where the digest is known, and where it is not."""
+
+    def refused(path, text):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    result, _ = fetch("v2_r50", tmp_path, mirror=server.url)
+    monkeypatch.setattr(published, "write_text", refused)
+    assert "recorded at the first download" in fetch("v2_r50", tmp_path)[1]
+    result.path.with_name(f"{result.path.name}.sha256").unlink()
+    assert fetch("v2_r50", tmp_path, sha256=result.sha256)[1] == "given by the caller"
+    checked = fetch("v2_r50", tmp_path)[1]
+    assert checked == "nothing: no hash is known. It cannot be recorded: Permission denied"
+
+
 def test_known_hash_is_insisted_on(server, tmp_path):
     with pytest.raises(IntegrityError, match="expected sha256 5beed4d4"):
         fetch("v3_r50", tmp_path, mirror=server.url)
