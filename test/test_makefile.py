@@ -15,11 +15,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
 
-def dry_run(*arguments: str, cwd: pathlib.Path = ROOT) -> subprocess.CompletedProcess:
-    """`make -n -B`: every recipe, whatever is there already; as on a machine without a ROS 2 installation."""
-    settings = ("ROS_DISTRO", "ROS", "MAKEFLAGS", "MAKELEVEL")
+def dry_run(*arguments: str, cwd: pathlib.Path = ROOT, **variables: str) -> subprocess.CompletedProcess:
+    """`make -n -B`: every recipe, whatever is there already; as on a machine without a ROS 2 installation, unless the
+    variables of the environment are those of one."""
+    settings = ("ROS_DISTRO", "ROS", "AMENT_PREFIX_PATH", "PYTHON", "MAKEFLAGS", "MAKELEVEL")
     environment = {name: value for name, value in os.environ.items() if name not in settings}
-    return subprocess.run(["make", "-n", "-B", *arguments], cwd=cwd, env=environment, capture_output=True, text=True)
+    command = ["make", "-n", "-B", *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment | variables, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +49,43 @@ def test_a_distribution_without_wheels_is_refused():
     run = dry_run("demo", "ROS=humble")
     assert run.returncode != 0
     assert "ROS=humble: there are wheels of kilted and jazzy" in run.stderr
+
+
+@pytest.fixture
+def sources(tmp_path):
+    """A folder with what make reads, and no environment yet."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
+    (tmp_path / "underlay").mkdir()
+    return tmp_path
+
+
+def test_a_sourced_installation_is_used_or_make_says_why_not(sources):
+    """`true` and `false` are as a Python that can import rclpy and one that cannot."""
+    sourced = {"ROS_DISTRO": "humble", "AMENT_PREFIX_PATH": "/opt/ros/humble"}
+    assert ".venv-humble" in dry_run("demo", "PYTHON=true", cwd=sources, **sourced).stdout.splitlines()[1]
+    run = dry_run("demo", "PYTHON=false", cwd=sources, **sourced)
+    assert run.returncode != 0 and run.stdout == ""
+    assert "ROS 2 humble is sourced, but false cannot import its rclpy: call make PYTHON=/usr/bin/python3" in run.stderr
+    for target in ("help", "gpu", "clean"):  # need no environment
+        assert dry_run(target, "PYTHON=false", cwd=sources, **sourced).returncode == 0
+    in_an_image = dry_run("demo", "PYTHON=false", cwd=sources, ROS_DISTRO="humble")  # that names it, nothing is sourced
+    assert "requirements/ros.txt" in in_an_image.stdout
+
+
+def test_an_environment_of_another_python_is_refused(sources):
+    (sources / ".venv/bin").mkdir(parents=True)
+    for name, version in (("ours", "3.11"), ("theirs", "3.12"), (".venv/bin/python", "3.11")):
+        (sources / name).write_text(f"#!/bin/sh\necho {version}\n")
+        (sources / name).chmod(0o755)
+    assert dry_run("setup", cwd=sources).returncode == dry_run("setup", "PYTHON=./ours", cwd=sources).returncode == 0
+    for run in (
+        dry_run("setup", "PYTHON=./theirs", cwd=sources),
+        dry_run("setup", cwd=sources, PYTHON="./theirs"),
+    ):
+        assert run.returncode != 0
+        assert "PYTHON=./theirs: .venv has Python 3.11, this is 3.12: call make clean first" in run.stderr
+    assert dry_run("clean", "PYTHON=./theirs", cwd=sources).returncode == 0
 
 
 def test_measurements_give_every_fast_dds_its_profile():
