@@ -14,6 +14,8 @@ import pytest
 import yaml
 from test_commands import ALIASES, COMMANDS
 
+from sparse4d_core.checkpoint.published import SHIPPED, default_folder
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 DOCKERFILES = ("Dockerfile", "cuda.Dockerfile")
 HADOLINT = shutil.which("hadolint", path=str(pathlib.Path(sys.executable).parent)) or shutil.which("hadolint")
@@ -109,6 +111,26 @@ def test_compose_starts_programs_that_exist(variables):
         (ROOT / "docker" / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
         for service in services.values()
     )
+
+
+def test_compose_brings_weights_to_where_a_models_name_is_looked_up(monkeypatch):
+    """In an image, in which root runs; without WEIGHTS nothing is made in the checkout."""
+    monkeypatch.setenv("HOME", "/root")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    shared = yaml.safe_load(text("compose.yaml"))["services"]["detector"]["volumes"]
+
+    def mounted(**variables: str) -> dict[str, str]:
+        mounts = [interpolated(volume, **variables).split(":") for volume in shared]
+        return {target: source for source, target, access in mounts if access == "ro"}
+
+    fetched = mounted(WEIGHTS="/home/me/.cache/sparse4d_ros/checkpoints")
+    assert fetched[str(default_folder())] == fetched["/weights"] == "/home/me/.cache/sparse4d_ros/checkpoints"
+    assert (ROOT / "docker" / mounted()[str(default_folder())]).resolve() == SHIPPED
+
+
+def test_compose_says_what_it_takes():
+    above, _, rest = text("compose.yaml").partition("x-common:")
+    assert set(re.findall(r"\$\{(\w+)", rest)) <= set(re.findall(r"(\w+)=", above))
 
 
 def test_the_entrypoint_is_a_script_that_bash_reads():
