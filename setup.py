@@ -111,7 +111,7 @@ setup(
         (f"share/{NAME}/config", sorted(glob("config/*"))),
         *(folder_files("underlay") if WHEEL else []),
     ],
-    python_requires=">=3.10",
+    python_requires=">=3.10,<3.13",
     install_requires=NEEDED if WHEEL else ["setuptools"],
     extras_require={
         "test": ["pytest"],  # colcon runs the tests because of this line

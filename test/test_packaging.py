@@ -141,6 +141,10 @@ def test_the_wheel_holds_what_runs_under_names_of_its_own(copy):
     assert required == package_names("runtime") - {"setuptools"}
     version = xml.etree.ElementTree.parse(ROOT / "package.xml").findtext("version")
     assert f"\nVersion: {version}\n" in metadata
+    sentence = (ROOT / "requirements" / "check.py").read_text()  # make installs on the same ones
+    lowest, highest = re.search(r"Python 3\.(\d+) to 3\.(\d+) is needed", sentence).groups()
+    (pythons,) = re.findall(r"^Requires-Python: (.*)$", metadata, re.MULTILINE)
+    assert set(pythons.split(",")) == {f">=3.{lowest}", f"<3.{int(highest) + 1}"}
 
 
 def test_the_source_distribution_builds_the_same(copy):
