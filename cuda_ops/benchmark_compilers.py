@@ -22,7 +22,7 @@ import torch
 from tqdm import tqdm
 
 from .benchmark import Row
-from .measurement import markdown_table
+from .measurement import make_room, markdown_table
 
 PACKAGE = pathlib.Path(__file__).resolve().parent
 OPERATIONS = ("forward", "fused forward", "backward")
@@ -150,6 +150,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     missing = [name for name in options.compilers if shutil.which(name) is None]
     if missing or options.turns < 1:
         parser.error(f"compilers: {', '.join(missing)} not found" if missing else "turns: expected at least 1")
+    if options.out:
+        try:
+            make_room(options.out)
+        except OSError as error:
+            parser.error(f"--out: {error}")
     try:
         rows = compare(options.compilers, options.turns)
     except RuntimeError as error:

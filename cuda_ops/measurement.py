@@ -6,6 +6,7 @@ import ctypes
 import pathlib
 import platform
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -105,6 +106,19 @@ def processor_name() -> str:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+def make_room(file: pathlib.Path) -> None:
+    """Makes the folder of a result's file, before the time that it takes to measure.
+
+    Raises:
+        OSError: no file can be written there.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.is_dir():
+        raise IsADirectoryError(f"expected a file, got the folder {file}")
+    with tempfile.TemporaryFile(dir=file.parent):
+        pass
 
 
 def markdown_table(rows: Sequence[Mapping[str, object]], number: str) -> str:

@@ -117,13 +117,14 @@ def test_floors():
     assert len(benchmark.below_floor([row("backward", 7, 20)])) == 1
 
 
-def test_every_instruction_set_and_half_precision_have_their_rows(monkeypatch, tmp_path, capsys):
-    """The whole command, on rows that are made up but for the kernels in use; those that are too slow end with 1."""
+@pytest.fixture
+def used(monkeypatch):
+    """Rows that are made up, a hundred times as fast as PyTorch: what each was asked for."""
     used = []
 
     def made_up(name: str):
         def row(workload, dtype, device, repeats, fused=False):
-            used.append((name, str(dtype), fused, cpu_kernels.in_use()))
+            used.append((name, str(dtype), fused, cpu_kernels.in_use() if device == "cpu" else device))
             return benchmark._row("fused forward" if fused else name, workload, dtype, [1.0, 100.0, 100.0, 0.5])
 
         return row
@@ -132,6 +133,11 @@ def test_every_instruction_set_and_half_precision_have_their_rows(monkeypatch, t
     monkeypatch.setattr(benchmark, "backward_row", made_up("backward"))
     for ceiling in ("read_ceiling", "cache_ceiling", "flop_ceiling"):
         monkeypatch.setattr(benchmark, ceiling, lambda device: 1e9)
+    return used
+
+
+def test_every_instruction_set_and_half_precision_have_their_rows(used, monkeypatch, tmp_path, capsys):
+    """The whole command, on rows that are made up but for the kernels in use; those that are too slow end with 1."""
     out = tmp_path / "results/operator.json"
     assert benchmark.main(["--device", "cpu", "--no-growth", "--out", str(out)]) == 0
     for name in CPU_KERNELS:
@@ -143,6 +149,54 @@ def test_every_instruction_set_and_half_precision_have_their_rows(monkeypatch, t
     monkeypatch.setattr(benchmark, "FLOORS", {"forward": 101, "backward": 8})
     assert benchmark.main(["--device", "cpu", "--no-growth"]) == 1
     assert "100.0 times as fast as PyTorch, expected at least 101 times" in capsys.readouterr().err
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A machine with one, and the devices that there are kernels for."""
+    devices = ["cpu"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    monkeypatch.setattr(benchmark, "kernels_loaded", devices.__contains__)
+    return devices
+
+
+def test_without_kernels_for_the_gpu_those_for_the_cpu_are_measured(used, gpu):
+    assert benchmark.main(["--no-growth"]) == 0
+    assert {kernels for *_, kernels in used} == set(CPU_KERNELS)
+    gpu.append("cuda")
+    used.clear()
+    assert benchmark.main(["--no-growth"]) == 0
+    assert {kernels for *_, kernels in used} == {"cuda"}
+
+
+def test_floors_are_for_the_cpu(used, gpu, monkeypatch):
+    monkeypatch.setattr(benchmark, "FLOORS", {"forward": 101, "backward": 101})
+    gpu.append("cuda:0")
+    assert benchmark.main(["--no-growth", "--device", "cuda:0"]) == 0
+    assert benchmark.main(["--no-growth", "--device", "cpu"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--repeats", "0"], "argument --repeats: expected a whole number of at least 1, got '0'"),
+        (["--threads", "-1"], "argument --threads: expected a whole number of at least 1, got '-1'"),
+        (["--device", "gpu"], "argument --device: expected cpu, cuda or cuda:NUMBER, got 'gpu'"),
+        (["--device", "cuda:7"], "argument --device: cuda:7 is not there: GPUs that torch sees: 1"),
+        (["--device", "cuda"], "there are no kernels for cuda; run: python -m cuda_ops.build"),
+        (["--out", "{folder}"], "--out: expected a file, got the folder {folder}"),
+        (["--out", "{folder}/file/operator.json"], "--out: [Errno 17] File exists: '{folder}/file'"),
+    ],
+    ids=["repeats", "threads", "device", "a GPU that is not there", "no kernels", "a folder", "below a file"],
+)
+def test_wrong_usage_is_refused_before_anything_is_measured(used, gpu, tmp_path, capsys, arguments, sentence):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as end:
+        benchmark.main([argument.format(folder=tmp_path) for argument in arguments])
+    assert end.value.code == 2 and not used
+    assert capsys.readouterr().err.endswith(f"error: {sentence.format(folder=tmp_path)}\n")
 
 
 def test_rows_hold_measured_figures():

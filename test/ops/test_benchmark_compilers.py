@@ -29,9 +29,16 @@ def test_a_compiler_that_is_not_there_is_wrong_usage(capsys):
     assert end.value.code == 2 and "no-such-compiler not found" in capsys.readouterr().err
 
 
-def test_a_compiler_that_fails_is_named(capsys):
-    assert main(["--compilers", "false", "g++"]) == 1
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_built(tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--compilers", "false", "g++", "--out", str(tmp_path)])
+    assert end.value.code == 2 and f"--out: expected a file, got the folder {tmp_path}" in capsys.readouterr().err
+
+
+def test_a_compiler_that_fails_is_named(tmp_path, capsys):
+    assert main(["--compilers", "false", "g++", "--out", str(tmp_path / "results/compilers.json")]) == 1
     assert "false cannot build the kernels" in capsys.readouterr().err
+    assert (tmp_path / "results").is_dir(), "or the result would have no place after all turns"
 
 
 def test_a_path_is_relative_to_where_the_command_was_called(tmp_path, monkeypatch, capsys):
