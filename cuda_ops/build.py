@@ -17,6 +17,7 @@ import torch
 
 from . import toolchain
 from .library import (
+    BUILD_COMMAND,
     CSRC,
     LIBRARY_NAME,
     Library,
@@ -48,6 +49,9 @@ CPU_SOURCES = ("torch/bindings.cpp", "torch/cpu_ops.cpp", "cpu/generic.cpp", "cp
 CUDA_SOURCES = ("torch/cuda_ops.cpp", "cuda/kernels.cu")
 
 Progress = Callable[[str], None]
+WITHOUT_CUDA = "without CUDA kernels"
+CANNOT_BUILD = "the kernels cannot be built, the slower PyTorch path is taken"
+"""How sentences begin that say why there are no kernels; all others tell of a step."""
 
 
 def build(progress: Progress | None = None, retry: bool = True) -> Library:
@@ -69,9 +73,9 @@ def build(progress: Progress | None = None, retry: bool = True) -> Library:
         cuda = toolchain.cuda_compiler()
     except BuildError as reason:
         cuda = None
-        say(f"without CUDA kernels: {reason}")
+        say(f"{WITHOUT_CUDA}: {reason}")
     with contextlib.suppress(LookupError):
-        library = _built(cuda, retry)
+        library = _built(cuda, retry, say)
         if broken_library() is None:
             return library
     root = writable_root()
@@ -104,7 +108,7 @@ def prepare(device: str = "cpu", progress: Progress | None = None) -> bool:
         build(progress, retry=False)
     except BuildError as error:
         if progress:
-            progress(f"the kernels cannot be built, the slower PyTorch path is taken: {error}")
+            progress(f"{CANNOT_BUILD}: {error}")
     forget_library()
     return kernels_loaded(device)
 
@@ -116,7 +120,7 @@ def _whole(cuda: CudaCompiler | None, retry: bool, say: Progress) -> Library:
         LookupError: there is none. Nothing was loaded then: a process keeps the first library that it loads.
     """
     while True:
-        library = _built(cuda, retry)
+        library = _built(cuda, retry, say)
         forget_library()  # another builder may have put a whole one in its place
         broken = broken_library()
         if broken is None:
@@ -125,7 +129,7 @@ def _whole(cuda: CudaCompiler | None, retry: bool, say: Progress) -> Library:
         broken.path.unlink()
 
 
-def _built(cuda: CudaCompiler | None, retry: bool) -> Library:
+def _built(cuda: CudaCompiler | None, retry: bool, say: Progress) -> Library:
     """The library that a build would give. Raises LookupError: there is none yet."""
     if cuda is None:
         library = find_library()
@@ -137,8 +141,11 @@ def _built(cuda: CudaCompiler | None, retry: bool) -> Library:
     for library in libraries:
         if library.architectures == cuda.architectures or (gpus and all(map(library.runs_on, gpus))):
             return library
-    failed = any((library_folder(root, cuda.architectures) / "failed").exists() for root in build_roots())
+    notes = [library_folder(root, cuda.architectures) / "failed" for root in build_roots()]
+    failed = next((note for note in notes if note.exists()), None)
     if libraries and failed and not retry:
+        reason = failed.read_text(errors="replace").partition("\n")[0]  # behind it comes all that the compiler wrote
+        say(f"{WITHOUT_CUDA}: {reason}; that was tried before, and is again by: {BUILD_COMMAND}")
         return libraries[0]
     raise LookupError
 
@@ -154,7 +161,7 @@ def _build(root: pathlib.Path, cuda: CudaCompiler | None, say: Progress) -> Libr
             try:
                 return _build_with_cuda(root, folder, cxx, cuda, say)
             except BuildError as error:
-                say(f"without CUDA kernels: {error}")
+                say(f"{WITHOUT_CUDA}: {error}")
                 target = library_folder(root, cuda.architectures)
                 target.mkdir(exist_ok=True)
                 (target / "failed").write_text(f"{error}\n")
@@ -326,7 +333,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         library = build(say)
     except BuildError as error:
-        say(str(error) if wanted else f"the kernels cannot be built, the slower PyTorch path is taken: {error}")
+        say(str(error) if wanted else f"{CANNOT_BUILD}: {error}")
         return 1
     print(f"{library.path} ({library})")
     return 0

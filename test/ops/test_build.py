@@ -206,10 +206,14 @@ def test_cuda_home_comes_before_path(machine):
 
 
 def test_a_failed_cuda_part_is_tried_again_by_a_person_and_not_by_a_node(machine):
-    machine.nvcc(compile="exit 1")
+    machine.nvcc(compile="echo '#error -- unsupported GNU version!' >&2; exit 1")
     machine.build()
     assert len(machine.calls("nvcc")) == 1
+    machine.said.clear()
     assert machine.build(retry=False).architectures == () and len(machine.calls("nvcc")) == 1
+    (said,) = machine.said
+    assert said.startswith(build.WITHOUT_CUDA) and "nvcc failed: #error -- unsupported GNU version!; that was" in said
+    assert said.endswith("tried before, and is again by: python -m cuda_ops.build")
     compiled = len(machine.calls("c++"))
     assert machine.build().architectures == () and len(machine.calls("nvcc")) == 2
     assert len([call for call in machine.calls("c++")[compiled:] if "cuda_ops.cpp" not in call]) == 0

@@ -12,6 +12,8 @@ from ops.pretended_machine import Machine
 
 pytest.importorskip("rclpy")
 
+import torch
+
 from cuda_ops import build, library
 from sparse4d_ros.online import operator_build
 from sparse4d_ros.online.health import Level
@@ -85,6 +87,24 @@ def test_what_a_failing_compiler_wrote_is_told_in_one_line(machine, loaded):
     operator.build.prepare(allowed=True)
     assert "error: expected a semicolon" in operator.said[-1]
     assert not any("\n" in text for text in operator.logged + operator.said)
+
+
+def test_a_gpu_whose_kernels_cannot_be_compiled_is_told_why_at_every_start(machine, loaded, monkeypatch):
+    """The CPU kernels that are built in their place do not hide it, nor that nothing is built the second time."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    machine.nvcc(compile="echo '#error -- unsupported GNU version!' >&2; exit 1")
+    for start in range(2):
+        operator = Operator("cuda")
+        operator.build.prepare(allowed=True)
+        health = operator.build.health()
+        assert health.level == Level.WARN and "#error -- unsupported GNU version!" in health.message, start
+    assert len(machine.calls("nvcc")) == 1 and len(operator.said) == 2
+    (machine.bin / "c++").unlink()
+    library.find_library().path.unlink()
+    operator = Operator("cuda")
+    operator.build.prepare(allowed=True)
+    assert "no C++ compiler" in operator.build.health().message
 
 
 def test_nothing_is_built_where_that_is_not_wanted(machine, loaded):
