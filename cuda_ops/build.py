@@ -74,6 +74,8 @@ def build(progress: Progress | None = None, retry: bool = True) -> Library:
     except BuildError as reason:
         cuda = None
         say(f"{WITHOUT_CUDA}: {reason}")
+    else:
+        _tell_left_out(cuda, say)
     with contextlib.suppress(LookupError):
         library = _built(cuda, retry, say)
         if broken_library() is None:
@@ -111,6 +113,17 @@ def prepare(device: str = "cpu", progress: Progress | None = None) -> bool:
             progress(f"{CANNOT_BUILD}: {error}")
     forget_library()
     return kernels_loaded(device)
+
+
+def _tell_left_out(cuda: CudaCompiler, say: Progress) -> None:
+    """Says which GPUs at hand a build would not serve, because the environment names what it is for."""
+    listed, kernels = os.environ.get("TORCH_CUDA_ARCH_LIST"), Library(None, cuda.architectures)
+    left_out = [f"{major}.{minor}" for major, minor in gpu_capabilities() if not kernels.runs_on((major, minor))]
+    if listed and left_out:
+        say(
+            f"{WITHOUT_CUDA} for compute capability {', '.join(left_out)} of this machine: TORCH_CUDA_ARCH_LIST is "
+            f"{listed!r}; add it there, or unset that, and run: {BUILD_COMMAND}"
+        )
 
 
 def _whole(cuda: CudaCompiler | None, retry: bool, say: Progress) -> Library:

@@ -191,6 +191,22 @@ def test_an_unreadable_list_of_architectures(machine):
     assert "TORCH_CUDA_ARCH_LIST: expected entries such as 8.6 or 9.0+PTX, got Ampere" in machine.said[0]
 
 
+def test_a_list_of_architectures_that_leaves_out_a_gpu_at_hand(machine):
+    """Built or found: what is asked for next serves that GPU no better."""
+    machine.nvcc()
+    machine.monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0 8.6")
+    machine.monkeypatch.setattr(build, "gpu_capabilities", lambda: [(8, 6), (9, 0)])
+    for _ in range(2):
+        machine.said.clear()
+        assert machine.build().architectures == ("80", "86")
+        assert machine.said[0].startswith("without CUDA kernels for compute capability 9.0 of this machine: ")
+        assert "TORCH_CUDA_ARCH_LIST is '8.0 8.6'; add it there, or unset that" in machine.said[0]
+    machine.said.clear()
+    machine.monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0 9.0")
+    machine.build()
+    assert not any(text.startswith(build.WITHOUT_CUDA) for text in machine.said)
+
+
 def test_a_wrapper_outside_the_toolkit_finds_its_headers(machine):
     machine.nvcc(at="bin/nvcc")
     machine.build()

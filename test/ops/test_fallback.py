@@ -104,9 +104,18 @@ def test_cuda_tensors_with_kernels_for_their_gpu(monkeypatch, cuda, name):
 
 def test_kernels_for_other_gpus_only(monkeypatch, cuda):
     """A launch would fail with 'no kernel image is available'."""
+    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
     records = cuda(("80", "86"), (9, 0))
     assert _calls(monkeypatch, plain_arguments, "deformable_aggregation") == ["reference", "reference"]
     assert "made.so has no kernels for compute capability 9.0; run: python -m cuda_ops.build" in records[0].message
+
+
+def test_kernels_for_the_gpus_that_a_variable_names(monkeypatch, cuda):
+    """A build alone would give the same library again."""
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0 8.6")
+    records = cuda(("80", "86"), (9, 0))
+    assert not library.kernels_loaded("cuda:0")
+    assert "9.0; add it to TORCH_CUDA_ARCH_LIST, which is '8.0 8.6', or unset that, and run: " in records[0].message
 
 
 def test_a_device_without_kernels(cuda):
