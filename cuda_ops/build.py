@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import TextIO
 
 import torch
 
@@ -278,19 +279,20 @@ def compile_cuda_kernels(
     quick: without optimisation, to see that the sources compile.
 
     Raises:
-        BuildError: there is no nvcc, or it failed (its output is in the message).
+        BuildError: there is no nvcc, it failed (its output is in the message), or the folder cannot be made.
     """
-    nvcc = find_nvcc()
-    if nvcc is None:
-        raise BuildError("nvcc not found on PATH; install the CUDA toolkit 12.0 or newer")
-    folder.mkdir(parents=True, exist_ok=True)
+    nvcc = toolchain.needed_nvcc()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BuildError(f"folder: expected one that can be made, got {folder}: {error.strerror}") from error
     target = folder / "cuda_kernels.o"
     run_compiler(toolchain.nvcc_command(nvcc, architectures, target, quick))
     return target
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0, or 1 if nothing could be built."""
+    """Returns 0, or 1 if something could not be built; why is on stderr, so that `LIBRARY=$(...)` never holds it."""
     parser = argparse.ArgumentParser(
         prog="python -m cuda_ops.build",
         description="Compile the deformable aggregation kernels for the installed torch (about a minute, once). "
@@ -305,7 +307,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--cuda-only",
         metavar="FOLDER",
         type=pathlib.Path,
-        help="only compile the CUDA kernels for every architecture into FOLDER (needs nvcc, no GPU): a check",
+        help="only compile the CUDA kernels into FOLDER, for every architecture above that nvcc knows (needs no GPU): "
+        "a check",
     )
     parser.add_argument(
         ONNXRUNTIME.option,
@@ -327,28 +330,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
 
-    def say(text: str) -> None:
-        print(text if options.verbose else text.splitlines()[0], flush=True)
+    def say(text: str, file: TextIO | None = None) -> None:
+        print(text if options.verbose else text.splitlines()[0], file=file, flush=True)
 
     wanted: list[tuple[Plugin, pathlib.Path | None]] = []
     if options.onnxruntime or options.onnxruntime_headers is not None:
         wanted.append((ONNXRUNTIME, options.onnxruntime_headers))
     if options.tensorrt_headers is not None:
         wanted.append((TENSORRT, options.tensorrt_headers))
+    only_parts = bool(wanted) or options.cuda_only is not None  # in the place of the whole
     try:
         for plugin, headers in wanted:
             print(build_plugin(plugin, headers))
-        if wanted:
-            return 0
         if options.cuda_only is not None:
-            names = (*CUDA_ARCHITECTURES, f"{CUDA_ARCHITECTURES[-1]}ptx")
-            print(f"{compile_cuda_kernels(options.cuda_only, names)} (sm_{', sm_'.join(CUDA_ARCHITECTURES)}, PTX)")
-            return 0
-        library = build(say)
+            names = toolchain.known_of(CUDA_ARCHITECTURES, toolchain.supported_by(toolchain.needed_nvcc()))
+            print(f"{compile_cuda_kernels(options.cuda_only, names)} (sm_{', sm_'.join(names[:-1])}, PTX)")
+        if not only_parts:
+            library = build(say)
+            print(f"{library.path} ({library})")
     except BuildError as error:
-        say(str(error) if wanted else f"{CANNOT_BUILD}: {error}")
+        say(str(error) if only_parts else f"{CANNOT_BUILD}: {error}", sys.stderr)
         return 1
-    print(f"{library.path} ({library})")
     return 0
 
 

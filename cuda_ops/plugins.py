@@ -113,9 +113,7 @@ def _compile(plugin: Plugin, folder: pathlib.Path) -> pathlib.Path:
 
 def _compile_cuda(plugin: Plugin, headers: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
     """CUDA's run time goes into the library: it has to be found nowhere."""
-    nvcc = toolchain.find_nvcc()
-    if nvcc is None:
-        raise BuildError("nvcc not found on PATH; install the CUDA toolkit 12.0 or newer")
+    nvcc = toolchain.needed_nvcc()
     objects = [folder / "kernels.o"]
     run_compiler(toolchain.nvcc_command(nvcc, toolchain.nvcc_architectures(nvcc), objects[0]))
     includes = [word for path in (headers, *toolchain.cuda_headers(nvcc)) for word in ("-isystem", str(path))]

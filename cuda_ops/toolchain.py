@@ -46,6 +46,14 @@ def find_nvcc() -> str | None:
     return next(filter(None, map(shutil.which, names)), None)
 
 
+def needed_nvcc() -> str:
+    """The same. Raises BuildError: there is none."""
+    nvcc = find_nvcc()
+    if nvcc is None:
+        raise BuildError("nvcc not found on PATH; install the CUDA toolkit 12.0 or newer")
+    return nvcc
+
+
 @dataclass(frozen=True)
 class CudaCompiler:
     nvcc: str
@@ -77,7 +85,12 @@ def cuda_compiler() -> CudaCompiler:
 
 def nvcc_architectures(nvcc: str) -> tuple[str, ...]:
     """What it is to compile for, see `architectures`."""
-    return architectures(re.findall(r"compute_(\d+)", _output(nvcc, "--list-gpu-arch")))
+    return architectures(supported_by(nvcc))
+
+
+def supported_by(nvcc: str) -> list[str]:
+    """The compute capabilities that it knows, as in "86"."""
+    return re.findall(r"compute_(\d+)", _output(nvcc, "--list-gpu-arch"))
 
 
 def cuda_headers(nvcc: str) -> list[pathlib.Path]:
@@ -120,6 +133,11 @@ def architectures(supported: Sequence[str]) -> tuple[str, ...]:
         return known
     at_hand = [f"{major}{minor}" for major, minor in gpu_capabilities()]
     choices = at_hand if at_hand and set(at_hand) <= set(supported) else CUDA_ARCHITECTURES
+    return known_of(choices, supported)
+
+
+def known_of(choices: Sequence[str], supported: Sequence[str]) -> tuple[str, ...]:
+    """Those that the compiler knows, and PTX of the last. Raises BuildError: it knows none."""
     known = [name for name in choices if name in supported]
     if not known:
         raise BuildError(f"nvcc compiles for none of {', '.join(choices)}; install CUDA 12.0 or newer")

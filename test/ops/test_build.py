@@ -237,6 +237,35 @@ def test_a_failed_cuda_part_is_tried_again_by_a_person_and_not_by_a_node(machine
     assert machine.build().architectures and machine.build(retry=False).architectures
 
 
+# ---- the CUDA kernels alone ------------------------------------------------------------------------------------------
+
+
+def test_the_cuda_kernels_alone_are_for_what_nvcc_knows(machine, capsys):
+    """Whatever GPUs are at hand; a toolkit before 12.8 refuses the newest."""
+    machine.nvcc()
+    machine.monkeypatch.setattr(toolchain, "gpu_capabilities", lambda: [(9, 0)])
+    folder = machine.folder / "made/here"
+    assert build.main(["--cuda-only", str(folder)]) == 0
+    assert capsys.readouterr().out == f"{folder / 'cuda_kernels.o'} (sm_75, sm_80, sm_86, sm_90, PTX)\n"
+    (call,) = machine.calls("nvcc")
+    assert call.count("-gencode") == 5 and "code=compute_90" in call and "100" not in call
+
+
+def test_the_cuda_kernels_alone_beside_a_plugin_are_both_built(machine, capsys):
+    machine.nvcc()
+    assert build.main(["--onnxruntime", "--cuda-only", str(machine.folder / "made")]) == 0
+    assert (machine.folder / "made/cuda_kernels.o").is_file() and len(capsys.readouterr().out.splitlines()) == 2
+    assert library.find_library() is None
+
+
+def test_a_folder_for_the_cuda_kernels_that_cannot_be_made(machine, capsys):
+    machine.nvcc()
+    assert build.main(["--cuda-only", str(machine.bin / "nvcc")]) == 1
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"folder: expected one that can be made, got {machine.bin / 'nvcc'}: File exists")
+    assert printed.out == ""
+
+
 # ---- what can be wrong at all ----------------------------------------------------------------------------------------
 
 
@@ -245,13 +274,14 @@ def test_no_compiler(machine, capsys):
     with pytest.raises(BuildError, match=r"no C\+\+ compiler \(c\+\+, g\+\+, clang\+\+\) on PATH; install g\+\+ 10"):
         machine.build()
     assert build.main([]) == 1
-    assert "the slower PyTorch path is taken: no C++ compiler" in capsys.readouterr().out
+    assert "the slower PyTorch path is taken: no C++ compiler" in capsys.readouterr().err
 
 
 def test_a_failing_compiler_is_quoted(machine, capsys):
     machine.cxx(compile="echo 'generic.cpp:1:2: error: expected a semicolon' >&2; exit 1")
     assert build.main([]) == 1
-    assert capsys.readouterr().out.splitlines()[-1].endswith("c++ failed: generic.cpp:1:2: error: expected a semicolon")
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.endswith("c++ failed: generic.cpp:1:2: error: expected a semicolon")
     assert library.find_library() is None and not list(machine.roots[0].glob("*building*"))
 
 

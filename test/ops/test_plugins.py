@@ -207,7 +207,7 @@ def test_the_library_holds_what_tensorrt_looks_for():
 @pytest.mark.parametrize("plugin", HEADERS, ids=lambda plugin: plugin.name)
 def test_without_headers_it_names_what_is_missing(plugin, tmp_path, capsys):
     assert main([plugin.headers_option, str(tmp_path)]) == 1
-    assert f"{plugin.headers_option}: {tmp_path} holds no {plugin.header}" in capsys.readouterr().out
+    assert f"{plugin.headers_option}: {tmp_path} holds no {plugin.header}" in capsys.readouterr().err
 
 
 def test_it_is_built_once_and_appears_whole(tmp_path, monkeypatch, capsys):
@@ -244,7 +244,7 @@ def test_headers_that_say_something_else_are_refused(tmp_path, monkeypatch, caps
         compile="case \"$*\" in *-fsyntax-only*) echo 'error: GetDimensions lies elsewhere' >&2; exit 1 ;; esac"
     )
     assert main([ONNXRUNTIME.headers_option, str(folder)]) == 1
-    assert "GetDimensions lies elsewhere" in capsys.readouterr().out and plugin_library(ONNXRUNTIME) is None
+    assert "GetDimensions lies elsewhere" in capsys.readouterr().err and plugin_library(ONNXRUNTIME) is None
     machine.cxx()
     assert main([ONNXRUNTIME.headers_option, str(folder)]) == 0
     check, build = machine.log.read_text().splitlines()[-2:]
