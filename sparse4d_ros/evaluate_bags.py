@@ -170,7 +170,7 @@ def summary(bag: Path, measured: dict[str, Any]) -> str:
         parts.append(f"{measured['step_ms']['median']:.0f} ms a set")
     if "detection" in measured:
         parts.append(f"NDS {measured['detection']['nds']:.4f}, mAP {measured['detection']['map']:.4f}")
-    if "tracking" in measured:
+    if measured.get("tracking") is not None:
         parts.append(f"AMOTA {measured['tracking']['amota']:.4f}, IDS {measured['tracking']['ids']}")
     if NOT_SCORED in measured:
         parts.append(f"not scored: {measured[NOT_SCORED]}")

@@ -3,7 +3,8 @@
     python -m sparse4d_core.evaluation.criteria config/criteria_example.yaml --measured out/scores/metrics.json
 
 A criteria file bounds values by name, from below, from above or both. `annotated` lists those that exist only where
-there are annotations to score against; without them they are skipped, and the outcome tells so:
+there are annotations to score against; without them they are skipped, and the outcome tells so. So are those of
+tracking where it is null, because no annotation is of a tracked class:
 
     always:
       sets: {min: 10}
@@ -132,9 +133,10 @@ def judge(criteria: Sequence[Criterion], measured: Mapping[str, Any]) -> list[Ou
         CriteriaError: a criterion names what the measured values do not have.
     """
     has_truth = any(name.startswith(f"{ANNOTATED_BY}.") for name in measured)
+    null = tuple(f"{name}." for name, value in measured.items() if value is None)
     outcomes = []
     for criterion in criteria:
-        if criterion.annotated and not has_truth:
+        if criterion.annotated and (not has_truth or criterion.name.startswith(null)):
             outcomes.append(Outcome(criterion, "skip", f"{criterion.name}: no annotations to score against"))
             continue
         if criterion.name not in measured:

@@ -25,7 +25,7 @@ from nuscenes.eval.common.config import config_factory
 from nuscenes.eval.detection.evaluate import DetectionEval
 
 from ..atomic_write import write_json
-from ..data.nuscenes.tables import DatasetError, load_scenes
+from ..data.nuscenes.tables import DETECTION_NAMES, DatasetError, load_scenes
 from ..types import CLASS_NAMES
 from .results import TRACKED_CLASSES
 
@@ -55,7 +55,7 @@ class TrackingScores:
 @dataclass(frozen=True)
 class Scores:
     detection: DetectionScores
-    tracking: TrackingScores | None
+    tracking: TrackingScores | None  # None: not submitted, or no annotation of a tracked class to score against
     scenes: tuple[str, ...]
     samples: int
     missing_samples: int  # of `samples`, those the submission does not hold
@@ -104,7 +104,8 @@ def evaluate(
         progress: show how far the tracking evaluation is.
 
     Raises:
-        DatasetError: tables are missing, a scene is unknown, or there is nothing to score or to score against.
+        DatasetError: tables are missing, a scene is unknown, there is nothing to score, or no annotation of a scored
+            class to score against.
         ValueError: a submission is no nuScenes submission, has a sample twice or one that the data set does not have,
             or boxes of classes that the devkit does not score.
         ChildProcessError: a process of the tracking evaluation died.
@@ -113,7 +114,7 @@ def evaluate(
     submissions = {
         name: read_submission(Path(p)) for name, p in (("detection", results), ("tracking", tracking)) if p is not None
     }
-    names, samples = _choose_scenes(dataroot, version, submissions["detection"]["results"], scenes)
+    names, samples, annotated = _choose_scenes(dataroot, version, submissions["detection"]["results"], scenes)
     with tempfile.TemporaryDirectory() as scratch:
         view = evaluation_view(dataroot.resolve(), version, names, Path(scratch))
         folder = view / "metrics" if out is None else Path(out)
@@ -128,7 +129,7 @@ def evaluate(
         scores = Scores(
             detection=_score_detection(view, version, files["detection"], folder / "detection"),
             tracking=_score_tracking(view, version, files["tracking"], folder / "tracking", processes, progress)
-            if tracking
+            if tracking and not annotated.isdisjoint(TRACKED_CLASSES)
             else None,
             scenes=names,
             samples=len(samples),
@@ -181,8 +182,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _choose_scenes(
     dataroot: Path, version: str, results: dict, scenes: Sequence[str] | None
-) -> tuple[tuple[str, ...], list[str]]:
-    """Scene names, and the tokens of all their samples."""
+) -> tuple[tuple[str, ...], list[str], set[str]]:
+    """Scene names, the tokens of all their samples, and the scored classes that are annotated there."""
     tables = load_scenes(dataroot, version, scenes)
     tokens = {record["name"]: [s["token"] for s in tables.samples[record["token"]]] for record in tables.scenes}
     if scenes is None:
@@ -200,9 +201,13 @@ def _choose_scenes(
             f"results: none of their {len(results)} samples is of the {len(tokens)} scenes to score "
             f"({', '.join(list(tokens)[:3])}{' ...' if len(tokens) > 3 else ''}); are they of another split?"
         )
-    if not any(tables.annotations[token] for token in chosen):
-        raise DatasetError(f"dataroot: the scenes {', '.join(tokens)} have no annotations to score against")
-    return tuple(tokens), chosen
+    categories = {tables.category_name(record) for token in chosen for record in tables.annotations[token]}
+    annotated = {DETECTION_NAMES[name] for name in categories if name in DETECTION_NAMES}
+    if not annotated:
+        raise DatasetError(
+            f"dataroot: the scenes {', '.join(tokens)} have no annotations of classes that nuScenes scores"
+        )
+    return tuple(tokens), chosen, annotated
 
 
 def evaluation_view(dataroot: Path, version: str, scenes: Sequence[str], scratch: Path) -> Path:

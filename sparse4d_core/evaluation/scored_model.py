@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..checkpoint.file import read_checkpoint
 from ..checkpoint.published import find_weights
 from ..config import Sparse4DConfig, preset
@@ -42,8 +44,8 @@ def trained_weights(options: argparse.Namespace) -> Path:
 
 def unscored(config: Sparse4DConfig, data: NuScenesDataset) -> str:
     """Why the devkit cannot score such results; "" where it can."""
-    if not len(data.index.boxes):
-        return "the data set has no annotations"
+    if not np.isin(data.index.class_names, CLASS_NAMES).any():
+        return "the data set has no annotations of classes that nuScenes scores"
     if own := [name for name in config.class_names if name not in CLASS_NAMES]:
         return f"the model has classes that nuScenes does not score: {', '.join(own)}"
     return ""

@@ -23,7 +23,8 @@ VERSION = "v1.0-mini"
 
 
 def score(records: Sequence[SetRecord], truth: Truth, rig: Rig, dataset: Path, out: Path) -> dict[str, Any]:
-    """NDS, AMOTA and the rest, as `evaluate` has them; writes submissions and the devkit's summaries to `out`.
+    """NDS, AMOTA (of a record with ids) and the rest, as `evaluate` has them; writes submissions and the devkit's
+    summaries to `out`.
 
     Args:
         truth: of the bag.
@@ -43,7 +44,8 @@ def score(records: Sequence[SetRecord], truth: Truth, rig: Rig, dataset: Path, o
     if has_ids:
         writer.write_tracking(files[1])
     scores = evaluate(dataset, VERSION, files[0], files[1] if has_ids else None, out, processes=1)
-    return {name: part for name, part in asdict(scores).items() if name in ("detection", "tracking") and part}
+    names = ("detection", "tracking") if has_ids else ("detection",)
+    return {name: part for name, part in asdict(scores).items() if name in names}
 
 
 def _samples(truth: Truth, dataset: Path) -> dict[int, dict[str, Any]]:

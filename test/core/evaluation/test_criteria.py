@@ -57,6 +57,18 @@ def test_without_annotations_their_criteria_are_skipped(files, tmp_path):
     assert [case.find("skipped") is not None for case in suite] == [False, True, True]
 
 
+def test_criteria_of_tracking_are_skipped_where_no_tracked_class_is_annotated(files):
+    files[0].write_text(
+        "annotated:\n  detection.nds: {min: 0.4}\n  tracking.ids: {max: 3}\n  tracking.class_amota.car: {min: 0}\n"
+    )
+    outcomes = judge(read_criteria(files[0]), flat(MEASURED | {"tracking": None}))
+    assert [outcome.verdict for outcome in outcomes] == ["pass", "skip", "skip"]
+    with pytest.raises(CriteriaError, match="tracking.ids was not measured"):
+        judge(read_criteria(files[0]), flat(MEASURED))
+    files[0].write_text("annotated:\n  gap: {max: 1}\n")
+    assert [outcome.verdict for outcome in judge(read_criteria(files[0]), flat(MEASURED))] == ["fail"]
+
+
 def test_junit_names_what_failed(files, tmp_path):
     files[0].write_text("always:\n  sets: {min: 100}\n  tracks.count: {min: 1}\n")
     assert status(files, "--junit", tmp_path / "out.xml") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -74,6 +75,20 @@ def test_nothing_found_scores_zero(world, tmp_path):
     results, tracking = submit(world, tmp_path, empty=True)
     scores = evaluate(world, "v1.0-mini", results, tracking)
     assert scores.detection.nds == scores.detection.map == scores.tracking.amota == 0
+
+
+def test_annotations_of_classes_that_are_not_scored(world, tmp_path):
+    """Barriers are not tracked, and of own categories nothing is scored: the devkit's exceptions name neither."""
+    results, tracking = submit(world, tmp_path)
+    own = shutil.copytree(world, tmp_path / "own")
+    table = own / "v1.0-mini" / "category.json"
+    categories = json.loads(table.read_text())
+    write_json(table, [record | {"name": "movable_object.barrier"} for record in categories])
+    scores = evaluate(own, "v1.0-mini", results, tracking)
+    assert scores.tracking is None and scores.samples == 8 and scores.detection.class_ap["car"] == 0
+    write_json(table, [record | {"name": "robot.small"} for record in categories])
+    with pytest.raises(DatasetError, match="have no annotations of classes that nuScenes scores"):
+        evaluate(own, "v1.0-mini", results, tracking)
 
 
 def test_command_and_its_errors(world, tmp_path, capsys):

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from small_jobs import dying
 
@@ -230,8 +231,9 @@ def test_what_cannot_be_scored(three_scenes):
     data = NuScenesDataset(three_scenes, cache=None)
     assert command.unscored(preset("demo"), data) == ""
     assert "robot.small" in command.unscored(replace(preset("demo"), class_names=("car", "robot.small")), data)
-    data.index = replace(data.index, boxes=data.index.boxes[:0])
-    assert "no annotations" in command.unscored(preset("demo"), data)
+    for names in (np.full_like(data.index.class_names, "animal"), data.index.class_names[:0]):
+        data.index = replace(data.index, class_names=names)
+        assert "no annotations of classes that nuScenes scores" in command.unscored(preset("demo"), data)
 
 
 def test_measured_beside_published():

@@ -157,6 +157,22 @@ def test_annotations_of_another_type_cost_no_replay(bags, tmp_path, monkeypatch,
     assert "cannot be used: BagError: annotations: /cam_front/camera_info has sensor_msgs" in capsys.readouterr().out
 
 
+def test_annotations_of_no_tracked_class_cost_the_tracking_scores_alone(bags, tmp_path):
+    """And are no error where criteria bound them."""
+
+    def change(topic, log_ns, message):
+        if topic == "/nuscenes/annotations":
+            for result in (result for detection in message.detections for result in detection.results):
+                result.hypothesis.class_id = "movable_object.barrier"
+        return message
+
+    bag = altered(bags[0], tmp_path / "bag", change)
+    assert command.main(words([bag], tmp_path / "out", "--criteria", EXAMPLE, "--junit", tmp_path / "junit.xml")) == 0
+    found = measured(tmp_path / "out" / "bag")
+    assert found["tracking"] is None and found["detection"]["class_ap"]["car"] == 0 and "not_scored" not in found
+    assert ElementTree.parse(tmp_path / "junit.xml").getroot().get("skipped") == "1"
+
+
 @pytest.mark.parametrize(
     ("error", "text"),
     [
