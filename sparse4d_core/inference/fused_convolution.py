@@ -19,10 +19,13 @@ from ..network.linear import private_operator_runs
 
 
 @cache
-def has_fused_convolution() -> bool:
-    """Whether this torch has oneDNN's fused convolution, alone and with an addition."""
-    image = torch.ones(1, 1, 1, 1, device="cpu")
-    plain = nn.utils.skip_init(nn.Conv2d, 1, 1, 1, device="cpu")  # draws no random numbers
+def has_fused_convolution(dtype: torch.dtype) -> bool:
+    """Whether oneDNN's fused convolution runs here in this type, alone and with an addition.
+
+    It has no way around instructions that a processor lacks for bfloat16 or float16, as PyTorch's plain one has.
+    """
+    image = torch.ones(1, 1, 1, 1, device="cpu", dtype=dtype)
+    plain = nn.utils.skip_init(nn.Conv2d, 1, 1, 1, device="cpu", dtype=dtype)  # draws no random numbers
     convolution = FusedConvolution(plain, relu=True)
     return private_operator_runs("mkldnn::_convolution_pointwise", lambda: convolution(convolution(image), image))
 

@@ -55,7 +55,7 @@ class ImageEncoder(nn.Module):
         self.backbone, self.neck = copy.deepcopy(model.backbone).eval(), copy.deepcopy(model.neck).eval()
         fold_batch_norms(self)
         on_cpu = next(self.parameters()).device.type == "cpu"
-        if fuse and on_cpu and not (compile or self.autocast) and has_fused_convolution():
+        if fuse and on_cpu and not (compile or self.autocast) and has_fused_convolution(dtype):
             fuse_convolutions(self)
         stored = torch.float32 if self.autocast else dtype
         self.to(dtype=stored, memory_format=torch.channels_last).requires_grad_(False)

@@ -33,6 +33,10 @@ def _images() -> torch.Tensor:
     return torch.randn(2, 2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 
 
+def _is_fused(encoder: ImageEncoder) -> bool:
+    return any(isinstance(module, (FusedBlock, FusedConvolution)) for module in encoder.modules())
+
+
 def _relative_errors(model: Sparse4D, encoder: ImageEncoder) -> list[float]:
     with torch.inference_mode():
         expected, actual = model.image_features(_images()), encoder(_images())
@@ -105,10 +109,10 @@ def test_a_compiler_that_fails_is_reported_once_and_survived(caplog, monkeypatch
     assert "no C++ compiler" in line
 
 
-@pytest.mark.skipif(not has_fused_convolution(), reason="this torch has no fused convolutions of oneDNN")
+@pytest.mark.skipif(not has_fused_convolution(torch.float32), reason="this torch has no fused convolutions of oneDNN")
 def test_a_torch_without_the_private_operator_takes_the_plain_path_and_says_so_once(monkeypatch, caplog):
     model = _model("basic")
-    assert any(isinstance(module, FusedBlock) for module in ImageEncoder(model).modules())
+    assert _is_fused(ImageEncoder(model))
     monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace(_linear_pointwise=torch.ops.mkldnn._linear_pointwise))
     has_fused_convolution.cache_clear()
     try:
@@ -116,6 +120,48 @@ def test_a_torch_without_the_private_operator_takes_the_plain_path_and_says_so_o
         assert max(_relative_errors(model, encoders[1])) < 1e-4
     finally:
         has_fused_convolution.cache_clear()
-    assert not any(isinstance(module, (FusedBlock, FusedConvolution)) for module in encoders[0].modules())
+    assert not _is_fused(encoders[0])
     (line,) = caplog.messages
     assert "mkldnn::_convolution_pointwise cannot be used" in line
+
+
+class InFloat32Alone:
+    """oneDNN's fused convolution on a processor without instructions for lower precisions."""
+
+    def __init__(self):
+        self._run = torch.ops.mkldnn._convolution_pointwise
+
+    def __call__(self, x: torch.Tensor, *others) -> torch.Tensor:
+        return self._checked(self._run, x, *others)
+
+    def binary(self, x: torch.Tensor, *others) -> torch.Tensor:
+        return self._checked(self._run.binary, x, *others)
+
+    def _checked(self, run, x: torch.Tensor, *others) -> torch.Tensor:
+        if x.dtype != torch.float32:
+            raise RuntimeError("mkldnn_convolution: bf16 path needs the cpu support")
+        return run(x, *others)
+
+
+@pytest.mark.skipif(not has_fused_convolution(torch.float32), reason="this torch has no fused convolutions of oneDNN")
+def test_a_processor_without_a_precision_takes_the_plain_path_in_it_alone(monkeypatch, caplog):
+    model = _model("basic")
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace(_convolution_pointwise=InFloat32Alone()))
+    has_fused_convolution.cache_clear()
+    try:
+        full, half = ImageEncoder(model), ImageEncoder(model, torch.bfloat16)
+        assert _is_fused(full) and not _is_fused(half)
+        assert max(_relative_errors(model, full)) < 1e-4 and max(_relative_errors(model, half)) < 0.1
+    finally:
+        has_fused_convolution.cache_clear()
+    (line,) = caplog.messages
+    assert "plain PyTorch runs: mkldnn_convolution: bf16 path needs the cpu support" in line
+
+
+def test_float16_runs_on_every_processor():
+    """Few compute in it; the others imitate it, as PyTorch's own convolution does."""
+    model = _model("basic")
+    with torch.inference_mode():
+        expected, found = model.image_features(_images()), ImageEncoder(model, torch.float16)(_images())
+    for one, two in zip(expected, found, strict=True):
+        torch.testing.assert_close(two, one, rtol=0, atol=0.02 * float(one.abs().max()))
