@@ -23,9 +23,11 @@ from pathlib import Path
 import torch
 
 from ...atomic_write import write_json, write_text
+from ...checkpoint.file import read_checkpoint
 from ...command_line import OK, interrupted, refuse
+from ...config import preset
 from ...data.nuscenes.dataset import NuScenesDataset
-from ...inference.pipeline import Pipeline, refusing_device
+from ...inference.pipeline import Pipeline, as_trained, refusing_device
 from ..robustness.rows import data_rate
 from ..run_folder import begin_folder
 from ..scored_model import add_model_and_data, scored_settings, trained_weights
@@ -77,12 +79,13 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         ValueError, OSError: an option or input that cannot be used.
     """
-    data = NuScenesDataset(options.dataroot, options.version, split=options.split, sweeps=True)
+    checkpoint = trained_weights(options)
+    classes = as_trained(read_checkpoint(checkpoint), preset(options.model)).class_names  # by which boxes find objects
+    data = NuScenesDataset(options.dataroot, options.version, split=options.split, sweeps=True, classes=classes)
     highest = data_rate(data)
     rates = [rate for rate in options.rates if rate <= 1.1 * highest]
     if not rates:
         raise ValueError(f"rates: the data set has {highest:.3g} Hz, below all that were asked for")
-    checkpoint = trained_weights(options)
     settings = scored_settings(options, checkpoint, data)
     begin_folder(options.out / "settings.json", "table", settings, options.resume)
     torch.set_num_threads(1)  # the last digit depends on their number, and processor time is to be comparable

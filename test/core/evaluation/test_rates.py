@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from exported_steps import SMALL
 
+from sparse4d_core.checkpoint.weights import save_checkpoint
+from sparse4d_core.config import PRESETS
 from sparse4d_core.data.nuscenes.dataset import NuScenesDataset
 from sparse4d_core.data.synthetic.cameras import NUSCENES_RIG
 from sparse4d_core.data.synthetic.dataset_renderer import render_dataset
@@ -15,6 +19,7 @@ from sparse4d_core.evaluation.rates.rate_run import WAYS, Measured
 from sparse4d_core.evaluation.rates.scene_truth import Course, Present, SceneTruth
 from sparse4d_core.evaluation.rates.stability import Follower, Seen, summed
 from sparse4d_core.evaluation.rates.table import HEADER, markdown
+from sparse4d_core.network.sparse4d import Sparse4D
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -123,6 +128,23 @@ def test_the_command(data, tmp_path, monkeypatch, capsys):
     assert "4 Hz" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         command.main([*words, "--processes", "0"])
+
+
+def test_objects_have_the_numbers_of_the_models_classes(data, tmp_path, monkeypatch):
+    """Boxes find objects of their own number alone; a model of own classes counts them in its own order."""
+    monkeypatch.setitem(PRESETS, "demo", SMALL)
+    classes = ("pedestrian", "car")
+    save_checkpoint(tmp_path / "two.pt", Sparse4D(replace(SMALL, class_names=classes)))
+    given = []
+
+    def measure(pipeline, data, *_):
+        given.append((pipeline.config.class_names, data.classes))
+        return Measured(0.0, 0.0, None, None, vars(followed((present(0.0), seen(0.0)))), 0.0, 0.0)
+
+    monkeypatch.setattr(command, "measure", measure)
+    words = ["--model", "demo", "--checkpoint", str(tmp_path / "two.pt"), "--dataroot", str(data.dataroot)]
+    assert command.main([*words, "--out", str(tmp_path / "out"), "--rates", "2", "--ways", "every"]) == 0
+    assert given == [(classes, classes)]
 
 
 def test_the_table_has_a_column_for_each_figure():
