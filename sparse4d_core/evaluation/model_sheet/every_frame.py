@@ -43,7 +43,10 @@ class EveryFrame:
         self.vertical.append(np.abs(tracks.boxes[:, 9]))
 
     def compare(self, full: Detections, half: Detections, together: Together) -> None:
-        """One frame in both precisions; what was found together is added to `together`."""
+        """One frame in both precisions; what was found together is added to `together`. Models without ids (v1, v2)
+        have none to keep."""
+        if full.ids is None:
+            return
         for row in np.flatnonzero(full.scores > CONFIDENT):
             self.compared += 1
             partner = partner_of(full, row, half)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -55,6 +56,15 @@ def test_an_id_is_the_same_where_it_stays_with_the_object():
     assert same_ids(first, changed, gone) == (0.6, 5)
     unsure = [(1, 0.2, 5)], []
     assert same_ids(first, changed, gone, unsure) == (0.6, 5)
+
+
+def test_a_model_without_ids_has_none_to_keep():
+    """Those of v1 and v2."""
+    counts, together = EveryFrame(), Together()
+    found = replace(boxes(Detections, (0, 0.9, 1)), ids=None)
+    counts.compare(found, found, together)
+    counts.end_scene(together)
+    assert counts.figures()["bfloat16_same_ids"] is None
 
 
 def test_two_objects_are_never_one():
