@@ -139,8 +139,10 @@ def _with_seen(
     measured: Measured, options: argparse.Namespace, data: NuScenesDataset, fault: CamerasGone, results: Path
 ) -> Measured:
     scenes = data.index.scene_names.tolist()
-    matches = collect(options.dataroot, options.version, results, scenes)
     gone = {scene: set(fault.gone(data.camera_names, Instant(data, scene, 0))) for scene in scenes}
+    if all(names == set(data.camera_names) for names in gone.values()):
+        return measured  # a rig of one camera: none remains that could see an object
+    matches = collect(options.dataroot, options.version, results, scenes)
     views = camera_views(data, matches.objects), camera_views(data, matches.boxes)
     nds, mean_ap = seen_scores(matches, *views, gone)
     return replace(measured, seen_nds=nds, seen_map=mean_ap)

@@ -16,6 +16,7 @@ from sparse4d_core.data.synthetic.dataset_renderer import render_dataset
 from sparse4d_core.evaluation.report.breakdown import camera_views
 from sparse4d_core.evaluation.report.confidence import by_class, scores
 from sparse4d_core.evaluation.report.detection_matches import collect
+from sparse4d_core.evaluation.results import ResultsWriter
 from sparse4d_core.evaluation.robustness import __main__ as command
 from sparse4d_core.evaluation.robustness import frame_faults as faults
 from sparse4d_core.evaluation.robustness.corruptions import CORRUPTIONS
@@ -29,6 +30,7 @@ from sparse4d_core.evaluation.robustness.sheet import (
     mean_resilience_rate,
     seen_scores,
 )
+from sparse4d_core.evaluation.run_folder import scene_content
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -183,6 +185,23 @@ def test_scores_of_what_remaining_cameras_see(three_scenes, shifted_truth):
     missing = replace(matches.boxes, score=np.where(blind, 0.0, matches.boxes.score))
     assert blind.sum() > 3
     assert seen_scores(replace(matches, boxes=missing), *views, gone) == seen_scores(matches, *views, gone)
+
+
+def test_a_rig_of_one_camera_has_its_row_without_it(tmp_path, monkeypatch):
+    """No frame of that row is run, and nobody sees what could be scored by itself."""
+    rig = NUSCENES_RIG.resized(160, 90)
+    render_dataset(tmp_path / "one", 1, 100_777, duration=1.0, rate=2, rig=replace(rig, cameras=rig.cameras[:1]))
+
+    def find_nothing(task, streams, *_):
+        for scene in (scene for stream in streams for scene in stream.scenes):
+            task.folder.write_scene(scene, scene_content(scene, ResultsWriter()))
+
+    monkeypatch.setattr(command, "run_streams", find_nothing)
+    words = ["--model", "demo", "--dataroot", str(tmp_path / "one"), "--out", str(tmp_path / "sheet"), "--no-tracking"]
+    assert command.main([*words, "--rows", "camera_gone_*"]) == 0
+    rows = json.loads((tmp_path / "sheet" / "sheet.json").read_text())["rows"]
+    assert list(rows) == ["clean", "camera_gone_cam_front"]
+    assert rows["camera_gone_cam_front"]["nds"] == 0 and rows["camera_gone_cam_front"]["seen_nds"] is None
 
 
 def test_the_command(data, tmp_path, monkeypatch, capsys):
