@@ -22,9 +22,9 @@ from ..checkpoint.published import find_weights_if_any
 from ..command_line import OK, interrupted, refuse
 from ..config import preset
 from ..data.nuscenes.dataset import NuScenesDataset
-from ..export.manifest import read_manifest
+from ..export.manifest import Manifest, read_manifest
 from ..file_digest import file_sha256
-from ..inference.artefact_checks import BACKENDS, check_backend
+from ..inference.artefact_checks import BACKENDS, check_backend, check_format, check_model, check_weights
 from ..inference.pipeline import as_trained
 from .devkit_scores import Scores, evaluate
 from .masked_scenes import MaskedScenes
@@ -111,18 +111,24 @@ def run(options: argparse.Namespace) -> Scores | None:
     for device in options.devices:
         check_backend(options.backend, options.artefact, device, compile=False)
     checkpoint = options.checkpoint
-    if checkpoint is None and options.artefact is None:
+    artefact = None if options.artefact is None else read_manifest(options.artefact)
+    if artefact is not None:  # refused here, before the folder keeps settings by which nothing can be run
+        check_format(artefact, options.backend)
+        check_model(artefact, config, options.scene_reset)
+        if checkpoint is not None:
+            check_weights(artefact, checkpoint)
+    elif checkpoint is None:
         checkpoint = find_weights_if_any(options.model, options.allow_untrained)
     if checkpoint is not None:
         config = as_trained(read_checkpoint(checkpoint), config)
-    elif options.artefact is not None:
-        config = read_manifest(options.artefact).model_config()  # its classes
+    elif artefact is not None:
+        config = artefact.model_config()  # its classes
     data = NuScenesDataset(options.dataroot, options.version, split=options.split, scenes=options.scenes)
     scenes = in_order_of_time(data)
     streams = divide(scenes, options.streams)
     plan = MaskedScenes.read(options.ego_masks, data.camera_names, config) if options.ego_masks else None
     cluster = connect(options.ray, options.devices, options.processes, options.threads) if options.ray else None
-    folder = RunFolder.begin(options.out, _settings(options, checkpoint, scenes, streams), options.resume)
+    folder = RunFolder.begin(options.out, _settings(options, checkpoint, artefact, scenes, streams), options.resume)
     task = StreamTask(
         folder,
         data,
@@ -178,10 +184,13 @@ def image_sizes(data: NuScenesDataset) -> list[tuple[int, int]]:
 
 
 def _settings(
-    options: argparse.Namespace, checkpoint: Path | None, scenes: list[str], streams: list[Stream]
+    options: argparse.Namespace,
+    checkpoint: Path | None,
+    artefact: Manifest | None,
+    scenes: list[str],
+    streams: list[Stream],
 ) -> dict[str, Any]:
     """What decides the results. Devices are named by kind: which of several GPUs it was makes no difference."""
-    artefact = read_manifest(options.artefact) if options.artefact else None
     return {
         "model": options.model,
         "checkpoint": None if checkpoint is None else checkpoint.name,

@@ -14,6 +14,7 @@ from sparse4d_core.checkpoint.weights import save_checkpoint
 from sparse4d_core.config import PRESETS
 from sparse4d_core.evaluation import run as command
 from sparse4d_core.export.manifest import read_manifest, write_manifest
+from sparse4d_core.network.sparse4d import Sparse4D
 
 
 def test_an_exported_step_gives_the_results_of_the_network(three_scenes, tmp_path_factory, tmp_path, monkeypatch):
@@ -59,6 +60,26 @@ def test_classes_of_an_exported_step_that_the_devkit_does_not_score(
     more = ["onnxruntime", "--artefact", str(folder), "--out", str(tmp_path / "out")]
     assert command.run(command.parse_arguments([*arguments, *more])) is None
     assert "the model has classes that nuScenes does not score: robot.small" in capsys.readouterr().out
+
+
+def test_a_step_that_does_not_fit_leaves_no_folder(three_scenes, tmp_path_factory, tmp_path, monkeypatch, capsys):
+    """In which the corrected command would find a run of other settings."""
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed (requirements/export.txt)")
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (requirements/export.txt)")
+    monkeypatch.setitem(PRESETS, "demo", SMALL)
+    folder = exported(tmp_path_factory, "onnx")
+    save_checkpoint(tmp_path / "other.pt", Sparse4D(SMALL))
+
+    def refused(backend: str, *more: str) -> str:
+        arguments = ["--model", "demo", "--dataroot", str(three_scenes), "--out", str(tmp_path / "out")]
+        assert command.main([*arguments, "--backend", backend, "--artefact", str(folder), *more]) == 2
+        assert not (tmp_path / "out").exists()
+        return capsys.readouterr().err
+
+    assert "exported with scene_reset clean, asked for reference; set scene_reset to clean" in refused("onnxruntime")
+    assert "backend aoti runs the format aoti, this is onnx" in refused("aoti", "--scene-reset", "clean")
+    more = ["--scene-reset", "clean", "--checkpoint", str(tmp_path / "other.pt")]
+    assert "exported with other weights than those of checkpoint" in refused("onnxruntime", *more)
 
 
 def test_a_backend_without_a_folder_is_refused(tmp_path, capsys):
