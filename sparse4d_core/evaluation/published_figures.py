@@ -68,6 +68,8 @@ def differences(
         found.append(f"images: {sizes}, where the model was made for {width}x{height}; they are scaled to its input")
     if not settings["trained"]:
         found.append("weights: random (UNTRAINED); scores tell nothing about the model")
+    elif published.checkpoint and settings["checkpoint"] is None:  # the artefact brings them, without a name
+        found.append(f"weights: of the exported step, unknown whether those of {published.checkpoint}")
     elif published.checkpoint and settings["checkpoint"] != published.checkpoint:
         found.append(f"weights: {settings['checkpoint']}; published figures are of {published.checkpoint}")
     if settings["precision"] != "float32":

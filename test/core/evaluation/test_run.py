@@ -217,6 +217,7 @@ SETTINGS = {
         ({}, 150, (704, 396), "704x396"),
         ({"trained": False}, 150, (1600, 900), "UNTRAINED"),
         ({"checkpoint": "mine.pt"}, 150, (1600, 900), "mine.pt"),
+        ({"checkpoint": None}, 150, (1600, 900), "of the exported step"),
         ({"precision": "bfloat16"}, 150, (1600, 900), "bfloat16"),
         ({"scene_reset": "clean"}, 150, (1600, 900), "clean"),
         ({"streams": 150}, 150, (1600, 900), "begins without"),
