@@ -48,6 +48,16 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         os.replace(unfinished, target)
 
 
+def check_vacant(out: Path) -> None:
+    """For long work that ends in a folder by `atomic_write`, which would be refused its place only then.
+
+    Raises:
+        ValueError: what stands there is no empty folder.
+    """
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise ValueError(f"out: {out} exists and is no empty folder; choose another one")
+
+
 def write_bytes(path: str | Path, content: bytes) -> None:
     """The bytes as they are, through `atomic_write`."""
     with atomic_write(path) as unfinished:

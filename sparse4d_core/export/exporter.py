@@ -13,7 +13,7 @@ import torch
 
 from cuda_ops.plugins import ONNXRUNTIME, build_command, plugin_library
 
-from ..atomic_write import atomic_write
+from ..atomic_write import atomic_write, check_vacant
 from ..config import Sparse4DConfig
 from ..file_digest import file_sha256
 from ..inference.artefact import Artefact, graph_images
@@ -97,10 +97,12 @@ def export_step(
         calibration: for int8: frames of one drive, in time order.
 
     Raises:
-        ValueError: a model or a combination of options that cannot be exported; packages that are missing.
+        ValueError: a model or a combination of options that cannot be exported; packages that are missing; `out` is
+            neither empty nor missing.
         ProofError: the graph is not the model; nothing is written.
     """
     options.check()
+    check_vacant(out)
     config = pipeline.config
     specs = interface.inputs(config, options.cameras, options.images)
     given = interface.outputs(config, options.overlap)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import cv2
 
-from ..atomic_write import atomic_write
+from ..atomic_write import atomic_write, check_vacant
 from ..command_line import OK, refuse
 from ..config import PRESETS, Sparse4DConfig, preset
 from ..data.nuscenes.dataset import NuScenesDataset
@@ -107,6 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     config = preset(options.model)
     try:
+        check_vacant(options.out)
         if options.dataroot:
             frames = keyframes(options.dataroot, options.version, options.count)
         else:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
-from ..atomic_write import atomic_write
+from ..atomic_write import atomic_write, check_vacant
 from ..command_line import OK, refuse
 from ..file_digest import file_sha256
 from ..inference.artefact import Artefact
@@ -124,9 +124,11 @@ def write_engine(pipeline: Pipeline, source: pathlib.Path, out: pathlib.Path, **
         options: of `build_engine`.
 
     Raises:
-        ValueError: see `build_engine`; another model's graph, or one that is no ONNX.
+        ValueError: see `build_engine`; another model's graph, or one that is no ONNX; `out` is neither empty nor
+            missing.
         ProofError: the engine is not the model; nothing is written.
     """
+    check_vacant(out)
     manifest = read_manifest(source)
     if manifest.format != "onnx":
         raise ValueError(f"source: expected an export of the format onnx, got {manifest.format}")

@@ -125,11 +125,12 @@ def test_without_the_operator_it_names_the_command(program, package):
     assert done.returncode == 1 and "name the library that `python -m cuda_ops.build` prints" in done.stderr
 
 
-def test_frames_by_the_command(tmp_path):
+def test_frames_by_the_command(tmp_path, capsys):
     assert main(["--model", "demo", "--out", str(tmp_path / "frames"), "--count", "1"]) == 0
     (entry,) = json.loads((tmp_path / "frames" / "frames.json").read_text())
     assert len(entry["images"]) == len(entry["projection"]) == 6
     head = (tmp_path / "frames" / entry["images"][0]).read_bytes()[:20].split()
     assert [int(word) for word in head[1:3]] == list(SMALL.image.input_wh) and head[0] == b"P6"
-    assert main(["--model", "demo", "--out", str(tmp_path / "frames")]) == 1, "the folder is not empty"
+    assert main(["--model", "demo", "--out", str(tmp_path / "frames")]) == 2
+    assert "exists and is no empty folder; choose another one" in capsys.readouterr().err
     assert main(["--model", "demo", "--dataroot", str(tmp_path), "--out", str(tmp_path / "more")]) == 2

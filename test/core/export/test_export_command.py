@@ -197,7 +197,9 @@ def test_the_command(onnx_folder, small_preset, tmp_path, capsys, monkeypatch):
     assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
     assert '{"boxes": 0.0}' in capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["manifest.json", "step.pt2"]
-    assert main([*arguments, "--out", str(tmp_path / "out")]) == 1, "the folder is not empty"
+    monkeypatch.setattr(exporter, "write_graph", lambda *arguments: pytest.fail("traced"))
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 2
+    assert "exists and is no empty folder; choose another one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

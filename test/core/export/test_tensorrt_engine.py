@@ -177,6 +177,13 @@ def test_an_engine_that_differs_is_not_written(trt, pipeline, onnx_folder, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_is_not_empty_is_refused_before_the_engine_is_built(trt, pipeline, onnx_folder, tmp_path):
+    (tmp_path / "letter.txt").touch()
+    with pytest.raises(ValueError, match="out: .* exists and is no empty folder; choose another one"):
+        write_engine(pipeline, onnx_folder, tmp_path)
+    assert not hasattr(trt, "network")
+
+
 def test_lower_precisions_are_asked_of_a_tensorrt_that_has_them(trt, onnx_folder):
     graph, manifest = onnx_folder / "step.onnx", read_manifest(onnx_folder)
     with pytest.raises(ValueError, match=r"TensorRT 11.4.0 takes precisions from the graph alone; .* float16"):
