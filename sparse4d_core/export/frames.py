@@ -105,6 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", default="v1.0-mini", help="its tables (default %(default)s)")
     parser.add_argument("--count", type=int, default=MOST_FRAMES, help="frames at most (default %(default)s)")
     options = parser.parse_args(arguments)
+    if options.count < 1:
+        parser.error(f"--count: expected 1 or more, got {options.count}")
     config = preset(options.model)
     try:
         check_vacant(options.out)

@@ -134,3 +134,11 @@ def test_frames_by_the_command(tmp_path, capsys):
     assert main(["--model", "demo", "--out", str(tmp_path / "frames")]) == 2
     assert "exists and is no empty folder; choose another one" in capsys.readouterr().err
     assert main(["--model", "demo", "--dataroot", str(tmp_path), "--out", str(tmp_path / "more")]) == 2
+
+
+@pytest.mark.parametrize("count", ["0", "-3"])
+def test_less_than_a_frame_is_refused(tmp_path, capsys, count):
+    with pytest.raises(SystemExit):
+        main(["--model", "demo", "--out", str(tmp_path / "frames"), "--count", count])
+    assert f"--count: expected 1 or more, got {count}" in capsys.readouterr().err
+    assert not (tmp_path / "frames").exists()
