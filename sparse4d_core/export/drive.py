@@ -25,14 +25,16 @@ MOMENTS = ((0.5, 0), (1.0, 0), (1.5, 0), (1.6, 0), (2.1, 0), (6.0, 60), (6.5, 60
 """Seconds of the scene, and how many more the clock shows."""
 
 
-def drive(config: Sparse4DConfig, cameras: int = 6, count: int = len(MOMENTS)) -> list[Frame]:
-    """The first `count` frames as the nuScenes rig's first cameras see them; beyond six they repeat."""
-    chosen = [index % len(NUSCENES_RIG.cameras) for index in range(cameras)]
+def drive(config: Sparse4DConfig, cameras: int = 6, count: int = len(MOMENTS), repeated: bool = True) -> list[Frame]:
+    """The first `count` frames as the nuScenes rig's first cameras see them; those beyond six repeat them, or give no
+    image where they are not to be `repeated`."""
+    ring = len(NUSCENES_RIG.cameras)
+    chosen = [number % ring for number in range(cameras)]
     frames = [_rendered(config.image.original_wh, number) for number in range(count)]
     return [
         replace(
             frame,
-            images=tuple(frame.images[index] for index in chosen),
+            images=tuple(frame.images[i] if repeated or n < ring else None for n, i in enumerate(chosen)),
             intrinsics=frame.intrinsics[chosen],
             T_cam_from_model=frame.T_cam_from_model[chosen],
         )

@@ -177,7 +177,8 @@ def proofs(pipeline: Pipeline, artefact: Artefact, cameras: int) -> list[dict[st
     """A row for each number of cameras that the graph is tried with: of any number one beyond the overlap, too."""
     overlap = artefact.manifest.overlap or 0
     counts = (max(6, overlap + 1), max(FEW_CAMERAS, overlap)) if cameras == interface.ANY_NUMBER else (cameras,)
-    return [prove(pipeline, artefact, drive(pipeline.config, count)) for count in counts]
+    repeated = not overlap  # a point in a repeated camera has views twice, which an overlap would leave out
+    return [prove(pipeline, artefact, drive(pipeline.config, count, repeated=repeated)) for count in counts]
 
 
 def describe(

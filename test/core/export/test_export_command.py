@@ -263,6 +263,15 @@ def test_a_graph_for_any_number_is_proved_beyond_its_overlap(pipeline, monkeypat
     assert [row["cameras"] for row in rows] == counts
 
 
+def test_an_overlap_is_proved_for_a_rig_of_more_cameras_than_the_drive_has(pipeline):
+    """A repeated camera gives points twice the views of a ring."""
+    artefact = runnable(InPyTorch(pipeline, overlap=2))
+    artefact.manifest.cameras = 8
+    (row,) = exporter.proofs(pipeline, artefact, 8)
+    assert row["cameras"] == 8 and artefact.views_left_out == 0
+    assert all(image is not None for image in drive(SMALL, 8, 1)[0].images), "without an overlap every camera counts"
+
+
 def test_what_is_published_is_compared():
     """Published presets give no vertical velocity, the demo no box twice: both come after the graph."""
     pipeline = small_pipeline()
