@@ -73,7 +73,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--calibration",
         type=pathlib.Path,
         metavar="DATAROOT",
-        help="for int8: a data set in nuScenes format (a bag: rosbag_to_nuscenes) that looks like the vehicle's world",
+        help="for int8: a data set in nuScenes format (a bag: rosbag_to_nuscenes) of the vehicle's rig and world",
     )
     parser.add_argument("--version", default="v1.0-mini", help="its tables (default %(default)s)")
     parser.add_argument(

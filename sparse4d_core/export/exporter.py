@@ -161,7 +161,7 @@ def write_int8(
     calibration: Sequence[Frame],
 ) -> list[LayerError]:
     """The quantised graph of the same step in float32, which is left nowhere."""
-    check_calibration(calibration)
+    check_calibration(calibration, options.cameras)
     layers = sensitivity(pipeline.model, calibration[:SENSITIVITY_FRAMES])
     config = pipeline.config
     images = (graph_images(preprocess(frame, config).images, config, options.images).numpy() for frame in calibration)

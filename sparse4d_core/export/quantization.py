@@ -22,6 +22,7 @@ from ..inference.image_encoder import ImageEncoder
 from ..network.sparse4d import Sparse4D
 from ..preprocess import preprocess
 from ..types import Frame
+from .interface import ANY_NUMBER
 
 MIN_FRAMES = 8
 MAX_SHARE = 0.03
@@ -38,12 +39,17 @@ class LayerError:
     kept_float: bool
 
 
-def check_calibration(frames: Sequence[Frame]) -> None:
-    """Raises ValueError: too few frames to find the range of every map."""
+def check_calibration(frames: Sequence[Frame], cameras: int) -> None:
+    """Raises ValueError: too few frames to find the range of every map, or frames of another rig than the graph's."""
     if len(frames) < MIN_FRAMES:
         raise ValueError(
             f"calibration: {len(frames)} frames, expected at least {MIN_FRAMES} that look like those of the vehicle; "
             "take a larger data set"
+        )
+    if cameras not in (ANY_NUMBER, count := len(frames[0].images)):
+        raise ValueError(
+            f"calibration: frames of {count} cameras, the graph is for {cameras}; export it with --cameras {count}, or "
+            "take a data set of its rig"
         )
 
 

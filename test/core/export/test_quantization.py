@@ -108,13 +108,23 @@ def test_a_calibration_that_is_too_small(pipeline, tmp_path, capsys):
     with pytest.raises(ValueError, match=f"calibration: 3 frames, expected at least {MIN_FRAMES}"):
         export_step(pipeline, ExportOptions("onnx", precision="int8"), tmp_path / "step", calibration=few)
     assert list(tmp_path.iterdir()) == []
-    check_calibration(few * 3)
+    check_calibration(few * 3, 6)
     arguments = ["--model", "demo", "--format", "onnx", "--precision", "int8", "--out", str(tmp_path / "step")]
     assert main(arguments) == 2
     assert "calibration: 0 frames" in capsys.readouterr().err
     assert main([*arguments, "--calibration", str(tmp_path / "absent")]) == 2
     with pytest.raises(ValueError, match="int8 is a form of onnx, got the format aoti"):
         replace(ExportOptions("aoti"), precision="int8").check()
+
+
+def test_a_calibration_of_another_rig(pipeline, tmp_path):
+    four = drive(SMALL, cameras=4)
+    message = "calibration: frames of 4 cameras, the graph is for 6; export it with --cameras 4"
+    with pytest.raises(ValueError, match=message):
+        export_step(pipeline, ExportOptions("onnx", precision="int8"), tmp_path / "step", calibration=four)
+    assert list(tmp_path.iterdir()) == []
+    for cameras in (4, interface.ANY_NUMBER):
+        check_calibration(four, cameras)
 
 
 def test_float32_has_no_table_of_layers(onnx_folder):
