@@ -80,7 +80,9 @@ def weights_digest(model: Sparse4D) -> str:
 
 
 def write_manifest(folder: pathlib.Path, manifest: Manifest) -> None:
-    (folder / NAME).write_text(json.dumps(asdict(manifest), indent=1) + "\n", encoding="utf-8")
+    """As UTF-8 without \\u escapes, which the reader of examples/cpp does not know."""
+    text = json.dumps(asdict(manifest), indent=1, ensure_ascii=False)
+    (folder / NAME).write_text(f"{text}\n", encoding="utf-8")
 
 
 def read_manifest(folder: str | pathlib.Path) -> Manifest:

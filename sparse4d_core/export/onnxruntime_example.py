@@ -15,7 +15,7 @@ import onnxruntime
 from PIL import Image
 
 here, frames = pathlib.Path(__file__).parent, pathlib.Path(sys.argv[1])
-manifest = json.loads((here / "manifest.json").read_text())
+manifest = json.loads((here / "manifest.json").read_text(encoding="utf-8"))
 options = onnxruntime.SessionOptions()
 if sys.argv[2:]:
     options.register_custom_ops_library(sys.argv[2])

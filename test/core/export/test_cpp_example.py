@@ -19,7 +19,7 @@ from exported_steps import SMALL, exported
 from cuda_ops.library import build_roots, find_library
 from sparse4d_core.export.drive import drive
 from sparse4d_core.export.frames import main, write_network_frames
-from sparse4d_core.export.manifest import NAME
+from sparse4d_core.export.manifest import NAME, read_manifest, write_manifest
 from sparse4d_core.inference.pipeline import Pipeline
 
 # Whoever comes first compiles the package and the program; on a busy machine that takes minutes.
@@ -94,9 +94,15 @@ def test_its_boxes_are_those_of_python(program, package, tmp_path):
     np.testing.assert_allclose(numbers, [row[3:] for row in expected], rtol=0, atol=1e-5)
 
 
-def test_the_export_has_frames_for_it(program, package):
-    output = run(str(program), str(package), str(package / "frames"), str(find_library().path))
-    assert len({json.loads(line)["seconds"] for line in output.splitlines()}) == 3
+def test_the_export_has_frames_for_it(program, package, tmp_path):
+    """With own classes in any letters."""
+    os.link(package / "step.aoti.pt2", tmp_path / "step.aoti.pt2")
+    manifest = read_manifest(package)
+    classes = ["robot.groß"] * len(manifest.config["class_names"])
+    write_manifest(tmp_path, replace(manifest, config=manifest.config | {"class_names": classes}))
+    output = run(str(program), str(tmp_path), str(package / "frames"), str(find_library().path), encoding="utf-8")
+    printed = [json.loads(line) for line in output.splitlines()]
+    assert len({line["seconds"] for line in printed}) == 3 and {line["class"] for line in printed} == {"robot.groß"}
 
 
 @pytest.mark.parametrize(

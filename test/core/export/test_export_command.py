@@ -19,7 +19,7 @@ from sparse4d_core.export.__main__ import main
 from sparse4d_core.export.drive import drive
 from sparse4d_core.export.exporter import ExportOptions, export_step
 from sparse4d_core.export.formats import trace, write_onnx
-from sparse4d_core.export.manifest import read_manifest
+from sparse4d_core.export.manifest import NAME, read_manifest, write_manifest
 from sparse4d_core.export.proof import ROUGHEST, TOLERANCES, Difference, ProofError, compare, prove, run_both
 from sparse4d_core.export.step import RecurrentStep
 from sparse4d_core.export.tensorrt_limits import tensorrt_objections
@@ -43,6 +43,14 @@ def test_the_manifest_tells_all(onnx_folder, pipeline):
     (proof,) = manifest.accuracy
     assert proof["frames"] == 8 and proof["compared"] >= 64 and 0 < proof["boxes"] < 1e-3 and proof["scores"] < 1e-4
     assert manifest.built_with["torch"] == torch.__version__ and "onnxruntime" in manifest.built_with
+
+
+def test_classes_in_any_letters_are_written_as_they_are(onnx_folder, tmp_path):
+    """The reader of examples/cpp knows no escapes of Unicode."""
+    manifest = read_manifest(onnx_folder)
+    config = manifest.config | {"class_names": ["robot.groß", *manifest.config["class_names"][1:]]}
+    write_manifest(tmp_path, replace(manifest, config=config))
+    assert '"robot.groß"' in (tmp_path / NAME).read_text(encoding="utf-8")
 
 
 def test_the_graph_has_the_interface_and_nothing_that_tensorrt_refuses(onnx_folder):
