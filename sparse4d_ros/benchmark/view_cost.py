@@ -33,7 +33,7 @@ from sparse4d_core.benchmark import machine
 
 from ..bags.box_record import read_box_record
 from ..demo.__main__ import DemoOptions, node_arguments, prepare_input, prepare_network
-from ..demo.node_run import DRAIN_SECONDS, recorded_node
+from ..demo.node_run import recorded_node, wait_until_idle
 from ..demo.programs import DemoError, Processes
 from ..demo.report import rate, waits_ms
 from ..middleware import claimed_domain
@@ -84,15 +84,15 @@ def measure(options: argparse.Namespace) -> dict[str, list[Turn]]:
 def _turn(case: str, node: list[str], bag: Path, processes: Processes, folder: Path) -> Turn:
     record, played = folder / "record.jsonl", folder / "played.jsonl"
     with contextlib.ExitStack() as stack:
-        process, listener = stack.enter_context(recorded_node(processes, node, record))
-        watched = {"node": process.pid}
+        started, listener = stack.enter_context(recorded_node(processes, node, record))
+        watched = {"node": started["node"][0].pid}
         if case != WITHOUT:
             watched |= stack.enter_context(_view(processes, with_browser=case == BROWSER))
         before = _processor_seconds(watched)
         processes.run("player", "sparse4d_ros.bag_player", bag, "--log", played)
         after = _processor_seconds(watched)
+        wait_until_idle(listener, started)
         memory = {name: psutil.Process(pid).memory_info().rss / MIB for name, pid in watched.items()}
-        listener.wait_until_idle(DRAIN_SECONDS)
     online = list(read_box_record(record))
     shares = {name: (after[name] - before[name]) / played_seconds(played) for name in watched}
     return Turn(len(online), rate(online), waits_ms(played, online), shares, memory)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 
 from ..bags.message_records import RECORDED
+
+LOOKS_EVERY = 1.0  # s without a message
 
 
 class DiagnosticsListener:
@@ -46,12 +49,18 @@ class DiagnosticsListener:
         inference = self._statuses.get("inference", {})  # without it the detector tells at most how far it is
         return all(int(inference.get(f"subscribers.{name}", 0)) for name in RECORDED)
 
-    def wait_until_idle(self, seconds: float) -> None:
-        """Return once no set is waiting or in the model from one message to the next, or time is up."""
+    def wait_until_idle(self, seconds: float, check: Callable[[], None] = lambda: None) -> None:
+        """Return once no set is waiting or in the model from one message to the next, or time is up.
+
+        Args:
+            check: called with each message, and each second without one; what it raises ends the waiting.
+        """
         deadline, before = time.monotonic() + seconds, None
         while time.monotonic() < deadline:
+            check()
             with self._news:
-                self._news.wait(deadline - time.monotonic())
+                if not self._news.wait(min(LOOKS_EVERY, deadline - time.monotonic())):
+                    continue
             last = self.last()
             now = last.get("inference", {}).get("sets_processed")
             if now == before and unfinished_sets(last) == 0:

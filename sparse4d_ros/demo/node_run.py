@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from ..middleware import variables
@@ -14,6 +16,9 @@ from .programs import DemoError, Processes
 
 READY_SECONDS = 300.0  # the first start compiles Python and loads torch; on a GPU a minute goes into torch.compile
 DRAIN_SECONDS = 300.0  # after the last image, while sets are in work: the largest models take a minute a frame
+REFUSAL = re.compile(r"(configure|activate) failed: .*")  # as the node logs it; its process lives on
+
+Started = Mapping[str, tuple[subprocess.Popen, Path]]  # node and recorder -> the process, the file that has its output
 
 
 def play_to_node(
@@ -31,17 +36,17 @@ def play_to_node(
     Raises:
         DemoError: a process failed.
     """
-    with recorded_node(processes, node, record) as (_, listener):
+    with recorded_node(processes, node, record) as (started, listener):
         processes.run("player", "sparse4d_ros.bag_player", bag, *player)
-        listener.wait_until_idle(DRAIN_SECONDS)
+        wait_until_idle(listener, started)
         return listener.last()
 
 
 @contextlib.contextmanager
 def recorded_node(
     processes: Processes, node: Sequence[object], record: Path
-) -> Iterator[tuple[subprocess.Popen, DiagnosticsListener]]:
-    """A node that is ready for images, what listens to its diagnostics, and a recorder of what it publishes.
+) -> Iterator[tuple[Started, DiagnosticsListener]]:
+    """A node that is ready for images with a recorder of what it publishes, and what listens to its diagnostics.
 
     Args:
         processes: their environment and logs: node, recorder.
@@ -59,23 +64,40 @@ def recorded_node(
     ):
         started = {name: (one, processes.log_of(name)) for name, one in (("recorder", recorder), ("node", process))}
         wait_until_ready(listener, started)
-        yield process, listener
+        yield started, listener
 
 
-def wait_until_ready(listener: DiagnosticsListener, started: Mapping[str, tuple[subprocess.Popen, Path]]) -> None:
+def wait_until_ready(listener: DiagnosticsListener, started: Started) -> None:
     """Until the node is configured and knows the recorder; the player waits for the node's subscriptions itself.
 
-    Args:
-        started: node and recorder by name: the process, and the file that has its output.
-
     Raises:
-        DemoError: one of them ended, or time is up.
+        DemoError: one of them ended, the node refuses its parameters, or time is up.
     """
     deadline = time.monotonic() + READY_SECONDS
+    _, log = started["node"]
     while not listener.wait_until_recorded(1.0):
-        for name, (process, log) in started.items():
-            if process.poll() is not None:
-                raise DemoError(f"the {name} ended with status {process.returncode}; its output is in {log}")
+        check_running(started)
+        if refusal := REFUSAL.search(log.read_text(encoding="utf-8", errors="replace")):
+            raise DemoError(f"the node: {refusal[0]}; its output is in {log}")
         if time.monotonic() > deadline:
             logs = ", ".join(str(log) for _, log in started.values())
             raise DemoError(f"the node did not get ready, or did not find its recorder; their output is in {logs}")
+
+
+def wait_until_idle(listener: DiagnosticsListener, started: Started) -> None:
+    """After the last image: until the node has no set in work any more, or time is up.
+
+    Raises:
+        DemoError: one of them ended, now or while the bag was played.
+    """
+    listener.wait_until_idle(DRAIN_SECONDS, partial(check_running, started))
+
+
+def check_running(started: Started) -> None:
+    """
+    Raises:
+        DemoError: one of them ended.
+    """
+    for name, (process, log) in started.items():
+        if process.poll() is not None:
+            raise DemoError(f"the {name} ended with status {process.returncode}; its output is in {log}")
