@@ -19,13 +19,17 @@ DOMAINS = range(20, 60)  # the small numbers are what people choose for their ro
 PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")  # Fast DDS from 3 on, before 3
 
 
+class NoDomainError(RuntimeError):
+    """No ROS domain can be claimed; the message has the reason."""
+
+
 @contextlib.contextmanager
 def claimed_domain() -> Iterator[int]:
     """A ROS_DOMAIN_ID that no other process has claimed in this way, of whatever user; given back at the end, whatever
     happens.
 
     Raises:
-        RuntimeError: all are taken, or another user keeps the files for himself.
+        NoDomainError: all are taken, or another user keeps the files for himself.
     """
     folder = Path(tempfile.gettempdir()) / "sparse4d_ros_domains"
     with contextlib.suppress(FileExistsError):
@@ -45,8 +49,8 @@ def claimed_domain() -> Iterator[int]:
                 yield domain
             return
     if refused is not None:
-        raise RuntimeError(f"no ROS domain can be claimed: {refused}") from refused
-    raise RuntimeError(f"no ROS domain left: {DOMAINS[0]} to {DOMAINS[-1]} are all claimed (files in {folder})")
+        raise NoDomainError(f"no ROS domain can be claimed: {refused}") from refused
+    raise NoDomainError(f"no ROS domain left: {DOMAINS[0]} to {DOMAINS[-1]} are all claimed (files in {folder})")
 
 
 def _try_lock(path: Path) -> IO[bytes] | None:

@@ -33,7 +33,7 @@ from ..bags.box_record import read_box_record
 from ..bags.submission import write_results
 from ..demo.node_run import play_to_node
 from ..demo.programs import DemoError, Processes
-from ..middleware import claimed_domain
+from ..middleware import NoDomainError, claimed_domain
 from ..ros_arguments import parameter_words
 
 PROGRAM = "python -m sparse4d_ros.campaign.recorded_rows"
@@ -194,6 +194,7 @@ def run(options: argparse.Namespace) -> dict[str, RecordedRow]:
 
     Raises:
         DemoError: a program failed.
+        NoDomainError: no ROS domain is free.
         ValueError, OSError: an option or input that cannot be used.
     """
     data = NuScenesDataset(options.dataroot, options.version)
@@ -222,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     try:
         print(table(run(options)))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, NoDomainError) as error:
         return refuse(PROGRAM, error)
     except DemoError as error:
         print(f"error: {error}", file=sys.stderr)

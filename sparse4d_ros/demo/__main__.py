@@ -20,10 +20,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from sparse4d_core.atomic_write import write_json
 from sparse4d_core.checkpoint.published import NoWeightsError, find_weights
+from sparse4d_core.command_line import OK, refuse
 from sparse4d_core.config import PRESETS, preset
 
-from ..middleware import claimed_domain
+from ..middleware import NoDomainError, claimed_domain
 from ..ros_arguments import parameter_words
 from ..share import PARENT, config_file
 from .integer_step import MODEL, integer_step
@@ -32,6 +34,7 @@ from .pictures import draw_bev_picture, draw_overlay_video
 from .programs import DemoError, Processes, fingerprint
 from .report import Run, make_report, print_report
 
+PROGRAM = "python -m sparse4d_ros.demo"
 # What the bag is made by: it is made anew when one of these changed.
 MAKERS = ("sparse4d_core/data/**/*.py", "sparse4d_ros/nuscenes_to_rosbag.py", "sparse4d_ros/bags/*.py")
 PARAMETERS = "demo.yaml"  # of config/
@@ -60,7 +63,9 @@ def run_demo(options: DemoOptions) -> dict:
 
     Raises:
         DemoError: a step failed.
+        NoDomainError: no ROS domain is free.
         NoWeightsError: no trained weights, and random ones not allowed.
+        OSError: a folder or a disk that cannot be written.
     """
     if not (options.checkpoint or options.allow_untrained):
         find_weights(options.model)  # before minutes of rendering
@@ -98,7 +103,7 @@ def _run_steps(
     bar.update()
     bar.set_description("report")
     report = make_report(Run(out, bag, options.model, options.checkpoint, diagnostics))
-    (out / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(out / "report.json", report, indent=2)
     bar.update()
     return report
 
@@ -115,7 +120,7 @@ def prepare_input(options: DemoOptions, processes: Processes) -> tuple[Path, Pat
         "image_size": list(options.image_size),
         "made_by": fingerprint(path for pattern in MAKERS for path in PARENT.glob(pattern)),
     }
-    if made_with.is_file() and bag.is_dir() and json.loads(made_with.read_text()) == settings:
+    if bag.is_dir() and _settings_in(made_with) == settings:
         return dataset, bag
     made_with.unlink(missing_ok=True)
     for folder in (dataset, bag):
@@ -136,8 +141,16 @@ def prepare_input(options: DemoOptions, processes: Processes) -> tuple[Path, Pat
     print("converting them to a bag")
     source = ["--dataroot", dataset, "--version", VERSION]
     processes.run("convert", "sparse4d_ros.nuscenes_to_rosbag", *source, "--out", bag, show=True)
-    made_with.write_text(json.dumps(settings))
+    write_json(made_with, settings)
     return dataset, bag
+
+
+def _settings_in(path: Path) -> dict | None:
+    """What an earlier run wrote; None: nothing, or no JSON, as a full disk leaves it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def prepare_network(options: DemoOptions, processes: Processes) -> Network:
@@ -190,9 +203,7 @@ def _score(options: DemoOptions, dataset: Path, bag: Path, processes: Processes,
 
 def parse_arguments(arguments: Sequence[str] | None) -> DemoOptions:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sparse4d_ros.demo", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder of everything made (%(default)s)")
     parser.add_argument("--scenes", type=int, default=2, help="scenes to render (%(default)s)")
     parser.add_argument(
@@ -218,6 +229,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> DemoOptions:
     )
     parser.add_argument("--no-video", action="store_true", help="skip overlay.mp4")
     options = parser.parse_args(arguments)
+    if options.checkpoint and not Path(options.checkpoint).is_file():
+        parser.error(f"--checkpoint: expected a file of weights, got {options.checkpoint}, which is none")
     return DemoOptions(
         out=options.out.resolve(),
         scenes=options.scenes,
@@ -233,17 +246,16 @@ def parse_arguments(arguments: Sequence[str] | None) -> DemoOptions:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status: 2 without weights, 1 if a step fails."""
+    """Command line; returns the exit status: 2 without weights or for a wrong path, 1 if a step fails."""
     options = parse_arguments(arguments)
     try:
-        print_report(run_demo(options), options.out)
-    except NoWeightsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        print_report(run_demo(options), options.out, options.video)
+    except (NoDomainError, NoWeightsError, OSError) as error:
+        return refuse(PROGRAM, error)
     except DemoError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    return 0
+    return OK
 
 
 if __name__ == "__main__":

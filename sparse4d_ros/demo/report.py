@@ -132,8 +132,12 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def print_report(report: dict[str, Any], out: Path) -> None:
-    """The first screen of it."""
+def print_report(report: dict[str, Any], out: Path, video: bool) -> None:
+    """The first screen of it.
+
+    Args:
+        video: whether this run has drawn one.
+    """
     sets, scores = report["sets"], report["scores"]
     latency = report["latency_ms"]["stamp_to_publish"]
     print(f"\nmodel {report['model']}, weights {report['weights']}, {report['precision']} by {report['backend']}")
@@ -148,4 +152,5 @@ def print_report(report: dict[str, Any], out: Path) -> None:
     print(f"online equals offline: {'yes' if report['online_equals_offline'] else 'NO: ' + str(report['differences'])}")
     if report["weights"] != "trained":
         print("The weights are UNTRAINED: the boxes are noise; what this shows is that the system runs.")
-    print(f"look at    {out / 'overlay.mp4'}\n           {out / 'bev.png'}\n           {out / 'report.json'}")
+    files = [*(["overlay.mp4"] if video else []), "bev.png", "report.json"]
+    print("look at    " + "\n           ".join(str(out / name) for name in files))

@@ -7,7 +7,9 @@ import json
 import pytest
 
 pytest.importorskip("rclpy")
+from sparse4d_ros.campaign import recorded_rows
 from sparse4d_ros.campaign.recorded_rows import WAYS, main
+from sparse4d_ros.middleware import NoDomainError
 
 
 @pytest.mark.slow
@@ -43,3 +45,12 @@ def test_what_cannot_be_done_is_refused_before_anything_is_made(tiny_dataset, tm
     assert main(["--model", "demo", "--dataroot", str(tiny_dataset), "--out", str(tmp_path / "rows"), *words]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "rows").exists()
+
+
+def test_that_no_domain_is_free_is_told_in_a_sentence(tiny_dataset, tmp_path, monkeypatch, capsys):
+    def none_free() -> None:
+        raise NoDomainError("no ROS domain left")
+
+    monkeypatch.setattr(recorded_rows, "claimed_domain", none_free)
+    assert main(["--model", "demo", "--dataroot", str(tiny_dataset), "--out", str(tmp_path / "rows")]) == 1
+    assert "no ROS domain left" in capsys.readouterr().err

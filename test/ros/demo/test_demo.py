@@ -15,6 +15,7 @@ import pytest
 from sparse4d_core.inference.image_encoder import fast_precision
 from sparse4d_ros.demo.__main__ import main
 from sparse4d_ros.demo.integer_step import what_is_missing
+from sparse4d_ros.demo.report import print_report
 
 ROOT = Path(__file__).resolve().parents[3]
 CAMERAS = 6
@@ -86,3 +87,25 @@ def test_steps_that_fail_are_named(tmp_path, capsys):
     assert main(["--out", str(tmp_path), "--seed", "-1"]) == 1
     assert "render failed" in capsys.readouterr().err
     assert not (tmp_path / "report.json").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_told_in_a_sentence(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["--out", str(tmp_path / "file" / "demo")]) == 2
+    assert "Not a directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("video", [True, False])
+def test_the_first_screen_names_the_pictures_of_this_run(capsys, video):
+    report = {
+        **dict.fromkeys(("model", "precision", "backend"), "any"),
+        "weights": "trained",
+        "sets": {"processed": 1, "expected": 1, "dropped": 0, "dropped_by_cause": {}},
+        "rate_hz": 10.0,
+        "latency_ms": {"stamp_to_publish": {}},
+        "scores": {"NDS": 0.5, "mAP": 0.5, "AMOTA": None},
+        "online_equals_offline": True,
+    }
+    print_report(report, Path("out"), video)
+    shown = capsys.readouterr().out.partition("look at")[2].split()
+    assert shown == [*(["out/overlay.mp4"] if video else []), "out/bev.png", "out/report.json"]
