@@ -19,17 +19,20 @@ import os
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 
 from sparse4d_core.checkpoint.published import NoWeightsError
+from sparse4d_core.command_line import interrupted
 from sparse4d_core.interrupts import StopRequest, stop_requests
 
 from ..bags.bag_io import BagError
 from ..bags.box_record import BoxRecordError
 from ..demo.programs import DemoError
+from ..middleware import NoDomainError
 from ..perception.rig import Rig, RigError, load_rig
 from ..ros_arguments import split_ros_arguments
 from .recorded_source import RecordedSource
@@ -68,11 +71,17 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def run(options: argparse.Namespace, words: Sequence[str], stop: StopRequest) -> None:
+def run(
+    options: argparse.Namespace,
+    words: Sequence[str],
+    stop: StopRequest,
+    drive: contextlib.AbstractContextManager[None] | None = None,
+) -> None:
     """Serves the page until asked to end, or until a recorded run that does not start over is at its end; or saves it.
 
     Args:
         words: the command line with its ROS arguments.
+        drive: runs while the page is served.
 
     Raises:
         NothingToSaveError: there is no set to save.
@@ -86,7 +95,8 @@ def run(options: argparse.Namespace, words: Sequence[str], stop: StopRequest) ->
         recorded.load(scene, stop)
     else:
         scene = Scene(rig.names)
-        serve(scene, recorded, rig, options, words, stop)
+        with drive or contextlib.nullcontext():
+            serve(scene, recorded, rig, options, words, stop)
     if options.save:
         saved = save_page(scene.held(), options.save)
         print(f"{options.save}: {saved.moments} sets, {saved.seconds:.1f} s, {saved.size / 2**20:.1f} MiB", flush=True)
@@ -104,10 +114,6 @@ def serve(
     from .browser.web_server import WebServer
 
     with contextlib.ExitStack() as stack:
-        if options.demo:
-            from .demo_drive import demo_drive
-
-            stack.enter_context(demo_drive())
         if recorded is None:
             stack.enter_context(live(scene, rig, options.detector, words))
         server = stack.enter_context(WebServer(scene, options.host, options.port))
@@ -149,24 +155,31 @@ def live(scene: Scene, rig: Rig, detector: str, words: Sequence[str]) -> Iterato
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status: 2 for input that cannot be used, or without viser."""
+    """Command line; returns the exit status: 2 for input that cannot be used, or without viser; 1 if the demo fails,
+    130 if that is interrupted while it is prepared."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     words, own = split_ros_arguments(arguments)
     options = parse_arguments(own)
-    try:
-        with stop_requests() as stop:
-            run(options, words, stop)
-    except ModuleNotFoundError as error:
-        if error.name != "viser":
-            raise
+    if find_spec("viser") is None:  # before minutes of rendering
         print(f"error: {MISSING}", file=sys.stderr)
         return 2
+    try:
+        with contextlib.ExitStack() as stack:
+            drive = None
+            if options.demo:
+                from .demo_drive import prepared_demo
+
+                drive = stack.enter_context(prepared_demo())  # signals interrupt it: it has no look at a request
+            stop = stack.enter_context(stop_requests())
+            run(options, words, stop, drive)
     except (BagError, BoxRecordError, NothingToSaveError, NoWeightsError, RigError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except DemoError as error:
+    except (DemoError, NoDomainError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return interrupted()
     return 0
 
 

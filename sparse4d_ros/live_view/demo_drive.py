@@ -16,11 +16,13 @@ OUT = Path("out/demo")
 
 
 @contextlib.contextmanager
-def demo_drive(out: Path = OUT) -> Iterator[None]:
-    """Renders the demo's scenes, if they are not there, and runs node and player while the block does.
+def prepared_demo(out: Path = OUT) -> Iterator[contextlib.AbstractContextManager[None]]:
+    """Renders the demo's scenes and exports its network, if they are not there; yields what runs node and player while
+    its block does.
 
     Raises:
         DemoError: rendering failed.
+        NoDomainError: no ROS domain is free.
         NoWeightsError: the demo's model has no weights.
     """
     options = DemoOptions(out=out.resolve())
@@ -30,10 +32,14 @@ def demo_drive(out: Path = OUT) -> Iterator[None]:
     with claimed_domain() as domain:
         processes = Processes(logs, domain)
         _, bag = prepare_input(options, processes)
-        node = node_arguments(options, prepare_network(options, processes))
-        with (
-            variables(processes.middleware),
-            processes.background("view_node", "sparse4d_ros.node", *node),
-            processes.background("view_player", "sparse4d_ros.bag_player", bag, "--loops", 0),
-        ):
-            yield
+        yield _drive(processes, node_arguments(options, prepare_network(options, processes)), bag)
+
+
+@contextlib.contextmanager
+def _drive(processes: Processes, node: list[str], bag: Path) -> Iterator[None]:
+    with (
+        variables(processes.middleware),
+        processes.background("view_node", "sparse4d_ros.node", *node),
+        processes.background("view_player", "sparse4d_ros.bag_player", bag, "--loops", 0),
+    ):
+        yield

@@ -13,6 +13,8 @@ import pytest
 
 pytest.importorskip("rclpy")
 from sparse4d_ros import middleware
+from sparse4d_ros.demo import __main__ as demo
+from sparse4d_ros.live_view import __main__ as live_view
 from sparse4d_ros.middleware import claimed_domain
 
 NOBODY = 65534
@@ -48,6 +50,17 @@ def test_each_has_a_domain_of_its_own(folder):
             assert {one, other} == {20, 21}
             with pytest.raises(RuntimeError, match="20 to 21 are all claimed"), claimed_domain():
                 pass
+
+
+@pytest.mark.parametrize("program", [demo, live_view], ids=["demo", "live view"])
+def test_programs_tell_in_a_sentence_that_there_is_none(folder, monkeypatch, capsys, program):
+    if program is live_view:
+        pytest.importorskip("viser", reason="viser is not installed: requirements/view.txt")
+    monkeypatch.chdir(folder.parent)  # theirs are below it
+    words = [] if program is demo else ["--demo"]
+    with claimed_domain(), claimed_domain():
+        assert program.main(words) == 1
+    assert "20 to 21 are all claimed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077])

@@ -70,6 +70,26 @@ def test_a_handler_that_is_there_stays(tmp_path):
         assert stop.requested
 
 
+def test_a_signal_while_the_live_view_prepares_the_demo_ends_it_there(tmp_path, monkeypatch, capsys):
+    """Not after all that is rendered and exported."""
+    pytest.importorskip("viser", reason="viser is not installed: requirements/view.txt")
+    from sparse4d_ros.live_view import __main__ as live_view
+    from sparse4d_ros.live_view import demo_drive
+
+    def render(*_: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        raise AssertionError("it went on")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo_drive, "prepare_input", render)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert live_view.main(["--demo"]) == 128 + signal.SIGINT
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "interrupted" in capsys.readouterr().err
+
+
 @pytest.mark.ros
 def test_a_recorder_that_ends_is_named_at_once(tmp_path, ros_domain):
     """Not after the minutes in which a node may get ready."""
