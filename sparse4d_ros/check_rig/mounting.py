@@ -15,7 +15,9 @@ FURTHEST = 15.0  # m from the base frame's origin; a longer vehicle is rarer tha
 LOWEST, HIGHEST = -1.0, 6.0  # m above the base frame's origin, which is on the ground or at an axle
 STEEPEST = 40.0  # degrees of pitch or roll that a camera of a vehicle has
 WRONG_SIDE = 60.0  # degrees between where a camera looks and where its name says
-_TURNED = 1e-4  # rad; poses given in radians by chance agree with whole degrees once in ten thousand rigs
+_TURNED = 1e-4  # rad; three angles given in radians by chance agree with whole numbers once in ten thousand rigs
+_TURNED_ALONE = 1e-5  # rad; of a level camera one angle is left, which may agree by chance once in a thousand cameras
+_WHOLE = 0.01  # degrees; an angle so near to a whole number of them was meant to be that
 
 _SIDES = {"front": 0.0, "left": 90.0, "rear": 180.0, "back": 180.0, "right": -90.0}
 
@@ -74,24 +76,29 @@ def turned_by(a: float, b: float) -> float:
 
 def degrees_taken_for_radians(R: np.ndarray) -> tuple[int, int, int] | None:
     """Whole degrees of roll, pitch and yaw that give this rotation when they are taken for radians, if there are any.
+    None also for a rotation of whole degrees: 142 radians are 216 degrees, but nobody means the former.
 
     Args:
         R: [3, 3] rotation of a static transform, child in parent.
     """
     pitch = math.asin(np.clip(-R[2, 0], -1.0, 1.0))
     roll, yaw = math.atan2(R[2, 1], R[2, 2]), math.atan2(R[1, 0], R[0, 0])
+    if all(abs(angle - round(angle)) < _WHOLE for angle in map(math.degrees, (roll, pitch, yaw))):
+        return None
     for angles in ((roll, pitch, yaw), (roll + math.pi, math.pi - pitch, yaw + math.pi)):
-        whole = [_whole_degrees(angle) for angle in angles]
+        whole = [_whole_degrees(angle, _TURNED) for angle in angles]
+        if whole.count(0) == 2:
+            whole = [_whole_degrees(angle, _TURNED_ALONE) for angle in angles]
         if None not in whole and any(abs(value) > 3 for value in whole):
             return tuple(whole)
     return None
 
 
-def _whole_degrees(angle: float) -> int | None:
+def _whole_degrees(angle: float, tolerance: float) -> int | None:
     """The smallest whole number that is this angle as radians, whole turns aside."""
     for size in range(181):
         for number in (size, -size):
-            if abs((number - angle + math.pi) % (2 * math.pi) - math.pi) < _TURNED:
+            if abs((number - angle + math.pi) % (2 * math.pi) - math.pi) < tolerance:
                 return number
     return None
 
