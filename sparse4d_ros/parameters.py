@@ -5,6 +5,7 @@ A field's metadata is its descriptor. `config/detector.yaml` holds overrides onl
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
@@ -216,6 +217,20 @@ def check_together(parameters: NodeParameters) -> None:
         raise ValueError(
             f"sync_timeout: expected at least sync_slop ({parameters.sync_slop} s), got {parameters.sync_timeout} s"
         )
+
+
+def add_sync_slop(parser: argparse.ArgumentParser) -> None:
+    """`--sync-slop` of a tool that forms a bag's sets as the node does."""
+    default = NodeParameters.sync_slop
+    text = f"{NodeParameters.__dataclass_fields__['sync_slop'].metadata['description']}, as of the node (%(default)s)"
+    parser.add_argument("--sync-slop", type=slop_seconds, default=default, metavar="S", help=text)
+
+
+def slop_seconds(text: str) -> float:
+    longest = NodeParameters.sync_timeout
+    if not 0 <= (value := float(text)) <= longest:
+        raise argparse.ArgumentTypeError(f"expected 0 to {longest} s (the node's sync_timeout), got {text}")
+    return value
 
 
 def _refusal(parameter: Field, value: Any) -> str | None:

@@ -20,10 +20,16 @@ from pathlib import Path
 import cv2
 
 from ..bags.bag_io import BagError
+from ..parameters import add_sync_slop
 from ..perception.rig import RigError, load_rig
 from .ground_grid import draw_checks, draw_plan
 from .inspection import Inspection, inspect
-from .motion import MIN_PAIRS
+from .motion import MIN_MOTION, MIN_PAIRS, MIN_POINTS
+
+NOT_MEASURED = (
+    f"not measured: fewer than {MIN_PAIRS} pairs of images with {MIN_MOTION:g} m of motion and {MIN_POINTS} points; "
+    "more --sets, or a longer drive"
+)
 
 
 def table(inspection: Inspection) -> str:
@@ -33,7 +39,7 @@ def table(inspection: Inspection) -> str:
     for one in inspection.mountings:
         motion = motions.get(one.camera)
         measured = motion is not None and motion.pairs >= MIN_PAIRS
-        fit = f"{motion.median(one.camera):.2f} px off" if measured else "not measured: the vehicle hardly moves"
+        fit = f"{motion.median(one.camera):.2f} px off" if measured else NOT_MEASURED
         x, y, z = one.position
         angles = f"{one.yaw:>7.1f}°{one.pitch:>6.1f}°{one.roll:>6.1f}°{one.field_of_view:>6.0f}°"
         lines.append(f"{one.camera:<18}{x:>7.2f}{y:>7.2f}{z:>7.2f}{angles}  {fit}")
@@ -75,12 +81,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--ground", type=float, default=0.0, metavar="Z", help="height of the ground in the base frame, m"
     )
+    add_sync_slop(parser)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(message)s")
     if options.sets < 1:
         parser.error(f"--sets: expected at least 1, got {options.sets}")
     try:
-        inspection = inspect(options.bag, load_rig(options.rig), options.sets, options.apart)
+        inspection = inspect(options.bag, load_rig(options.rig), options.sets, options.apart, options.sync_slop)
         write(inspection, options.out, options.ground)
     except (BagError, RigError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

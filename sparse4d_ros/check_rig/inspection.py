@@ -44,7 +44,9 @@ class Inspection:
     views: dict[str, CameraView] = field(default_factory=dict)  # camera -> its newest image, for the pictures
 
 
-def inspect(bag: str | Path, rig: Rig, count: int, seconds_apart: float) -> Inspection:
+def inspect(
+    bag: str | Path, rig: Rig, count: int, seconds_apart: float, sync_slop: float = NodeParameters.sync_slop
+) -> Inspection:
     """Checks a rig against the first sets of a bag.
 
     A set that cannot be used (its time is before the first transform, an image is broken) is passed over; it is a
@@ -54,6 +56,7 @@ def inspect(bag: str | Path, rig: Rig, count: int, seconds_apart: float) -> Insp
         rig: as read from its file.
         count: sets to look at; as many unusable ones end the search.
         seconds_apart: between two of them.
+        sync_slop: seconds between the oldest and newest image of a set, as of the node.
 
     Raises:
         BagError: the bag cannot be read.
@@ -62,7 +65,7 @@ def inspect(bag: str | Path, rig: Rig, count: int, seconds_apart: float) -> Insp
     inspection.findings += _missing_topics(bag, rig)
     if inspection.findings:
         return inspection
-    reader = BagFrames(bag, rig, NodeParameters(missing_camera="mask", distortion="undistort"))
+    reader = BagFrames(bag, rig, NodeParameters(missing_camera="mask", distortion="undistort", sync_slop=sync_slop))
     frames: list[Frame] = []
     errors: dict[str, str] = {}  # cause -> the first one's text
     try:
@@ -91,7 +94,7 @@ def inspect(bag: str | Path, rig: Rig, count: int, seconds_apart: float) -> Insp
         )
     if not frames:
         return inspection
-    inspection.findings += _cameras_without_image(inspection, rig)
+    inspection.findings += _cameras_without_image(inspection, rig, sync_slop)
     _look_at_poses(inspection, rig)
     inspection.motions = measure_motion(frames)
     inspection.findings += check_motion(inspection.motions)
@@ -148,12 +151,16 @@ def _unusable_sets(inspection: Inspection, errors: Mapping[str, str]) -> Iterato
             yield Finding(cause, "rig", text)
 
 
-def _cameras_without_image(inspection: Inspection, rig: Rig) -> Iterator[Finding]:
+def _cameras_without_image(inspection: Inspection, rig: Rig, sync_slop: float) -> Iterator[Finding]:
     """What is not seen is not checked. A camera that has a finding already, such as of its clock, needs no second."""
     named = {finding.camera for finding in inspection.findings}
     for camera in rig.frames.cameras:
         if camera not in inspection.views and camera not in named:
-            yield Finding("no_image", camera, f"none of its images is in the {inspection.sets} sets: it is not checked")
+            text = (
+                f"none of its images is in the {inspection.sets} sets: it is not checked; where the stagger is "
+                f"above {sync_slop:g} s, give --sync-slop as the node has it"
+            )
+            yield Finding("no_image", camera, text)
 
 
 def _look_at_poses(inspection: Inspection, rig: Rig) -> None:

@@ -33,6 +33,7 @@ from ..bags.bag_io import BagError
 from ..bags.box_record import BoxRecordError
 from ..demo.programs import DemoError
 from ..middleware import NoDomainError
+from ..parameters import add_sync_slop
 from ..perception.rig import Rig, RigError, load_rig
 from ..ros_arguments import split_ros_arguments
 from .recorded_source import RecordedSource
@@ -57,6 +58,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--record", type=Path, help="and its boxes, as box_recorder or replay wrote them")
     parser.add_argument("--rate", type=float, default=1.0, help="of a recorded run; 2: twice as fast (%(default)s)")
     parser.add_argument("--loops", type=int, default=0, help="of a recorded run; 0: for ever (%(default)s)")
+    add_sync_slop(parser)
     parser.add_argument("--demo", action="store_true", help="start the demo's node and bag as well")
     parser.add_argument("--save", type=Path, metavar="FILE.html", help=SAVE)
     options = parser.parse_args(arguments)
@@ -89,7 +91,7 @@ def run(
     from .browser.saved_page import save_page  # viser is only here for those who want the page
 
     rig = load_rig(options.rig)
-    recorded = RecordedSource(options.bag, options.record, rig) if options.bag else None
+    recorded = RecordedSource(options.bag, options.record, rig, options.sync_slop) if options.bag else None
     if recorded and options.save:
         scene = Scene(rig.names, seconds=math.inf)
         recorded.load(scene, stop)

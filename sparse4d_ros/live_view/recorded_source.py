@@ -36,11 +36,13 @@ class RecordedSource:
         bag: its folder.
         record: JSON lines of box_recorder or replay.
         rig: of the bag.
+        sync_slop: of the record's sets, s.
     """
 
     bag: Path
     record: Path
     rig: Rig
+    sync_slop: float = NodeParameters.sync_slop
 
     def __post_init__(self) -> None:
         self._records = {record.stamp_ns: record for record in read_box_record(self.record)}
@@ -84,7 +86,7 @@ class RecordedSource:
             BagError: the bag cannot be read, or (at its end) there was no set.
             BoxRecordError: at the end: the record has none of the sets.
         """
-        frames = BagFrames(self.bag, self.rig, NodeParameters(missing_camera="mask"))
+        frames = BagFrames(self.bag, self.rig, NodeParameters(missing_camera="mask", sync_slop=self.sync_slop))
         thumbnails = Thumbnails(self.rig.frames, frames.buffer)
         before: int | None = None
         sets = with_boxes = 0
@@ -97,7 +99,10 @@ class RecordedSource:
         if not sets:
             raise BagError(f"bag: no complete set in {self.bag}: images dropped {dict(frames.synchronizer.drops)}")
         if not with_boxes:
-            raise BoxRecordError(f"{self.record}: has none of the {sets} sets of {self.bag}: is it of another bag?")
+            raise BoxRecordError(
+                f"{self.record}: has none of the {sets} sets of {self.bag}: is it of another bag? Or of a node whose "
+                f"sync_slop was not {self.sync_slop:g} s: give it by --sync-slop"
+            )
 
     def _show(self, scene: Scene, time: float, synced: SyncedSet, thumbnails: Thumbnails) -> None:
         for camera, (stamp_ns, message) in synced.images.items():

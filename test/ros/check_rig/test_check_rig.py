@@ -139,6 +139,20 @@ def test_a_camera_that_no_set_could_show_is_named(tiny_bag, tmp_path):
     assert status == 1 and kinds(content) == {("no_image", "cam_back")}
 
 
+def test_sets_are_formed_with_the_slop_that_is_asked_for(tiny_bag, tmp_path, capsys):
+    """The left rear camera, which fires 43 ms after the first one, is outside, and the sentence has the remedy. Two
+    sets are one pair of images: too few to measure motion, however far the vehicle drives."""
+    words = [str(default_rig()), "--bag", str(tiny_bag), "--out", str(tmp_path), "--sets", "2"]
+    assert main([*words, "--sync-slop", "0.033"]) == 1
+    told = capsys.readouterr().out
+    assert kinds(json.loads((tmp_path / "rig.json").read_text())) == {("no_image", "cam_back_left")}
+    assert "above 0.033 s, give --sync-slop" in told
+    assert told.count("not measured: fewer than 3 pairs of images with 0.2 m of motion and 15 points; more --sets") == 5
+    with pytest.raises(SystemExit) as end:
+        main([*words, "--sync-slop", "1"])
+    assert end.value.code == 2 and "expected 0 to 0.25 s (the node's sync_timeout), got 1" in capsys.readouterr().err
+
+
 def test_images_from_before_the_first_transform_are_no_finding(tiny_bag, tmp_path, capsys):
     """As a recorder leaves them that subscribes to /tf last."""
 

@@ -17,7 +17,7 @@ from rclpy.executors import SingleThreadedExecutor
 from sparse4d_core.interrupts import StopRequest
 from sparse4d_core.types import Tracks
 from sparse4d_ros.bags.bag_io import open_bag
-from sparse4d_ros.bags.box_record import BoxRecordWriter, SetRecord
+from sparse4d_ros.bags.box_record import BoxRecordError, BoxRecordWriter, SetRecord
 from sparse4d_ros.bags.sets import BagFrames
 from sparse4d_ros.live_view import __main__ as live_view
 from sparse4d_ros.live_view import recorded_source
@@ -27,7 +27,8 @@ from sparse4d_ros.live_view.strip import decode
 from sparse4d_ros.live_view.thumbnails import WIDTH, reduction, shrink
 from sparse4d_ros.messages.stamps import ns_from_stamp
 from sparse4d_ros.middleware import isolated, variables
-from sparse4d_ros.perception.rig import load_rig
+from sparse4d_ros.parameters import NodeParameters
+from sparse4d_ros.perception.rig import Rig, load_rig
 
 RIG = load_rig()
 
@@ -39,12 +40,17 @@ def stamps(tiny_bag) -> list[int]:
 
 @pytest.fixture
 def record(tiny_bag, stamps, tmp_path) -> Path:
-    """A car 10 m ahead in every set of the bag but the last."""
+    """Of every set of the bag but the last."""
+    return recorded(stamps[:-1], tmp_path / "record.jsonl")
+
+
+def recorded(stamps: list[int], path: Path) -> Path:
+    """A car 10 m ahead in each set."""
     found = tracks((4, "car", 0.9, (10.0, 0.0)))
-    with BoxRecordWriter(tmp_path / "record.jsonl") as file:
-        for stamp_ns in stamps[:-1]:
+    with BoxRecordWriter(path) as file:
+        for stamp_ns in stamps:
             file.write(SetRecord(stamp_ns, "base_link", found, Tracks(**vars(found))))
-    return tmp_path / "record.jsonl"
+    return path
 
 
 def test_a_recorded_run(tiny_bag, stamps, record):
@@ -137,6 +143,25 @@ def test_a_bag_without_a_set_and_a_record_of_another_bag_are_told(tiny_bag, reco
         change()
         assert live_view.main(words) == 2
         assert text in capsys.readouterr().err
+
+
+def test_a_record_of_a_node_with_another_slop(tiny_bag, tmp_path):
+    """Its sets end with another camera than those of the default, so none has the same stamp."""
+    parameters = NodeParameters(missing_camera="mask", sync_slop=0.033)
+    record = recorded([synced.stamp_ns for synced in BagFrames(tiny_bag, RIG, parameters).sets()], tmp_path / "record")
+    with pytest.raises(BoxRecordError, match="a node whose sync_slop was not 0.06 s: give it by --sync-slop"):
+        RecordedSource(tiny_bag, record, RIG).load(Scene(RIG.names))
+    words = ["--bag", str(tiny_bag), "--record", str(record), "--sync-slop", "0.033"]
+    source, scene = RecordedSource(tiny_bag, record, RIG, live_view.parse_arguments(words).sync_slop), Scene(RIG.names)
+    source.load(scene)
+    assert source.without_boxes == 0 and len(scene.arrivals()) == len(record.read_text().splitlines())
+
+
+@pytest.mark.parametrize("text", ["-0.1", "0.3", "nan", "wide"])
+def test_a_slop_that_no_set_can_have_is_refused(text, capsys):
+    with pytest.raises(SystemExit) as end:
+        live_view.parse_arguments([f"--sync-slop={text}"])
+    assert end.value.code == 2 and "argument --sync-slop: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("width, factor", [(300, 1), (WIDTH, 1), (2 * WIDTH, 2), (1600, 2), (1920, 4), (4000, 8)])
