@@ -3,7 +3,7 @@
     callbacks (executor thread, only store the newest) ─► worker thread: decode, look up poses ─► Scene
 
 Nothing waits for the page. What comes faster than it is shown is replaced by the next one, and counted. Images are
-subscribed to once the detector publishes diagnostics: a player that waits for subscribers means the detector.
+subscribed to once the detector tells that it is active: a player that waits for subscribers means the detector.
 """
 
 from __future__ import annotations
@@ -126,7 +126,8 @@ class LiveSource:
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         sample = health_from_message(message, self._detector)
         if sample is not None:
-            self._subscribe_to_cameras()
+            if "synchronization" in sample.components:  # a status that an active node alone has
+                self._subscribe_to_cameras()
             self._scene.add_health(time.monotonic(), sample)
             self._show("tracks" if sample.gives_track_ids else "detections")
 

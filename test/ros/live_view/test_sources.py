@@ -209,6 +209,10 @@ class Graph:
             self.spin_until(lambda: self.publishers[topic].get_subscription_count() > 0)
         self.publishers[topic].publish(message)
 
+    def subscribed(self, topic: str) -> bool:
+        """Whether the view is."""
+        return any(subscription.topic_name == topic for subscription in self.view.subscriptions)
+
     def close(self) -> None:
         self.source.close()
         self.executor.shutdown()
@@ -225,11 +229,16 @@ def graph(ros_domain):
         graph.close()
 
 
-def diagnostics(**values: str):
+ACTIVE = ("inference", "synchronization")  # components of a node that is; otherwise it has no synchronization
+
+
+def diagnostics(components: tuple[str, ...] = ACTIVE, detector: str = "sparse4d", **values: str):
+    """Statuses of a detector's components, all with these values."""
     from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
     pairs = [KeyValue(key=key, value=value) for key, value in values.items()]
-    return DiagnosticArray(status=[DiagnosticStatus(level=b"\0", name="sparse4d: inference", values=pairs)])
+    names = [f"{detector}: {component}" for component in components]
+    return DiagnosticArray(status=[DiagnosticStatus(level=b"\0", name=name, values=pairs) for name in names])
 
 
 def output(topic: str, stamp_ns: int):
@@ -311,11 +320,14 @@ def test_a_model_without_track_ids_shows_its_detections(graph, stamps):
     assert scene.moment().objects.T_global_from_base is None, "no transforms came: the pose is not known"
 
 
-def test_cameras_are_left_alone_until_the_detector_is_there(graph):
+def test_cameras_are_left_alone_until_the_detector_is_active(graph):
     """A player that waits for subscribers of its images means the detector."""
-    topic = RIG.cameras[0].image_topic
-    assert graph.view.count_subscribers(topic) == 0
-    graph.publish("/diagnostics", diagnostics())
+    topic, scene = RIG.cameras[0].image_topic, graph.source._scene
+    for told, components in enumerate((("operator",), ("inference", "transforms", "operator")), 1):
+        graph.publish("/diagnostics", diagnostics(components))
+        graph.spin_until(lambda told=told: len(scene.health_history(scene.now)) == told)
+    assert not graph.subscribed(topic) and graph.view.count_subscribers(topic) == 0
+    graph.publish("/diagnostics", diagnostics())  # also the first that a view hears of a node that runs for long
     graph.spin_until(lambda: graph.view.count_subscribers(topic) == 1)
 
 
