@@ -151,7 +151,7 @@ def live(scene: Scene, rig: Rig, detector: str, words: Sequence[str]) -> Iterato
         thread.join()
         source.close()
         if source.skipped:
-            print("not shown: " + ", ".join(f"{cause} {n}" for cause, n in sorted(source.skipped.items())))
+            print("not shown, or in part: " + ", ".join(f"{cause} {n}" for cause, n in sorted(source.skipped.items())))
         node.destroy_node()
         rclpy.try_shutdown()
 

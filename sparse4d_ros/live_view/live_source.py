@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.expand_topic_name import expand_topic_name
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
@@ -31,12 +32,12 @@ from ..perception.image_decoding import ConversionError
 from ..perception.rig import Rig
 from ..perception.transforms import TransformBuffer, TransformError
 from .health_sample import health_from_message
-from .scene import ObjectSet, Scene
+from .scene import KEPT_SECONDS, ObjectSet, Scene
 from .thumbnails import Thumbnails
 
 IMAGE_PERIOD = 0.2  # s between two pictures of a camera
 PATIENCE = 0.3  # s that what came in together waits for its poses
-TF_CACHE = 10.0  # s of transforms kept
+TF_CACHE = KEPT_SECONDS  # s of transforms kept: of a slow model's set the images are still there
 MAX_HALVES = 20  # sets of which one of two messages is missing
 
 log = logging.getLogger(__name__)
@@ -48,15 +49,18 @@ class LiveSource:
     Args:
         node: gets the subscriptions; somebody spins it.
         scene: is filled.
-        rig: cameras, topics, frames.
+        rig: cameras, topics, frames; topics without a leading slash are below the detector's namespace.
         detector: full name of the detector's node.
 
     Attributes:
-        skipped: cause -> messages that are not shown.
+        skipped: cause -> messages that are not shown; `no pose`: sets whose boxes are in the scene alone, in no image.
     """
 
     def __init__(self, node: Node, scene: Scene, rig: Rig, detector: str):
-        self._node, self._scene, self._rig, self._detector = node, scene, rig, detector
+        self._node, self._scene, self._detector = node, scene, detector
+        namespace, _, name = f"/{detector.strip('/')}".rpartition("/")
+        # As the detector expands them, whatever namespace this node is in.
+        self._rig = rig.with_topics(lambda topic: expand_topic_name(topic, name, namespace or "/"))
         self.skipped: Counter[str] = Counter()
         self._buffer = TransformBuffer(TF_CACHE)
         self._transforms = RigTransforms(rig.frames, self._buffer)
@@ -138,16 +142,24 @@ class LiveSource:
             self._images[camera] = time.monotonic(), data
 
     def _on_half(self, half: str, message: Any) -> None:
-        halves = self._halves.setdefault(ns_from_stamp(message.header.stamp), {})
+        stamp_ns = ns_from_stamp(message.header.stamp)
+        halves = self._halves.setdefault(stamp_ns, {})
         halves[half] = message
         if len(halves) == 2:
-            del self._halves[ns_from_stamp(message.header.stamp)]
+            while next(iter(self._halves)) != stamp_ns:
+                self._give_up_oldest()
+            del self._halves[stamp_ns]
             with self._news:
                 self._sets.append((time.monotonic(), halves["array"], halves["states"]))
                 self._news.notify_all()
         elif len(self._halves) > MAX_HALVES:
-            self._halves.pop(next(iter(self._halves)))
-            self._skip("half a set", "a set came without its velocities")
+            self._give_up_oldest()
+
+    def _give_up_oldest(self) -> None:
+        """Each topic is in order: what a set that began before a whole one still lacks was lost. Kept, it would be
+        joined with a message of another playback, whose stamps are the same."""
+        del self._halves[next(iter(self._halves))]
+        self._skip("half a set", "one of a set's two messages came alone")
 
     # ------------------------------------------------------------------------------------------------------ worker
 
@@ -183,6 +195,8 @@ class LiveSource:
         boxes = detections_from_messages(array, states)
         stamp_ns = ns_from_stamp(array.header.stamp)
         pose = self._thumbnails.pose(self._rig.frames.global_frame, array.header.frame_id, stamp_ns)
+        if pose is None:
+            self._skip("no pose", f"TF has no pose of {array.header.frame_id} at a set's time: no boxes in the images")
         self._scene.add_objects(arrived, ObjectSet(stamp_ns, boxes, pose))
 
     def _add_image(self, arrived: float, camera: str, data: bytes) -> None:

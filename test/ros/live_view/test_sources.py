@@ -183,14 +183,14 @@ def test_intrinsics_shrink_with_the_image():
 class Graph:
     """What a detector and its cameras publish, by hand."""
 
-    def __init__(self, scene: Scene, detector: str):
+    def __init__(self, scene: Scene, detector: str, rig: Rig = RIG):
         from sparse4d_ros.live_view.live_source import LiveSource
 
         self.context = rclpy.Context()
         rclpy.init(context=self.context)
         self.node = rclpy.create_node("detector_and_cameras", context=self.context)
         self.view = rclpy.create_node("live_view", context=self.context)
-        self.source = LiveSource(self.view, scene, RIG, detector)
+        self.source = LiveSource(self.view, scene, rig, detector)
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.view)
         self.publishers: dict[str, object] = {}
@@ -291,13 +291,14 @@ def test_what_a_detector_publishes_is_in_the_scene(graph, tiny_bag, stamps):
 
 
 def test_frames_of_others_change_no_pose_and_a_bag_that_starts_over_does(graph, stamps):
-    """A gripper's frame has two publishers, of which one is a second behind."""
+    """A gripper's frame has two publishers, of which one is a second behind. Poses are there as long as the images of
+    their time."""
     from tf2_msgs.msg import TFMessage
 
     from sparse4d_ros.campaign.streams import transform
 
     base, buffer = RIG.frames.base_frame, graph.source._buffer
-    seconds = [stamps[0] + k * 10**9 for k in range(4)]
+    seconds = [stamps[0] + 15 * k * 10**9 for k in range(4)]
     for stamp_ns in seconds:
         transforms = [transform(RIG.frames.global_frame, base, stamp_ns), transform("gripper", "finger", stamp_ns)]
         graph.publish("/tf", TFMessage(transforms=transforms), 100)
@@ -318,6 +319,7 @@ def test_a_model_without_track_ids_shows_its_detections(graph, stamps):
     graph.publish("/sparse4d/detection_states", states)
     graph.spin_until(lambda: scene.moment().objects is not None)
     assert scene.moment().objects.T_global_from_base is None, "no transforms came: the pose is not known"
+    assert graph.source.skipped["no pose"] == 1
 
 
 def test_cameras_are_left_alone_until_the_detector_is_active(graph):
@@ -329,6 +331,33 @@ def test_cameras_are_left_alone_until_the_detector_is_active(graph):
     assert not graph.subscribed(topic) and graph.view.count_subscribers(topic) == 0
     graph.publish("/diagnostics", diagnostics())  # also the first that a view hears of a node that runs for long
     graph.spin_until(lambda: graph.view.count_subscribers(topic) == 1)
+
+
+@pytest.mark.parametrize("detector, namespace", [("/robot/sparse4d", "/robot"), ("/sparse4d", ""), ("sparse4d", "")])
+def test_topics_without_a_slash_are_below_the_detectors_namespace(ros_domain, detector, namespace):
+    """Wherever the view itself is."""
+    relative = RIG.with_topics(lambda topic: topic.removeprefix("/"))
+    with variables(isolated(ros_domain)):
+        graph = Graph(Scene(RIG.names), detector, relative)
+        try:
+            graph.source._on_diagnostics(diagnostics(detector=detector.strip("/")))
+            assert all(graph.subscribed(f"{namespace}{camera.image_topic}") for camera in RIG.cameras)
+            assert all(graph.subscribed(f"{namespace}{camera.info_topic}") for camera in RIG.cameras)
+        finally:
+            graph.close()
+
+
+def test_what_is_left_of_one_playback_is_not_joined_with_the_next(graph, stamps, monkeypatch):
+    joined = []
+    monkeypatch.setattr(graph.source, "_add_set", lambda arrived, *halves: joined.append(halves))
+    (_, alone), *whole = [output("tracks", stamp_ns) for stamp_ns in (*stamps[:2], *stamps[:2])]
+    graph.source._on_half("states", alone)  # the other one went out before its subscription was found
+    for array, states in whole:
+        graph.source._on_half("array", array)
+        graph.source._on_half("states", states)
+    graph.spin_until(lambda: len(joined) == len(whole))
+    assert [tuple(map(id, halves)) for halves in joined] == [tuple(map(id, halves)) for halves in whole]
+    assert graph.source.skipped["half a set"] == 1
 
 
 def test_a_message_that_cannot_be_shown_is_counted(graph, stamps):
