@@ -22,6 +22,7 @@ from .health_sample import HealthSample
 KEPT_SECONDS = 60.0
 TRAIL_GAP_NS = 2_000_000_000  # a longer pause, or a step back, starts a new drive: the node forgets its tracks as well
 IMAGE_REACH_NS = 500_000_000  # an image further from the set than this does not show the same scene
+SILENT_AFTER, SILENT_INTERVALS = 5.0, 3.0  # s, and times the last interval, without a message: its sender is gone
 
 
 class NothingToSaveError(ValueError):
@@ -59,16 +60,18 @@ class Moment:
     images: Mapping[str, CameraImage] = field(default_factory=dict)  # camera -> the image that goes with the objects
     image_ages: Mapping[str, float] = field(default_factory=dict)  # camera -> s since its newest image
     health: HealthSample | None = None
+    silent_for: float | None = None  # s since the diagnostics, if the node has fallen silent after them
 
 
 class _Recent:
-    """(time, value) pairs of the last minute, times not decreasing."""
+    """(time, value) pairs of the last minute, times not decreasing, also where the clock of the source steps back."""
 
     def __init__(self) -> None:
         self.rows: deque[tuple[float, object]] = deque()
 
     def add(self, time: float, value: object) -> None:
-        self.rows.append((time, value))
+        newest = self.rows[-1][0] if self.rows else time
+        self.rows.append((max(time, newest), value))
 
     def forget(self, before: float) -> None:
         while self.rows and self.rows[0][0] < before:
@@ -80,6 +83,14 @@ class _Recent:
 
     def newest(self, time: float) -> tuple[float, object] | None:
         return next((row for row in reversed(self.rows) if row[0] <= time), None)
+
+    def silent_for(self, time: float) -> float | None:
+        """Seconds since the newest, if the next one should have come long ago; of one alone that cannot be told."""
+        last_two = [arrival for arrival, _ in self.until(time)[:2]]
+        if len(last_two) < 2:
+            return None
+        age, interval = time - last_two[0], last_two[0] - last_two[1]
+        return age if age > max(SILENT_AFTER, SILENT_INTERVALS * interval) else None
 
 
 class Scene:
@@ -122,7 +133,7 @@ class Scene:
 
     def _add(self, rows: _Recent, time: float, value: object) -> None:
         self._now = max(self._now, time)
-        rows.add(self._now, value)  # a source whose clock steps back does not upset the order
+        rows.add(time, value)
         for recent in (self._objects, self._health, *self._images.values()):
             recent.forget(self._now - self.seconds)
         self._revision += 1
@@ -163,19 +174,23 @@ class Scene:
             return self._changed.wait_for(lambda: self._revision != revision, timeout)
 
     def moment(self, time: float | None = None) -> Moment:
-        """What was the newest at `time` (s); None: now."""
+        """What was the newest at `time` (s); None: now. Once the sets have stopped the images are the newest, no longer
+        those beside the last set."""
         with self._changed:
             time = self._now if time is None else time
             objects, health = self._objects.newest(time), self._health.newest(time)
+            silent_for = self._health.silent_for(time)
             newest = {camera: rows.newest(time) for camera, rows in self._images.items()}
             found = objects[1] if objects else None
-            images = {camera: _beside(found, self._images[camera].until(time)) for camera, row in newest.items() if row}
+            shown = found if self._objects.silent_for(time) is None else None
+            images = {camera: _beside(shown, self._images[camera].until(time)) for camera, row in newest.items() if row}
         return Moment(
             time=time,
             objects=found,
             images={camera: image for camera, image in images.items() if image is not None},
             image_ages={camera: time - row[0] for camera, row in newest.items() if row},
             health=health[1] if health else None,
+            silent_for=silent_for,
         )
 
     def trails(self, time: float, seconds: float) -> dict[int, np.ndarray]:
@@ -234,7 +249,10 @@ def _beside(objects: ObjectSet | None, rows: list[tuple[float, CameraImage]]) ->
 
 
 def T_cam_from_base(objects: ObjectSet, image: CameraImage) -> np.ndarray | None:
-    """[4, 4] from the base frame at the set's stamp to the camera at the image's own stamp; None: a pose is missing."""
+    """[4, 4] from the base frame at the set's stamp to the camera at the image's own stamp; None: a pose is missing, or
+    the image is of another time."""
+    if abs(image.stamp_ns - objects.stamp_ns) > IMAGE_REACH_NS:
+        return None
     if image.T_global_from_cam is None or objects.T_global_from_base is None:
         return None
     return inverse(image.T_global_from_cam) @ objects.T_global_from_base

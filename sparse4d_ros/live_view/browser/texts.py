@@ -6,7 +6,7 @@ from html import escape
 
 import numpy as np
 
-from ..health_sample import Component, HealthSample, Verdict
+from ..health_sample import Component, Verdict
 from ..scene import Moment
 from ..strip import silence
 
@@ -38,12 +38,14 @@ def _line(state: str, color: str, moment: Moment, shown: int, rate_hz: float | N
 
 
 def health(moment: Moment, cameras: tuple[str, ...]) -> str:
-    """The node's components and every camera, each with its verdict and the reason."""
-    sample = moment.health or HealthSample({})
-    rows = [_row(name, part) for name, part in sample.components.items() if not name.startswith("camera ")]
-    if moment.health is None:
-        rows.append(_row("node", Component(Verdict.STALE, "no diagnostics")))
-    rows += [_row(camera, _camera(moment, camera)) for camera in cameras]
+    """The node's components and every camera, each with its verdict and the reason. The last words of a node that has
+    fallen silent do not count any more."""
+    told = moment.health if moment.silent_for is None else None
+    since = "" if moment.silent_for is None else f" for {moment.silent_for:.0f} s"
+    parts = told.components if told else {"node": Component(Verdict.STALE, f"no diagnostics{since}")}
+    rows = [_row(name, part) for name, part in parts.items() if not name.startswith("camera ")]
+    for camera in cameras:
+        rows.append(_row(camera, _camera(silence(moment, camera), told.camera(camera) if told else None)))
     return f'<div style="{_SMALL}">{"".join(rows)}</div>'
 
 
@@ -66,10 +68,8 @@ def track(identity: int | None, name: str, history: np.ndarray) -> str:
     return f'<div style="{_SMALL}"><b>#{identity}</b>{cells}</div>'
 
 
-def _camera(moment: Moment, camera: str) -> Component:
+def _camera(silent: str | None, told: Component | None) -> Component:
     """The node's verdict on a camera, unless the page itself sees none of its images."""
-    silent = silence(moment, camera)
-    told = moment.health.camera(camera) if moment.health else None
     if silent is not None and (told is None or told.verdict == Verdict.OK):
         return Component(Verdict.ERROR, silent)
     return told or Component(Verdict.OK, "images come")

@@ -72,6 +72,15 @@ def test_a_silent_camera_is_red_although_the_node_has_not_noticed():
     assert "no image for 7 s" in texts.health(moment, ("front",))
 
 
+def test_last_words_of_a_silent_node_do_not_count():
+    told = {"inference": Component(Verdict.OK, "10.0 sets per second"), "camera front": Component(Verdict.WARN, "slow")}
+    moment = Moment(9.0, None, {}, {"front": 0.1}, HealthSample(told))
+    assert "10.0 sets per second" in texts.health(moment, ("front",)) and "slow" in texts.health(moment, ("front",))
+    page = texts.health(replace(moment, silent_for=7.2), ("front",))
+    assert "no diagnostics for 7 s" in page and texts.COLORS[Verdict.STALE] in page
+    assert "sets per second" not in page and "slow" not in page and "images come" in page
+
+
 def test_the_line_at_the_top():
     moment = Moment(1.0, objects(1.0, (4, "car", 0.9, (1, 1)), (5, "car", 0.1, (1, 1))))
     assert {"LIVE", "10.0 sets/s"} <= set(re.findall(r"LIVE|[\d.]+ sets/s", texts.status(moment, False, 0.0, 1, 9.96)))

@@ -51,6 +51,39 @@ def test_an_image_of_another_time_is_not_shown_with_a_set(scene):
     assert scene.moment().image_ages["cam_front"] == pytest.approx(0.9)
 
 
+def test_a_detector_that_has_fallen_silent_is_told_and_does_not_hold_the_images_back(scene):
+    for second in range(9):
+        scene.add_image(second, "cam_front", picture(second))
+        if second < 3:
+            scene.add_objects(second, objects(second))
+            scene.add_health(second, HealthSample({}))
+    moment = scene.moment(7.0)
+    assert moment.silent_for is None and moment.images["cam_front"].stamp_ns == moment.objects.stamp_ns
+    moment = scene.moment(8.0)
+    assert moment.silent_for == 6.0 and moment.images["cam_front"].stamp_ns == picture(8).stamp_ns
+    assert T_cam_from_base(moment.objects, moment.images["cam_front"]) is None, "boxes of another time are not in it"
+    assert scene.moment(1.0).silent_for is None, "looking back, it is not"
+
+
+def test_a_detector_that_is_slow_is_not_taken_for_silent(scene):
+    """A model of 20 s a frame; of the first set alone nobody knows how long it takes."""
+    for second in range(60):
+        scene.add_image(second, "cam_front", picture(second))
+        if second % 20 == 0:
+            scene.add_objects(second, objects(second))
+            scene.add_health(second, HealthSample({}))
+        moment = scene.moment()
+        assert moment.silent_for is None and moment.images["cam_front"].stamp_ns == moment.objects.stamp_ns
+
+
+def test_sets_that_came_between_two_ticks_keep_their_times(scene):
+    scene.tick(1.0)
+    for time in (0.3, 0.5):
+        scene.add_objects(time, objects(time))
+    assert scene.arrivals() == [0.3, 0.5] and scene.now == 1.0
+    assert scene.moment(0.4).objects.stamp_ns == objects(0.3).stamp_ns
+
+
 def test_a_camera_that_the_rig_does_not_have_is_an_error(scene):
     with pytest.raises(KeyError, match="cam_roof"):
         scene.add_image(0.0, "cam_roof", picture(0.0))
