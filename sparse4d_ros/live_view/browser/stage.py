@@ -73,8 +73,8 @@ class Stage:
         self._global = scene.add_frame("/global", show_axes=False)
         scene.add_box("/vehicle/body", (225, 225, 225), dimensions=VEHICLE_M, position=(1.4, 0.0, 0.75), opacity=0.6)
         scene.add_frame("/vehicle/axes", axes_length=3.0, axes_radius=0.06)
-        self._grid = scene.add_grid(
-            "/vehicle/grid", GRID_M, GRID_M, cell_size=CELL_M, section_size=5 * CELL_M,
+        self._grid = scene.add_grid(  # of the world: it stands still where the vehicle drives
+            "/grid", GRID_M, GRID_M, cell_size=CELL_M, section_size=5 * CELL_M,
             cell_color=(58, 62, 66), section_color=(84, 90, 96), fade_distance=3 * GRID_M, shadow_opacity=0.0,
         )  # fmt: skip
         self._edges = _Lines(scene, "/vehicle/boxes", 2.0)

@@ -15,15 +15,16 @@ import pytest
 pytest.importorskip("rclpy")
 pytest.importorskip("viser", reason="viser is not installed: requirements/view.txt")
 import browser as chromium
+import viser
 import zstandard
 from live_scenes import objects, picture
 
 from sparse4d_core.interrupts import StopRequest
 from sparse4d_ros.live_view import __main__ as live_view
 from sparse4d_ros.live_view.browser.saved_page import TILE_WH, save_page
-from sparse4d_ros.live_view.browser.stage import VIEWS, Viewpoint
+from sparse4d_ros.live_view.browser.stage import LAYERS, VIEWS, Stage, Viewpoint
 from sparse4d_ros.live_view.health_sample import Component, HealthSample, Verdict
-from sparse4d_ros.live_view.scene import NothingToSaveError, Scene
+from sparse4d_ros.live_view.scene import Moment, NothingToSaveError, Scene
 from sparse4d_ros.perception.transforms import quaternion_matrix
 
 CAMERAS = ("cam_front", "cam_back")
@@ -101,6 +102,19 @@ def test_a_view_from_a_place_looks_where_it_is_meant_to():
     R = quaternion_matrix(np.roll(view.wxyz, -1))[:3, :3]
     np.testing.assert_allclose(R @ [0, 0, 1], (look_at - position) / np.linalg.norm(look_at - position), atol=1e-9)
     np.testing.assert_allclose(R @ [1, 0, 0], [0, -1, 0], atol=1e-9)  # right, where the vehicle looks along +x
+
+
+def test_the_ground_stands_still_where_the_vehicle_is_not_followed():
+    server = viser.ViserServer(host="127.0.0.1", port=0, verbose=False)
+    try:
+        stage = Stage(server, Viewpoint.of("above"), CAMERAS)
+        for ego_x in (3.0, 11.0):
+            stage.draw(Moment(0.0, objects(0.0, ego_x=ego_x)), None, frozenset(LAYERS), follow=False)
+        assert tuple(stage._vehicle.position) == (8.0, 0.0, 0.0)
+        assert not stage._grid.name.startswith("/vehicle/"), "which would take it along"
+        assert tuple(stage._grid.position) == (0.0, 0.0, 0.0)
+    finally:
+        server.stop()
 
 
 def test_a_folder_is_no_file_to_save_to(tmp_path, capsys):
