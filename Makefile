@@ -34,7 +34,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Set by the start-up file of the ROS 2 wheels of another environment; there it would stop ours from finding its libraries.
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
-.PHONY: help interpreter setup operator demo view quick test bench faults soak gpu lint format clean
+.PHONY: help check-interpreter setup operator demo view quick test bench faults soak gpu lint format clean
 .DELETE_ON_ERROR:
 
 help:
@@ -58,7 +58,7 @@ help:
 # than was asked for, make says so.
 python_version = $(shell $(1) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 
-interpreter:
+check-interpreter:
 	$(if $(and $(ROS_DISTRO),$(AMENT_PREFIX_PATH)),$(if $(NATIVE),,$(error \
 	    ROS 2 $(ROS_DISTRO) is sourced, but $(PYTHON) cannot import its rclpy: call make PYTHON=/usr/bin/python3, or make in \
 	    a shell in which no ROS 2 is sourced)))
@@ -66,7 +66,7 @@ interpreter:
 	    $(error PYTHON=$(PYTHON): $(VENV) has Python $(call python_version,$(PY)), this is $(or $(call python_version,$(PYTHON)),none): \
 	    call make clean first, or remove $(VENV))))
 
-$(VENV)/.created: requirements/check.py | interpreter
+$(VENV)/.created: requirements/check.py | check-interpreter
 	@$(PYTHON) requirements/check.py $(if $(NATIVE),--native)
 	$(PYTHON) -m venv $(if $(NATIVE),--system-site-packages) $(VENV)
 	@touch $@

@@ -120,10 +120,14 @@ def _tell_left_out(cuda: CudaCompiler, say: Progress) -> None:
     """Says which GPUs at hand a build would not serve, because the environment names what it is for."""
     listed, kernels = os.environ.get("TORCH_CUDA_ARCH_LIST"), Library(None, cuda.architectures)
     left_out = [f"{major}.{minor}" for major, minor in gpu_capabilities() if not kernels.runs_on((major, minor))]
-    if listed and left_out:
+    if not listed:
+        return
+    for name in left_out:
+        known = name in listed
+        mend = "nvcc does not know it: install a newer CUDA toolkit" if known else "add it there, or unset that"
         say(
-            f"{WITHOUT_CUDA} for compute capability {', '.join(left_out)} of this machine: TORCH_CUDA_ARCH_LIST is "
-            f"{listed!r}; add it there, or unset that, and run: {BUILD_COMMAND}"
+            f"{WITHOUT_CUDA} for compute capability {name} of this machine: TORCH_CUDA_ARCH_LIST is {listed!r}; "
+            f"{mend}, and run: {BUILD_COMMAND}"
         )
 
 
@@ -292,7 +296,8 @@ def compile_cuda_kernels(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0, or 1 if something could not be built; why is on stderr, so that `LIBRARY=$(...)` never holds it."""
+    """Returns 0, or 1 if something could not be built; why is on stderr, so that `PLUGIN=$(...)` never holds it.
+    The steps of the whole build are on stdout."""
     parser = argparse.ArgumentParser(
         prog="python -m cuda_ops.build",
         description="Compile the deformable aggregation kernels for the installed torch (about a minute, once). "

@@ -160,9 +160,10 @@ def _obstacle(library: Library, device: torch.device) -> str:
     major, minor = torch.cuda.get_device_capability(device)
     if library.runs_on((major, minor)):
         return ""
-    listed = os.environ.get("TORCH_CUDA_ARCH_LIST")
-    first = f"add it to TORCH_CUDA_ARCH_LIST, which is {listed!r}, or unset that, and " if listed else ""
-    return f"{library.path} has no kernels for compute capability {major}.{minor}; {first}run: {BUILD_COMMAND}"
+    listed, name = os.environ.get("TORCH_CUDA_ARCH_LIST"), f"{major}.{minor}"
+    left_out = listed and name not in listed
+    first = f"add it to TORCH_CUDA_ARCH_LIST, which is {listed!r}, or unset that, and " if left_out else ""
+    return f"{library.path} has no kernels for compute capability {name}; {first}run: {BUILD_COMMAND}"
 
 
 def has_cuda_kernels() -> bool:

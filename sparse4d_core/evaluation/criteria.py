@@ -137,7 +137,8 @@ def judge(criteria: Sequence[Criterion], measured: Mapping[str, Any]) -> list[Ou
     outcomes = []
     for criterion in criteria:
         if criterion.annotated and (not has_truth or criterion.name.startswith(null)):
-            outcomes.append(Outcome(criterion, "skip", f"{criterion.name}: no annotations to score against"))
+            reason = f"{criterion.name}: no annotations of its classes to score against"
+            outcomes.append(Outcome(criterion, "skip", reason))
             continue
         if criterion.name not in measured:
             known = ", ".join(sorted(measured))

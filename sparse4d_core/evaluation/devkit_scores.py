@@ -137,7 +137,10 @@ def evaluate(
             meta=submissions["detection"]["meta"],
         )
     if out is not None:
-        write_json(Path(out) / "metrics.json", asdict(scores))
+        content = asdict(scores)
+        if tracking is None:  # null would tell that there was nothing to score against
+            del content["tracking"]
+        write_json(Path(out) / "metrics.json", content)
     return scores
 
 

@@ -144,7 +144,11 @@ def run(options: argparse.Namespace) -> Scores | None:
         artefact=None if options.artefact is None else str(options.artefact),
         providers=options.providers,
     )
-    run_streams(task, streams, options.devices, options.processes, cluster)
+    try:
+        run_streams(task, streams, options.devices, options.processes, cluster)
+    except ValueError:  # the model, with these options
+        folder.withdraw()
+        raise
     results, tracking = folder.assemble(scenes, _notes(folder), config.tracking)
     if reason := unscored(config, data):
         print(f"{options.out}: submissions of {len(scenes)} scenes; they cannot be scored: {reason}")

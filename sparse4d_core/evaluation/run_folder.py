@@ -81,6 +81,13 @@ class RunFolder:
         (path / "scenes").mkdir(exist_ok=True)
         return folder
 
+    def withdraw(self) -> None:
+        """For a run that is refused: before its first scene its settings bind nobody; the folder is vacant again."""
+        scenes = self.path / "scenes"
+        if not any(scenes.iterdir()):
+            scenes.rmdir()
+            (self.path / "run.json").unlink()
+
     def has(self, scene: str) -> bool:
         """Whether the scene is done."""
         return self._scene(scene).is_file()

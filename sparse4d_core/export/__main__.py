@@ -9,6 +9,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+from ..atomic_write import check_vacant
 from ..command_line import OK, refuse
 from ..config import PRESETS, preset
 from ..inference.pipeline import Pipeline
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for noisy in ("torch.onnx", "onnxscript", "onnx_ir"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
+        check_vacant(options.out)
         check_exportable(preset(options.model))  # before weights are asked for
         pipeline = Pipeline.from_preset(
             options.model,

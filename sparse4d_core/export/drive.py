@@ -26,19 +26,22 @@ MOMENTS = ((0.5, 0), (1.0, 0), (1.5, 0), (1.6, 0), (2.1, 0), (6.0, 60), (6.5, 60
 
 
 def drive(config: Sparse4DConfig, cameras: int = 6, count: int = len(MOMENTS), repeated: bool = True) -> list[Frame]:
-    """The first `count` frames as the nuScenes rig's first cameras see them; those beyond six repeat them, or give no
-    image where they are not to be `repeated`."""
+    """The first `count` frames as the nuScenes rig's first cameras see them. Those beyond six repeat them; where views
+    are not to be `repeated`, the cameras that stand for the same one give their images in turn."""
     ring = len(NUSCENES_RIG.cameras)
     chosen = [number % ring for number in range(cameras)]
     frames = [_rendered(config.image.original_wh, number) for number in range(count)]
     return [
         replace(
             frame,
-            images=tuple(frame.images[i] if repeated or n < ring else None for n, i in enumerate(chosen)),
+            images=tuple(
+                frame.images[i] if repeated or number % chosen.count(i) == place // ring else None
+                for place, i in enumerate(chosen)
+            ),
             intrinsics=frame.intrinsics[chosen],
             T_cam_from_model=frame.T_cam_from_model[chosen],
         )
-        for frame in frames
+        for number, frame in enumerate(frames)
     ]
 
 

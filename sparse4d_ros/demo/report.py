@@ -58,7 +58,7 @@ def make_report(run: Run) -> dict[str, Any]:
         "scores": {
             "NDS": scores["detection"]["nds"],
             "mAP": scores["detection"]["map"],
-            "AMOTA": scores["tracking"]["amota"] if scores["tracking"] else None,
+            "AMOTA": scores["tracking"]["amota"] if scores.get("tracking") else None,
             "errors": scores["detection"]["errors"],
             "class_ap": scores["detection"]["class_ap"],
         },

@@ -207,6 +207,15 @@ def test_a_list_of_architectures_that_leaves_out_a_gpu_at_hand(machine):
     assert not any(text.startswith(build.WITHOUT_CUDA) for text in machine.said)
 
 
+def test_a_list_of_architectures_with_one_that_nvcc_does_not_know(machine):
+    machine.nvcc()
+    machine.monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0 12.0")
+    machine.monkeypatch.setattr(build, "gpu_capabilities", lambda: [(12, 0)])
+    assert machine.build().architectures == ("90",)
+    assert "for compute capability 12.0 of this machine" in machine.said[0]
+    assert "nvcc does not know it: install a newer CUDA toolkit" in machine.said[0]
+
+
 def test_a_wrapper_outside_the_toolkit_finds_its_headers(machine):
     machine.nvcc(at="bin/nvcc")
     machine.build()
@@ -248,7 +257,7 @@ def test_the_cuda_kernels_alone_are_for_what_nvcc_knows(machine, capsys):
     assert build.main(["--cuda-only", str(folder)]) == 0
     assert capsys.readouterr().out == f"{folder / 'cuda_kernels.o'} (sm_75, sm_80, sm_86, sm_90, PTX)\n"
     (call,) = machine.calls("nvcc")
-    assert call.count("-gencode") == 5 and "code=compute_90" in call and "100" not in call
+    assert call.count("-gencode") == 5 and "code=compute_90" in call and "compute_100" not in call
 
 
 def test_the_cuda_kernels_alone_beside_a_plugin_are_both_built(machine, capsys):

@@ -34,6 +34,7 @@ class EveryFrame:
     vertical: list[np.ndarray] = field(default_factory=list)  # m/s, of all published tracks
     compared: int = 0  # boxes above CONFIDENT in float32
     same_object: int = 0  # of them: in bfloat16 found under that id there which is this object's
+    has_tracks: bool = True  # models without ids (v1, v2) have none
 
     def count(self, tracks: Tracks) -> None:
         """One frame."""
@@ -43,9 +44,9 @@ class EveryFrame:
         self.vertical.append(np.abs(tracks.boxes[:, 9]))
 
     def compare(self, full: Detections, half: Detections, together: Together) -> None:
-        """One frame in both precisions; what was found together is added to `together`. Models without ids (v1, v2)
-        have none to keep."""
+        """One frame in both precisions; what was found together is added to `together`."""
         if full.ids is None:
+            self.has_tracks = False
             return
         for row in np.flatnonzero(full.scores > CONFIDENT):
             self.compared += 1
@@ -66,8 +67,8 @@ class EveryFrame:
         vertical = np.concatenate(self.vertical) if self.vertical else np.empty(0)
         return {
             "sets": self.sets,
-            "boxes_per_set": self.boxes / max(self.sets, 1),
-            "duplicates_per_set": self.duplicates / max(self.sets, 1),
+            "boxes_per_set": self.boxes / max(self.sets, 1) if self.has_tracks else None,
+            "duplicates_per_set": self.duplicates / max(self.sets, 1) if self.has_tracks else None,
             "vertical_velocity_median": float(np.median(vertical)) if len(vertical) else None,
             "bfloat16_same_ids": self.same_object / self.compared if self.compared else None,
         }

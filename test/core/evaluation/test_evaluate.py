@@ -71,6 +71,12 @@ def test_missing_samples_count_as_empty(world, tmp_path):
     assert scores.detection.map < 0.7 and scores.tracking is None
 
 
+def test_tracks_that_were_not_submitted_are_no_score_of_nothing(world, tmp_path):
+    """Null is what criteria skip: there are no annotations of tracked classes."""
+    evaluate(world, "v1.0-mini", submit(world, tmp_path)[0], out=tmp_path / "out")
+    assert "tracking" not in json.loads((tmp_path / "out" / "metrics.json").read_text())
+
+
 def test_nothing_found_scores_zero(world, tmp_path):
     results, tracking = submit(world, tmp_path, empty=True)
     scores = evaluate(world, "v1.0-mini", results, tracking)

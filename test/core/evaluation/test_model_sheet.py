@@ -58,13 +58,14 @@ def test_an_id_is_the_same_where_it_stays_with_the_object():
     assert same_ids(first, changed, gone, unsure) == (0.6, 5)
 
 
-def test_a_model_without_ids_has_none_to_keep():
+def test_a_model_without_ids_has_no_figures_of_tracks():
     """Those of v1 and v2."""
     counts, together = EveryFrame(), Together()
     found = replace(boxes(Detections, (0, 0.9, 1)), ids=None)
     counts.compare(found, found, together)
     counts.end_scene(together)
-    assert counts.figures()["bfloat16_same_ids"] is None
+    figures = counts.figures()
+    assert [figures[name] for name in ("bfloat16_same_ids", "boxes_per_set", "duplicates_per_set")] == [None] * 3
 
 
 def test_two_objects_are_never_one():

@@ -128,6 +128,15 @@ def test_runs_do_not_mix(three_scenes, alone, tmp_path, capsys):
     assert "contains no run" in refused(capsys, words(three_scenes, tmp_path / "other"))
 
 
+def test_a_run_that_was_refused_leaves_the_folder_vacant(three_scenes, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert "cuda:99" in refused(capsys, words(three_scenes, out, "--devices", "cuda:99"))
+    folder = RunFolder.begin(out, {"device": "cpu"}, resume=False)
+    folder.write_scene("a", b"done")
+    folder.withdraw()
+    assert folder.has("a") and (out / "run.json").is_file()
+
+
 def test_bad_options_are_named(three_scenes, tmp_path, capsys):
     out = tmp_path / "run"
     assert "unknown preset" in refused(capsys, ["--model", "v9", *words(three_scenes, out)[2:]])

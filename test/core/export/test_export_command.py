@@ -278,6 +278,8 @@ def test_an_overlap_is_proved_for_a_rig_of_more_cameras_than_the_drive_has(pipel
     (row,) = exporter.proofs(pipeline, artefact, 8)
     assert row["cameras"] == 8 and artefact.views_left_out == 0
     assert all(image is not None for image in drive(SMALL, 8, 1)[0].images), "without an overlap every camera counts"
+    shown = [[image is not None for image in frame.images] for frame in drive(SMALL, 8, 2, repeated=False)]
+    assert [sum(frame) for frame in shown] == [6, 6] and all(map(any, zip(*shown, strict=True))), "each is proved"
 
 
 def test_what_is_published_is_compared():
