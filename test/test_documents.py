@@ -32,6 +32,7 @@ FOREIGN_OPTIONS = {
     "--ipc",
     "--network",
     "--start-offset",
+    "--compression-mode",
 }
 PYTEST_OPTIONS = set(re.findall(r'"(--[\w-]+)"', (ROOT / "test" / "conftest.py").read_text()))
 # Files that a reader would write, or a command, or an export.

@@ -22,7 +22,7 @@ from ..units import nanoseconds
 from .bag_io import BagError, open_bag, read_messages
 
 TF_TOPICS = ("/tf", "/tf_static")
-SETS_AT_ONCE = 32  # more than one image makes ready: those that waited for it, and the one that it completes
+SETS_AT_ONCE = 1000  # more than one image makes ready: those that waited for it, and the one that it completes
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,9 @@ def synchronized_sets(
             for event in synchronizer.take_events():
                 log.warning("%s", event.text)
         yield from _those_that_wait(synchronizer)
+        synchronizer.drop_waiting(but_newest=1)  # as in the node, which keeps one for a CameraInfo that comes late
     yield from _what_waited(synchronizer)
+    synchronizer.drop_waiting()
 
 
 def _what_waited(synchronizer: Synchronizer) -> Iterator[SyncedSet]:

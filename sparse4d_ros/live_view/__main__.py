@@ -168,6 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with contextlib.ExitStack() as stack:
             drive = None
+            load_rig(options.rig)  # a wrong one is told before minutes of rendering, too
             if options.demo:
                 from .demo_drive import prepared_demo
 

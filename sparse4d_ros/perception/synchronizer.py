@@ -193,6 +193,13 @@ class Synchronizer:
         with self._changed:
             self._expect_nothing()
 
+    def drop_waiting(self, but_newest: int = 0) -> None:
+        """Lets sets go that wait for a CameraInfo, all but the newest ones. For whoever has taken all others: where
+        nobody is late, no set makes way for a newer one."""
+        with self._changed:
+            while len(self._ready) > but_newest:
+                self._drop_oldest("no_camera_info")
+
     # --------------------------------------------------------------------------------------------------------- status
 
     @property
@@ -340,12 +347,14 @@ class Synchronizer:
         for camera in ready.images:
             self._counts.drop(camera, cause)
 
+    def _drop_oldest(self, cause: str) -> None:
+        self._drop_set(self._ready.popleft(), cause)
+        self._counts.sets[cause] += 1
+
     def _make_ready(self, images: Images) -> None:
         """These images become the newest set; the oldest that waits makes way for it where too many do."""
         if len(self._ready) == self._waiting_sets:
-            cause = "superseded" if self._has_set() else "no_camera_info"
-            self._drop_set(self._ready.popleft(), cause)
-            self._counts.sets[cause] += 1
+            self._drop_oldest("superseded" if self._has_set() else "no_camera_info")
         absent = tuple(camera for camera in self.cameras if camera not in images)
         self._counts.miss(absent)
         self._counts.sets["masked" if absent else "complete"] += 1

@@ -8,10 +8,10 @@ pytest.importorskip("rclpy")
 from rig_messages import restamped
 
 from sparse4d_ros.bags.bag_io import BagError, create_bag, read_messages
-from sparse4d_ros.bags.sets import BagFrames
+from sparse4d_ros.bags.sets import BagFrames, bag_synchronizer, synchronized_sets
 from sparse4d_ros.messages.stamps import ns_from_stamp
 from sparse4d_ros.parameters import NodeParameters
-from sparse4d_ros.perception.rig import parse_rig
+from sparse4d_ros.perception.rig import load_rig, parse_rig
 
 BAD = "cam_back"
 CAMERAS = ("cam_front", "cam_back")
@@ -58,6 +58,21 @@ def test_a_masked_set_does_not_make_way_for_the_one_behind_it(tiny_bag, tmp_path
     frames = BagFrames(bag, parameters=NodeParameters(missing_camera="mask"))
     assert [len(synced.images) for synced in frames.sets()] == [6] * 7 + [5] + [6] * 7
     assert not +frames.synchronizer.drops
+
+
+@pytest.mark.parametrize(("comes", "sets"), [(True, 1), (False, 0)])
+def test_sets_that_wait_for_a_camera_info_are_counted(tiny_bag, tmp_path, comes, sets):
+    """The newest is kept for it, as in the node, and at the end of the bag none."""
+    bag, late_ns = tmp_path / "bag", 10**10
+    with create_bag(bag) as writer:
+        for topic, log_ns, message in read_messages(tiny_bag):
+            late = topic == f"/{BAD}/camera_info"
+            if comes or not late:
+                writer.write(topic, log_ns + late_ns * late, message)
+    rig = load_rig(None)
+    synchronizer = bag_synchronizer(NodeParameters(), rig)
+    assert len(list(synchronized_sets(bag, rig, synchronizer))) == sets
+    assert +synchronizer.drops == {"no_camera_info": 6 * (15 - sets)}
 
 
 def without_tf(bag, out, *, static: bool):

@@ -82,12 +82,14 @@ def test_a_signal_while_the_live_view_prepares_the_demo_ends_it_there(tmp_path, 
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(demo_drive, "prepare_input", render)
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as in a process of its own
     try:
         assert live_view.main(["--demo"]) == 128 + signal.SIGINT
     finally:
         signal.signal(signal.SIGTERM, before)
     assert "interrupted" in capsys.readouterr().err
+    monkeypatch.setattr(demo_drive, "prepare_input", lambda *_: pytest.fail("prepared"))
+    assert live_view.main(["--demo", "--rig", "none.yaml"]) == 2
 
 
 @pytest.mark.ros
