@@ -69,7 +69,7 @@ def test_sets_that_wait_for_a_camera_info_are_counted(tiny_bag, tmp_path, comes,
             late = topic == f"/{BAD}/camera_info"
             if comes or not late:
                 writer.write(topic, log_ns + late_ns * late, message)
-    rig = load_rig(None)
+    rig = load_rig()
     synchronizer = bag_synchronizer(NodeParameters(), rig)
     assert len(list(synchronized_sets(bag, rig, synchronizer))) == sets
     assert +synchronizer.drops == {"no_camera_info": 6 * (15 - sets)}
