@@ -73,7 +73,8 @@ def test_every_part_ran_or_says_why_not(rehearsal):
     assert parts["compute_sanitizer"]["reason"] == parts["ceilings"]["reason"] == "needs a GPU"
     assert parts["tests"]["passed"] >= 14 and parts["tests"]["failed"] == {}
     reasons = list(parts["tests"]["not_run"].values())
-    assert set(reasons) == {
+    part_of_golden = "of this folder has no case"  # where the repository's part of the recordings is all there is
+    assert {reason for reason in reasons if part_of_golden not in reason} == {
         "needs a GPU: streams and graphs",
         "the CPU kernels have no float16",
         "no GPU on this machine",
