@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,19 +30,31 @@ TEXTS = (
 )
 
 
-@pytest.fixture
-def received(ros_domain) -> Iterator:
-    """What a node that declares a parameter with this default gets of the value."""
+@pytest.fixture(scope="module")
+def context(module_domain) -> Iterator:
+    """One with a node that stays: a participant for each value would come and go within milliseconds, and one that goes
+    while it meets another of its process may wait for ever in Fast DDS 3.2, in DomainParticipant::set_listener."""
     context = rclpy.Context()
+    rclpy.init(args=[], context=context, domain_id=module_domain)
+    stays = rclpy.create_node("stays", context=context)
+    yield context
+    stays.destroy_node()
+    rclpy.try_shutdown(context=context)
+
+
+@pytest.fixture
+def received(context) -> Callable[[object, object], object]:
+    """What a node that declares a parameter with this default gets of the value."""
 
     def received(value: object, default: object) -> object:
         words = ["--ros-args", *parameter_words({"value": value})]
-        rclpy.init(args=words, context=context, domain_id=ros_domain)
-        node = rclpy.create_node("receiver", context=context, start_parameter_services=False)
-        return node.declare_parameter("value", default).value
+        node = rclpy.create_node("receiver", context=context, cli_args=words, start_parameter_services=False)
+        try:
+            return node.declare_parameter("value", default).value
+        finally:
+            node.destroy_node()
 
-    yield received
-    rclpy.try_shutdown(context=context)
+    return received
 
 
 @pytest.mark.parametrize("text", TEXTS)
