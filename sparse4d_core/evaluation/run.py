@@ -24,7 +24,7 @@ from ..config import preset
 from ..data.nuscenes.dataset import NuScenesDataset
 from ..export.manifest import Manifest, read_manifest
 from ..file_digest import file_sha256
-from ..inference.artefact_checks import BACKENDS, check_backend, check_format, check_model, check_weights
+from ..inference.artefact_checks import BACKENDS, check_backend
 from ..inference.pipeline import as_trained
 from .devkit_scores import Scores, evaluate
 from .masked_scenes import MaskedScenes
@@ -112,12 +112,7 @@ def run(options: argparse.Namespace) -> Scores | None:
         check_backend(options.backend, options.artefact, device, compile=False)
     checkpoint = options.checkpoint
     artefact = None if options.artefact is None else read_manifest(options.artefact)
-    if artefact is not None:  # refused here, before the folder keeps settings by which nothing can be run
-        check_format(artefact, options.backend)
-        check_model(artefact, config, options.scene_reset)
-        if checkpoint is not None:
-            check_weights(artefact, checkpoint)
-    elif checkpoint is None:
+    if checkpoint is None and artefact is None:
         checkpoint = find_weights_if_any(options.model, options.allow_untrained)
     if checkpoint is not None:
         config = as_trained(read_checkpoint(checkpoint), config)

@@ -10,6 +10,7 @@ An interrupted run leaves whole scenes; going on needs no more than the list of 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import pickle
@@ -82,11 +83,13 @@ class RunFolder:
         return folder
 
     def withdraw(self) -> None:
-        """For a run that is refused: before its first scene its settings bind nobody; the folder is vacant again."""
+        """For a run that is refused: before its first scene its settings bind nobody, and nothing is left of it."""
         scenes = self.path / "scenes"
         if not any(scenes.iterdir()):
             scenes.rmdir()
             (self.path / "run.json").unlink()
+            with contextlib.suppress(OSError):  # something else is in there
+                self.path.rmdir()
 
     def has(self, scene: str) -> bool:
         """Whether the scene is done."""

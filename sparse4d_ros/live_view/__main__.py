@@ -75,6 +75,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 def run(
     options: argparse.Namespace,
+    rig: Rig,
     words: Sequence[str],
     stop: StopRequest,
     drive: contextlib.AbstractContextManager[None] | None = None,
@@ -82,6 +83,7 @@ def run(
     """Serves the page until asked to end, or until a recorded run that does not start over is at its end; or saves it.
 
     Args:
+        rig: of the detector, or of the bag.
         words: the command line with its ROS arguments.
         drive: runs while the page is served.
 
@@ -90,7 +92,6 @@ def run(
     """
     from .browser.saved_page import save_page  # viser is only here for those who want the page
 
-    rig = load_rig(options.rig)
     recorded = RecordedSource(options.bag, options.record, rig, options.sync_slop) if options.bag else None
     if recorded and options.save:
         scene = Scene(rig.names, seconds=math.inf)
@@ -168,13 +169,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with contextlib.ExitStack() as stack:
             drive = None
-            load_rig(options.rig)  # a wrong one is told before minutes of rendering, too
+            rig = load_rig(options.rig)  # a wrong one is told before minutes of rendering, too
             if options.demo:
                 from .demo_drive import prepared_demo
 
                 drive = stack.enter_context(prepared_demo())  # signals interrupt it: it has no look at a request
             stop = stack.enter_context(stop_requests())
-            run(options, words, stop, drive)
+            run(options, rig, words, stop, drive)
     except (BagError, BoxRecordError, NothingToSaveError, NoWeightsError, RigError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

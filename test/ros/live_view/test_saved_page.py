@@ -25,6 +25,7 @@ from sparse4d_ros.live_view.browser.saved_page import TILE_WH, save_page
 from sparse4d_ros.live_view.browser.stage import LAYERS, VIEWS, Stage, Viewpoint
 from sparse4d_ros.live_view.health_sample import Component, HealthSample, Verdict
 from sparse4d_ros.live_view.scene import Moment, NothingToSaveError, Scene
+from sparse4d_ros.perception.rig import load_rig
 from sparse4d_ros.perception.transforms import quaternion_matrix
 
 CAMERAS = ("cam_front", "cam_back")
@@ -135,7 +136,7 @@ def test_a_run_that_was_saved_is_not_served(scene, tmp_path, monkeypatch, capsys
     monkeypatch.setattr(live_view, "RecordedSource", Recorded)
     path = tmp_path / "drive.html"
     options = live_view.parse_arguments(["--bag", "bag", "--record", "boxes.jsonl", "--save", str(path)])
-    live_view.run(options, [], StopRequest())
+    live_view.run(options, load_rig(options.rig), [], StopRequest())
     assert path.is_file() and f"{path}: 1 sets, 0.0 s" in capsys.readouterr().out
 
 
